@@ -1,0 +1,21 @@
+//! larder, a pull-through caching mirror for container registries.
+//!
+//! **A request enters by [`server`], is answered by [`mirror`], which reads the [`store`] and fills it from
+//! [`upstream`]; [`oci`] holds the words.** Dependencies run in that direction only; `store` and `upstream` don't know
+//! each other. [`app`] builds every part from [`config`]. ARCHITECTURE.md tells the rest.
+
+pub mod app;
+pub mod client_config;
+pub mod config;
+pub mod mirror;
+pub mod oci;
+pub mod server;
+pub mod store;
+pub mod upstream;
+
+pub mod clock;
+pub mod gate;
+pub mod log;
+pub mod metrics;
+pub mod rng;
+pub mod shutdown;

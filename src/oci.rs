@@ -1,0 +1,19 @@
+//! The field's words: digests, names, descriptors, manifests, error codes.
+//! Pure: knows nobody else here, no tokio, no files, no HTTP.
+
+mod descriptor;
+mod digest;
+mod error_code;
+mod manifest;
+mod name;
+
+pub use descriptor::{Descriptor, MediaType};
+pub use digest::{Algorithm, Digest, Hasher, InvalidDigest};
+pub use error_code::{ErrorCode, error_body};
+pub use manifest::{InvalidManifest, MANIFEST_BYTES_MAX, Manifest};
+pub use name::{InvalidName, Reference, RepositoryName, Tag};
+
+/// Bytes in a kibibyte.
+pub const KIB: u64 = 1024;
+/// Bytes in a mebibyte.
+pub const MIB: u64 = 1024 * KIB;

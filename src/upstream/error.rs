@@ -1,0 +1,79 @@
+//! What an upstream's failure means to whoever asked. A variant is an answer, not a library that failed.
+
+use std::time::Duration;
+
+/// Why an upstream gave no content. `detail` is for the log: one line, no secrets, no presigned query.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum UpstreamError {
+    /// Upstream itself said that there is no such thing.
+    #[error("not found upstream")]
+    NotFound,
+    /// Refused for this repository, to an accepted credential or to none, by the registry or by its token server.
+    #[error("upstream refused access: {detail}")]
+    Denied { detail: String },
+    /// Our own credential was not accepted, or its file cannot be read.
+    #[error("upstream refused larder's credential: {detail}")]
+    CredentialRefused { detail: String },
+    /// 429 in any of its shapes.
+    #[error("upstream rate limit reached")]
+    RateLimited { retry_after: Option<Duration> },
+    /// No connection, TLS or DNS failure, a 5xx, a connection that broke.
+    #[error("upstream unavailable: {detail}")]
+    Unavailable { reason: UnavailableReason, detail: String },
+    /// No answer within its deadline.
+    #[error("upstream silent: {detail}")]
+    TimedOut { detail: String },
+    /// An answer that cannot be true: wrong bytes, wrong length, a login page, a Content-Range that was not asked for.
+    #[error("upstream answered wrongly: {detail}")]
+    Corrupt { detail: String },
+}
+
+/// The `reason` label of `upstream_errors_total`, beside `denied`, `credential`, `rate_limited`, `timeout` and `corrupt`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UnavailableReason {
+    Dns,
+    Connect,
+    Tls,
+    /// An address that larder may not connect to.
+    Blocked,
+    Status,
+    Broken,
+}
+
+impl UpstreamError {
+    pub const LABELS: [&'static str; 12] =
+        ["not_found", "denied", "credential", "rate_limited", "timeout", "corrupt", "dns", "connect", "tls", "blocked", "status", "broken"];
+
+    /// The `reason` label.
+    pub fn label(&self) -> &'static str {
+        match self {
+            UpstreamError::NotFound => "not_found",
+            UpstreamError::Denied { .. } => "denied",
+            UpstreamError::CredentialRefused { .. } => "credential",
+            UpstreamError::RateLimited { .. } => "rate_limited",
+            UpstreamError::TimedOut { .. } => "timeout",
+            UpstreamError::Corrupt { .. } => "corrupt",
+            UpstreamError::Unavailable { reason, .. } => match reason {
+                UnavailableReason::Dns => "dns",
+                UnavailableReason::Connect => "connect",
+                UnavailableReason::Tls => "tls",
+                UnavailableReason::Blocked => "blocked",
+                UnavailableReason::Status => "status",
+                UnavailableReason::Broken => "broken",
+            },
+        }
+    }
+
+    /// Whether the same question, asked again soon, may well be answered.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            UpstreamError::Unavailable { reason, .. } => *reason != UnavailableReason::Blocked,
+            UpstreamError::TimedOut { .. } => true,
+            UpstreamError::NotFound
+            | UpstreamError::Denied { .. }
+            | UpstreamError::CredentialRefused { .. }
+            | UpstreamError::RateLimited { .. }
+            | UpstreamError::Corrupt { .. } => false,
+        }
+    }
+}
