@@ -1,0 +1,57 @@
+//! Why a pull is not answered with content. A variant is an answer; `server/error.rs` alone makes statuses of them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::upstream::UpstreamError;
+
+/// What was not found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum What {
+    Manifest,
+    Blob,
+    /// A listing: the repository itself.
+    Repository,
+}
+
+/// An answer without content. `upstream` is the configured name; details are for the log alone.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// No upstream of this name is configured; nobody was asked.
+    #[error("no upstream is configured for this name")]
+    UnknownUpstream,
+    /// Upstream said so (`remembered`: a moment ago).
+    #[error("{upstream} has no such {what:?}")]
+    NotFound { upstream: Arc<str>, what: What, remembered: bool },
+    #[error("{upstream} refused access: {detail}")]
+    Denied { upstream: Arc<str>, detail: String },
+    #[error("{upstream} refused larder's credential: {detail}")]
+    CredentialRefused { upstream: Arc<str>, detail: String },
+    #[error("{upstream} rate limit reached")]
+    RateLimited { upstream: Arc<str>, retry_after: Option<Duration> },
+    #[error("{upstream} unavailable: {detail}")]
+    Unavailable { upstream: Arc<str>, detail: String },
+    #[error("{upstream} silent: {detail}")]
+    TimedOut { upstream: Arc<str>, detail: String },
+    #[error("{upstream} answered wrongly: {detail}")]
+    Corrupt { upstream: Arc<str>, detail: String },
+    /// Too many downloads wait already.
+    #[error("no download slot within the queue's time-out")]
+    Overloaded,
+}
+
+impl Error {
+    /// What an upstream's failure means to the client that asked for `what`.
+    pub fn from_upstream(upstream: &Arc<str>, what: What, error: &UpstreamError) -> Error {
+        let upstream = Arc::clone(upstream);
+        match error.clone() {
+            UpstreamError::NotFound => Error::NotFound { upstream, what, remembered: false },
+            UpstreamError::Denied { detail } => Error::Denied { upstream, detail },
+            UpstreamError::CredentialRefused { detail } => Error::CredentialRefused { upstream, detail },
+            UpstreamError::RateLimited { retry_after } => Error::RateLimited { upstream, retry_after },
+            UpstreamError::Unavailable { detail, .. } => Error::Unavailable { upstream, detail },
+            UpstreamError::TimedOut { detail } => Error::TimedOut { upstream, detail },
+            UpstreamError::Corrupt { detail } => Error::Corrupt { upstream, detail },
+        }
+    }
+}
