@@ -1,0 +1,233 @@
+//! The seam to the disk: the dozen file operations the store is made of. All of them may block; see [`crate::gate`].
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, IoSliceMut};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use rustix::io::{Errno, ReadWriteFlags};
+
+/// What is known of a file without reading it.
+#[derive(Clone, Copy, Debug)]
+pub struct Stat {
+    /// Bytes to read.
+    pub len: u64,
+    /// Bytes that it occupies.
+    pub allocated: u64,
+    pub modified: SystemTime,
+}
+
+/// An entry of a directory.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    pub name: String,
+    pub is_dir: bool,
+}
+
+/// An open file.
+pub trait DiskFile: Send + Sync {
+    /// Reads at most `buffer.len()` bytes; 0 at the end. May wait for the disk.
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
+    /// As `read_at`, but only what is in memory already; `None` where the disk would have to be waited for.
+    fn read_now(&self, buffer: &mut [u8], offset: u64) -> io::Result<Option<usize>>;
+    fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
+    /// Returns when the bytes would survive a power cut.
+    fn sync(&self) -> io::Result<()>;
+    fn stat(&self) -> io::Result<Stat>;
+    /// For a transport that can hand files to the kernel.
+    fn as_fd(&self) -> Option<BorrowedFd<'_>>;
+}
+
+/// A file system.
+pub trait Disk: Send + Sync {
+    /// Opens a file for reading; a symbolic link is not followed.
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>>;
+    /// Makes an empty file for reading and writing, in place of any that is there.
+    fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>>;
+    /// Opens a file for reading and writing; what it holds stays.
+    fn reopen(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>>;
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    fn remove(&self, path: &Path) -> io::Result<()>;
+    fn create_dir_all(&self, path: &Path) -> io::Result<()>;
+    /// Makes renames and removals in a directory durable.
+    fn sync_dir(&self, path: &Path) -> io::Result<()>;
+    fn list(&self, directory: &Path) -> io::Result<Vec<Entry>>;
+    fn stat(&self, path: &Path) -> io::Result<Stat>;
+    /// Bytes that an ordinary user could still write.
+    fn free_space(&self, path: &Path) -> io::Result<u64>;
+}
+
+/// Reads a whole small file; `None` when there is none.
+///
+/// # Errors
+/// When it cannot be read, or is larger than `limit`.
+pub fn read_small(disk: &dyn Disk, path: &Path, limit: u64) -> io::Result<Option<Vec<u8>>> {
+    let file = match disk.open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        opened => opened?,
+    };
+    let len = file.stat()?.len;
+    if len > limit {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("{} has {len} bytes, more than {limit}", path.display())));
+    }
+    read_exact(&*file, usize::try_from(len).unwrap_or(usize::MAX)).map(Some)
+}
+
+/// Reads the first `len` bytes of a file.
+///
+/// # Errors
+/// When it cannot be read, or is shorter.
+pub fn read_exact(file: &dyn DiskFile, len: usize) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; len];
+    let mut read = 0;
+    while read < len {
+        match file.read_at(&mut bytes[read..], read as u64)? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            count => read += count,
+        }
+    }
+    Ok(bytes)
+}
+
+/// Replaces a small file whole: after a crash it holds the old bytes or the new ones.
+///
+/// # Errors
+/// When any of the steps fails; the old file is then still there.
+pub fn replace(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let directory = path.parent().unwrap_or(path);
+    // `~` stands in no tag and no digest, so that the name is nobody else's.
+    let temporary = path.with_file_name(format!("{}~", path.file_name().unwrap_or_default().to_string_lossy()));
+    let write = || {
+        let file = disk.create(&temporary)?;
+        file.write_all_at(bytes, 0)?;
+        file.sync()
+    };
+    match write() {
+        // Most of the time the directory is there.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            disk.create_dir_all(directory)?;
+            write()?;
+        }
+        written => written?,
+    }
+    disk.rename(&temporary, path)?;
+    disk.sync_dir(directory)
+}
+
+/// Removes a file; that it is gone already is no error.
+///
+/// # Errors
+/// When it is there and cannot be removed.
+pub fn remove_if_there(disk: &dyn Disk, path: &Path) -> io::Result<()> {
+    match disk.remove(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    }
+}
+
+/// The operating system's file system.
+#[derive(Clone, Copy, Debug)]
+pub struct SystemDisk;
+
+impl Disk for SystemDisk {
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        open(path, OpenOptions::new().read(true))
+    }
+
+    fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        open(path, OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o640))
+    }
+
+    fn reopen(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        open(path, OpenOptions::new().read(true).write(true))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::rename(from, to)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        fs::remove_file(path)
+    }
+
+    fn create_dir_all(&self, path: &Path) -> io::Result<()> {
+        fs::create_dir_all(path)
+    }
+
+    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        File::open(path)?.sync_all()
+    }
+
+    fn list(&self, directory: &Path) -> io::Result<Vec<Entry>> {
+        let entries = match fs::read_dir(directory) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries?,
+        };
+        entries
+            .map(|entry| {
+                let entry = entry?;
+                let name = entry.file_name().to_string_lossy().into_owned();
+                Ok(Entry { name, is_dir: entry.file_type()?.is_dir() })
+            })
+            .collect()
+    }
+
+    fn stat(&self, path: &Path) -> io::Result<Stat> {
+        fs::symlink_metadata(path).map(stat)
+    }
+
+    fn free_space(&self, path: &Path) -> io::Result<u64> {
+        let space = rustix::fs::statvfs(path)?;
+        Ok(space.f_bavail * space.f_frsize)
+    }
+}
+
+impl DiskFile for File {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        loop {
+            match FileExt::read_at(self, buffer, offset) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                read => return read,
+            }
+        }
+    }
+
+    fn read_now(&self, buffer: &mut [u8], offset: u64) -> io::Result<Option<usize>> {
+        match rustix::io::preadv2(self, &mut [IoSliceMut::new(buffer)], offset, ReadWriteFlags::NOWAIT) {
+            Ok(count) => Ok(Some(count)),
+            // Not in the page cache, or a file system that cannot tell (tmpfs of old, FUSE).
+            Err(Errno::AGAIN | Errno::OPNOTSUPP | Errno::INTR | Errno::NOSYS) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        FileExt::write_all_at(self, bytes, offset)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.sync_all()
+    }
+
+    fn stat(&self) -> io::Result<Stat> {
+        self.metadata().map(stat)
+    }
+
+    fn as_fd(&self) -> Option<BorrowedFd<'_>> {
+        Some(AsFd::as_fd(self))
+    }
+}
+
+/// Never through a symbolic link: whoever can plant one could have us read or overwrite what is not ours.
+fn open(path: &Path, options: &mut OpenOptions) -> io::Result<Arc<dyn DiskFile>> {
+    let nofollow = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
+    Ok(Arc::new(options.custom_flags(nofollow).open(path)?))
+}
+
+fn stat(metadata: fs::Metadata) -> Stat {
+    // POSIX counts blocks of 512 bytes, whatever the file system's own block is.
+    Stat { len: metadata.len(), allocated: metadata.blocks() * 512, modified: metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH) }
+}

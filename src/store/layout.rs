@@ -1,0 +1,154 @@
+//! Every path below the cache directory, drawn once; pure.
+//!
+//! ```text
+//! lock                                                 flock, with the holder's pid, boot and whether it stopped cleanly
+//! blobs/sha256/ab/<hex>                                complete, verified, never changed in place; manifests too
+//! refs/<upstream>/_blobs/<alg>-<hex>                   empty: this upstream has confirmed that it has this blob
+//! refs/<upstream>/<repository>/_tags/<tag>             JSON: digest, media type, size, when last checked
+//! refs/<upstream>/<repository>/_manifests/<alg>-<hex>  JSON: media type, size
+//! partial/<upstream>/<alg>-<hex>                       being filled
+//! quarantine/<alg>-<hex>                               found damaged
+//! index/                                               sled; can be deleted at any stop
+//! ```
+//!
+//! Components of a repository name never begin with `_`, so that the marked folders can't collide with names.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::oci::{Digest, RepositoryName, Tag};
+
+/// A repository as the store names it: the configured upstream and the canonical name there.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RepositoryKey {
+    pub upstream: Arc<str>,
+    pub name: RepositoryName,
+}
+
+/// The cache directory.
+#[derive(Clone, Debug)]
+pub struct Layout {
+    root: PathBuf,
+}
+
+impl Layout {
+    pub fn new(root: impl Into<PathBuf>) -> Layout {
+        Layout { root: root.into() }
+    }
+
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub fn lock(&self) -> PathBuf {
+        self.root.join("lock")
+    }
+
+    pub fn blobs(&self) -> PathBuf {
+        self.root.join("blobs")
+    }
+
+    pub fn blob(&self, digest: &Digest) -> PathBuf {
+        let hex = digest.hex();
+        self.blobs().join(digest.algorithm().as_str()).join(&hex[..2]).join(hex)
+    }
+
+    pub fn refs(&self) -> PathBuf {
+        self.root.join("refs")
+    }
+
+    pub fn confirmations(&self, upstream: &str) -> PathBuf {
+        self.refs().join(upstream).join("_blobs")
+    }
+
+    pub fn confirmation(&self, upstream: &str, digest: &Digest) -> PathBuf {
+        self.confirmations(upstream).join(file_name(digest))
+    }
+
+    fn repository(&self, repository: &RepositoryKey) -> PathBuf {
+        self.refs().join(&*repository.upstream).join(repository.name.as_str())
+    }
+
+    pub fn tags(&self, repository: &RepositoryKey) -> PathBuf {
+        self.repository(repository).join("_tags")
+    }
+
+    pub fn tag(&self, repository: &RepositoryKey, tag: &Tag) -> PathBuf {
+        self.tags(repository).join(tag.as_str())
+    }
+
+    pub fn manifest_refs(&self, repository: &RepositoryKey) -> PathBuf {
+        self.repository(repository).join("_manifests")
+    }
+
+    pub fn manifest_ref(&self, repository: &RepositoryKey, digest: &Digest) -> PathBuf {
+        self.manifest_refs(repository).join(file_name(digest))
+    }
+
+    pub fn partials(&self) -> PathBuf {
+        self.root.join("partial")
+    }
+
+    pub fn partial(&self, upstream: &str, digest: &Digest) -> PathBuf {
+        self.partials().join(upstream).join(file_name(digest))
+    }
+
+    /// A manifest on its way into `blobs/`: never where a fill of the same digest writes (containerd asks for manifests as
+    /// blobs, too), nor where another copy of it is being written.
+    pub fn partial_manifest(&self, upstream: &str, digest: &Digest, copy: u64) -> PathBuf {
+        self.partials().join(upstream).join(format!("{}~{copy}", file_name(digest)))
+    }
+
+    pub fn quarantine(&self) -> PathBuf {
+        self.root.join("quarantine")
+    }
+
+    pub fn quarantined(&self, digest: &Digest) -> PathBuf {
+        self.quarantine().join(file_name(digest))
+    }
+
+    pub fn index(&self) -> PathBuf {
+        self.root.join("index")
+    }
+}
+
+/// `<alg>-<hex>`: a digest where a colon would be awkward.
+fn file_name(digest: &Digest) -> String {
+    format!("{}-{}", digest.algorithm().as_str(), digest.hex())
+}
+
+/// The digest that a file of this name is about; `None` for names larder does not write.
+pub fn digest_of(file_name: &str) -> Option<Digest> {
+    let (algorithm, hex) = file_name.split_once('-')?;
+    Digest::from_parts(algorithm, hex).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn no_name_that_parses_leaves_the_cache_directory(upstream in "[a-z0-9.:-]{1,20}", name: String, tag: String, hex in "[0-9a-f]{64}") {
+            let layout = Layout::new("/cache");
+            let digest = Digest::from_parts("sha256", &hex).expect("64 hex digits");
+            let mut paths = vec![layout.blob(&digest), layout.quarantined(&digest)];
+            if let Ok(name) = name.parse() {
+                let repository = RepositoryKey { upstream: upstream.as_str().into(), name };
+                paths.push(layout.manifest_ref(&repository, &digest));
+                paths.extend(tag.parse().ok().map(|tag| layout.tag(&repository, &tag)));
+            }
+            for path in paths {
+                prop_assert!(path.starts_with("/cache/"));
+                prop_assert!(!path.components().any(|part| part == std::path::Component::ParentDir));
+            }
+        }
+
+        #[test]
+        fn a_file_name_tells_its_digest(hex in "[0-9a-f]{128}") {
+            let digest = Digest::from_parts("sha512", &hex).expect("128 hex digits");
+            prop_assert_eq!(digest_of(&file_name(&digest)), Some(digest));
+        }
+    }
+}

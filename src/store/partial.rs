@@ -1,0 +1,236 @@
+//! Writing: a blob that is not yet believed, and the one way in which it becomes one that is.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+
+use super::blobs::FileReader;
+use super::disk::{self, DiskFile};
+use super::evict::Item;
+use super::{Store, StoreError};
+use crate::oci::{Descriptor, Digest, Hasher};
+
+/// Promised at a time to a blob whose size nobody announced.
+const RESERVE_STEP: u64 = 16 * 1024 * 1024;
+/// What file systems allocate by.
+const BLOCK: u64 = 4096;
+/// Read at a time when a partial is hashed again: small enough to be hashed while it is in cache.
+const REHASH_CHUNK: usize = 256 * 1024;
+
+/// Hashes and counts what arrives, whether it is stored or passes through.
+#[derive(Clone)]
+pub struct Verifier {
+    hasher: Hasher,
+    len: u64,
+}
+
+/// Proof that bytes were hashed and are those of `digest`. Only [`Verifier::finish`] makes it.
+#[derive(Clone, Copy, Debug)]
+pub struct Verified {
+    digest: Digest,
+    len: u64,
+}
+
+/// The bytes are not those of the digest they came under.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{len} bytes that hash to {found}, not to {expected}")]
+pub struct Mismatch {
+    expected: Digest,
+    found: Digest,
+    len: u64,
+}
+
+impl Verifier {
+    pub fn new(expected: &Digest) -> Verifier {
+        Verifier { hasher: Hasher::new(expected.algorithm()), len: 0 }
+    }
+
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.hasher.update(bytes);
+        self.len += bytes.len() as u64;
+    }
+
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// # Errors
+    /// When the bytes hash to something else.
+    pub fn finish(self, expected: &Digest) -> Result<Verified, Mismatch> {
+        let found = self.hasher.finish();
+        if found == *expected {
+            Ok(Verified { digest: found, len: self.len })
+        } else {
+            Err(Mismatch { expected: *expected, found, len: self.len })
+        }
+    }
+}
+
+/// A file under `partial/`, with the bytes promised to it. Dropped, it stays to be continued; [`PartialBlob::discard`]
+/// removes it; [`PartialBlob::commit`] makes it a blob.
+pub struct PartialBlob {
+    store: Arc<Store>,
+    upstream: Arc<str>,
+    digest: Digest,
+    path: PathBuf,
+    file: Arc<dyn DiskFile>,
+    len: u64,
+    reserved: u64,
+    fate: Fate,
+}
+
+/// What dropping a partial means.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    /// The file stays to be continued.
+    Keep,
+    /// The file goes.
+    Discard,
+    /// The file is a blob by now.
+    Committed,
+}
+
+/// The allocated size that a file of `len` bytes is promised.
+pub(super) fn allocation(len: u64) -> u64 {
+    len.div_ceil(BLOCK).saturating_mul(BLOCK)
+}
+
+impl PartialBlob {
+    /// Opens an empty partial of `size` bytes, or of an unknown size. Blocks.
+    pub(super) fn create(store: &Arc<Store>, upstream: &Arc<str>, digest: &Digest, size: Option<u64>) -> Result<PartialBlob, StoreError> {
+        store.take_partial(upstream, digest);
+        let path = store.layout.partial(upstream, digest);
+        let mut partial = PartialBlob::create_at(store, path, upstream, digest, size.unwrap_or_default())?;
+        partial.fate = Fate::Keep;
+        Ok(partial)
+    }
+
+    /// Opens an empty file for a manifest, which is written in one go and never continued. Blocks.
+    pub(super) fn of_manifest(store: &Arc<Store>, upstream: &Arc<str>, descriptor: &Descriptor) -> Result<PartialBlob, StoreError> {
+        let copy = store.manifest_copies.fetch_add(1, Ordering::Relaxed);
+        let path = store.layout.partial_manifest(upstream, &descriptor.digest, copy);
+        PartialBlob::create_at(store, path, upstream, &descriptor.digest, descriptor.size)
+    }
+
+    fn create_at(store: &Arc<Store>, path: PathBuf, upstream: &Arc<str>, digest: &Digest, size: u64) -> Result<PartialBlob, StoreError> {
+        let reserved = allocation(size);
+        store.reserve(reserved)?;
+        let file = store.create_file(&path).inspect_err(|_| store.unreserve(reserved))?;
+        let (store, upstream) = (Arc::clone(store), Arc::clone(upstream));
+        Ok(PartialBlob { store, upstream, digest: *digest, path, file, len: 0, reserved, fate: Fate::Discard })
+    }
+
+    /// Opens an interrupted partial and hashes what it holds again. Blocks. `None` when there is none that could be continued.
+    pub(super) fn resume(store: &Arc<Store>, upstream: &Arc<str>, digest: &Digest) -> Option<(PartialBlob, Verifier)> {
+        store.take_partial(upstream, digest)?;
+        let path = store.layout.partial(upstream, digest);
+        let file = store.disk.reopen(&path).ok()?;
+        let len = file.stat().ok()?.len;
+        let reserved = allocation(len);
+        store.reserve(reserved).ok()?;
+        let mut partial = PartialBlob {
+            store: Arc::clone(store),
+            upstream: Arc::clone(upstream),
+            digest: *digest,
+            path,
+            file,
+            len,
+            reserved,
+            fate: Fate::Discard,
+        };
+        let mut verifier = Verifier::new(digest);
+        let mut buffer = vec![0; REHASH_CHUNK];
+        while verifier.len() < len {
+            match partial.file.read_at(&mut buffer, verifier.len()) {
+                Ok(count) if count > 0 => verifier.update(&buffer[..count]),
+                _ => return None,
+            }
+        }
+        partial.fate = Fate::Keep;
+        Some((partial, verifier))
+    }
+
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// For the readers that follow it as it grows.
+    pub fn reader(&self) -> FileReader {
+        FileReader { file: Arc::clone(&self.file), gate: self.store.gate.clone(), buffers: self.store.buffers.clone() }
+    }
+
+    /// Promises room for the whole blob, now that its size is known. Blocks.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn expect_size(&mut self, size: u64) -> Result<(), StoreError> {
+        let more = allocation(size).saturating_sub(self.reserved);
+        self.store.reserve(more)?;
+        self.reserved += more;
+        Ok(())
+    }
+
+    /// Appends a chunk. Blocks.
+    ///
+    /// # Errors
+    /// When there is no room, or the disk fails; nothing that was there before is lost.
+    pub fn append(&mut self, chunk: &Bytes) -> Result<(), StoreError> {
+        let len = self.len + chunk.len() as u64;
+        if len > self.reserved {
+            self.expect_size(len + RESERVE_STEP).or_else(|_| self.expect_size(len))?;
+        }
+        self.file.write_all_at(chunk, self.len).map_err(|error| self.store.write_error("write", &self.path, error))?;
+        self.len = len;
+        Ok(())
+    }
+
+    /// Makes the partial a blob: the only way into `blobs/`. Blocks.
+    ///
+    /// # Errors
+    /// When the disk fails, or `verified` is not about these bytes; the partial is then gone.
+    pub fn commit(mut self, verified: Verified) -> Result<(), StoreError> {
+        self.fate = Fate::Discard;
+        if verified.digest != self.digest || verified.len != self.len {
+            return Err(StoreError::Incomplete { digest: self.digest, len: self.len });
+        }
+        self.file.sync().map_err(|error| self.store.write_error("fsync", &self.path, error))?;
+        let allocated = self.file.stat().map_err(|error| self.store.write_error("stat", &self.path, error))?.allocated;
+        self.store.adopt(&self.path, &self.digest, allocated, self.reserved)?;
+        self.fate = Fate::Committed;
+        Ok(())
+    }
+
+    /// Removes the file: what it holds is wrong, or will never be completed. Blocks.
+    pub fn discard(mut self) {
+        self.fate = Fate::Discard;
+    }
+}
+
+impl Drop for PartialBlob {
+    fn drop(&mut self) {
+        match self.fate {
+            Fate::Committed => {}
+            Fate::Keep => {
+                let allocated = self.file.stat().map_or(self.reserved, |stat| stat.allocated.max(allocation(stat.len)));
+                let item = Item::Partial(Arc::clone(&self.upstream), self.digest);
+                self.store.leave_partial(item, allocated, self.reserved);
+            }
+            Fate::Discard => {
+                if let Err(error) = disk::remove_if_there(&*self.store.disk, &self.path) {
+                    tracing::warn!(path = %self.path.display(), %error, "a partial could not be removed");
+                }
+                self.store.unreserve(self.reserved);
+            }
+        }
+    }
+}

@@ -1,0 +1,211 @@
+//! What repositories have: small files under `refs/`, the truth about tags and media types, with a cache in front.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use moka::sync::Cache;
+use serde::{Deserialize, Serialize};
+
+use super::disk::{self, Disk};
+use super::layout::{self, Layout, RepositoryKey};
+use crate::clock::Timestamp;
+use crate::oci::{Descriptor, Digest, Tag};
+
+/// Most bytes of a file under `refs/`; more is not ours.
+const RECORD_BYTES_MAX: u64 = 4096;
+/// Tag records held in RAM.
+const TAGS_IN_MEMORY_MAX: u64 = 100_000;
+
+/// Which manifest a tag named, and when upstream last said so. The manifest is in the store (invariant 12).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TagRecord {
+    pub descriptor: Descriptor,
+    pub checked_at: Timestamp,
+}
+
+/// A record as it stands in its file.
+#[derive(Serialize, Deserialize)]
+struct Written {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    digest: Option<String>,
+    media_type: String,
+    size: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    checked_at: Option<Timestamp>,
+}
+
+/// Readers and writers of `refs/`. All but [`Refs::recent`] block.
+pub struct Refs {
+    disk: Arc<dyn Disk>,
+    layout: Layout,
+    tags: Cache<(RepositoryKey, Tag), Arc<TagRecord>>,
+}
+
+impl Refs {
+    pub fn new(disk: Arc<dyn Disk>, layout: Layout) -> Refs {
+        Refs { disk, layout, tags: Cache::new(TAGS_IN_MEMORY_MAX) }
+    }
+
+    /// The record, if it is in RAM. Touches no disk.
+    pub fn recent(&self, key: &(RepositoryKey, Tag)) -> Option<Arc<TagRecord>> {
+        self.tags.get(key)
+    }
+
+    /// The record of a tag. A file that cannot be understood is no record.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn tag(&self, key: &(RepositoryKey, Tag)) -> io::Result<Option<Arc<TagRecord>>> {
+        if let Some(record) = self.tags.get(key) {
+            return Ok(Some(record));
+        }
+        let record = self.read_tag(&self.layout.tag(&key.0, &key.1))?.map(Arc::new);
+        if let Some(record) = &record {
+            self.tags.insert(key.clone(), Arc::clone(record));
+        }
+        Ok(record)
+    }
+
+    fn read_tag(&self, path: &Path) -> io::Result<Option<TagRecord>> {
+        let Some(written) = self.read(path)? else { return Ok(None) };
+        let read = || {
+            let descriptor =
+                Descriptor { media_type: written.media_type.parse().ok()?, digest: written.digest?.parse().ok()?, size: written.size };
+            Some(TagRecord { descriptor, checked_at: written.checked_at? })
+        };
+        Ok(read())
+    }
+
+    /// Writes a tag's record. What reads it next, reads the new one, even if the disk fails.
+    ///
+    /// # Errors
+    /// When the disk fails; the record then lives in RAM only.
+    pub fn set_tag(&self, key: &(RepositoryKey, Tag), record: TagRecord) -> io::Result<()> {
+        let written = Written {
+            digest: Some(record.descriptor.digest.to_string()),
+            media_type: record.descriptor.media_type.to_string(),
+            size: record.descriptor.size,
+            checked_at: Some(record.checked_at),
+        };
+        self.tags.insert(key.clone(), Arc::new(record));
+        self.write(&self.layout.tag(&key.0, &key.1), &written)
+    }
+
+    /// Removes a tag's record.
+    ///
+    /// # Errors
+    /// When the disk fails; the record is then still on disk.
+    pub fn drop_tag(&self, key: &(RepositoryKey, Tag)) -> io::Result<()> {
+        self.tags.invalidate(key);
+        disk::remove_if_there(&*self.disk, &self.layout.tag(&key.0, &key.1))
+    }
+
+    /// Records that a repository has a manifest.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn add_manifest(&self, repository: &RepositoryKey, descriptor: &Descriptor) -> io::Result<()> {
+        let written = Written { digest: None, media_type: descriptor.media_type.to_string(), size: descriptor.size, checked_at: None };
+        self.write(&self.layout.manifest_ref(repository, &descriptor.digest), &written)
+    }
+
+    /// Removes a repository's record of a manifest, and first every tag that names it (invariant 12).
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn drop_manifest(&self, repository: &RepositoryKey, digest: &Digest) -> io::Result<()> {
+        for entry in self.disk.list(&self.layout.tags(repository))? {
+            let Ok(tag) = entry.name.parse::<Tag>() else { continue };
+            let key = (repository.clone(), tag);
+            if self.tag(&key)?.is_some_and(|record| record.descriptor.digest == *digest) {
+                self.drop_tag(&key)?;
+            }
+        }
+        disk::remove_if_there(&*self.disk, &self.layout.manifest_ref(repository, digest))
+    }
+
+    /// Records that an upstream has a blob.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn add_confirmation(&self, upstream: &str, digest: &Digest) -> io::Result<()> {
+        let path = self.layout.confirmation(upstream, digest);
+        match self.disk.create(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.disk.create_dir_all(&self.layout.confirmations(upstream))?;
+                self.disk.create(&path).map(drop)
+            }
+            created => created.map(drop),
+        }
+    }
+
+    /// Removes what [`Refs::add_confirmation`] wrote.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn drop_confirmation(&self, upstream: &str, digest: &Digest) -> io::Result<()> {
+        disk::remove_if_there(&*self.disk, &self.layout.confirmation(upstream, digest))
+    }
+
+    /// Calls `found` for every record of a manifest and every confirmation, as the files have them.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn walk(&self, found: &mut dyn FnMut(Found)) -> io::Result<()> {
+        for upstream in self.disk.list(&self.layout.refs())? {
+            let name: Arc<str> = upstream.name.as_str().into();
+            for entry in self.disk.list(&self.layout.confirmations(&name))? {
+                if let Some(digest) = layout::digest_of(&entry.name) {
+                    found(Found::Confirmation { upstream: Arc::clone(&name), digest });
+                }
+            }
+            self.walk_repositories(&name, "", found)?;
+        }
+        Ok(())
+    }
+
+    fn walk_repositories(&self, upstream: &Arc<str>, name: &str, found: &mut dyn FnMut(Found)) -> io::Result<()> {
+        let directory = self.layout.refs().join(&**upstream).join(name);
+        for entry in self.disk.list(&directory)? {
+            if !entry.is_dir || entry.name.starts_with('_') {
+                continue;
+            }
+            let name = if name.is_empty() { entry.name } else { format!("{name}/{}", entry.name) };
+            if let Ok(parsed) = name.parse() {
+                self.walk_manifests(&RepositoryKey { upstream: Arc::clone(upstream), name: parsed }, found)?;
+            }
+            self.walk_repositories(upstream, &name, found)?;
+        }
+        Ok(())
+    }
+
+    fn walk_manifests(&self, repository: &RepositoryKey, found: &mut dyn FnMut(Found)) -> io::Result<()> {
+        for entry in self.disk.list(&self.layout.manifest_refs(repository))? {
+            let Some(digest) = layout::digest_of(&entry.name) else { continue };
+            let Some(written) = self.read(&self.layout.manifest_ref(repository, &digest))? else { continue };
+            if let Ok(media_type) = written.media_type.parse() {
+                let descriptor = Descriptor { media_type, digest, size: written.size };
+                found(Found::Manifest { repository: repository.clone(), descriptor });
+            }
+        }
+        Ok(())
+    }
+
+    fn read(&self, path: &Path) -> io::Result<Option<Written>> {
+        let bytes = disk::read_small(&*self.disk, path, RECORD_BYTES_MAX)?;
+        Ok(bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
+    }
+
+    fn write(&self, path: &Path, written: &Written) -> io::Result<()> {
+        let bytes = serde_json::to_vec(written).map_err(io::Error::other)?;
+        disk::replace(&*self.disk, path, &bytes)
+    }
+}
+
+/// One record under `refs/`.
+#[derive(Debug)]
+pub enum Found {
+    Manifest { repository: RepositoryKey, descriptor: Descriptor },
+    Confirmation { upstream: Arc<str>, digest: Digest },
+}
