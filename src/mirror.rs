@@ -1,5 +1,146 @@
 //! Answers pulls; the only place that knows both the store and the upstreams.
+
+mod blob;
 mod error;
+mod fill;
+mod flight;
+mod freshness;
+mod manifest;
 mod outcome;
+mod repository;
+
+pub use blob::{BlobAnswer, BlobBody};
 pub use error::{Error, What};
+pub use manifest::{ManifestAnswer, Want};
 pub use outcome::{BypassReason, Outcome, StaleReason};
+pub use repository::{Repositories, Repository, Root, Source, Target, Unresolved};
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use moka::sync::Cache;
+use tokio::time::Instant;
+
+use crate::clock::Clock;
+use crate::gate::Gate;
+use crate::metrics::Metrics;
+use crate::oci::{Descriptor, Digest, Reference, Tag};
+use crate::rng::Rng;
+use crate::store::{RepositoryKey, Store, StoreError};
+use fill::Fills;
+use flight::Questions;
+use manifest::{Checked, Fetched, Peeked};
+
+/// Answers that are remembered for moments, each kind.
+const REMEMBERED_MAX: u64 = 50_000;
+/// How long an upstream's word that a repository has a blob is good, where no manifest says so.
+const CONFIRMED_TTL: Duration = Duration::from_secs(3600);
+
+/// The mirror: repositories in front, store and upstreams behind.
+pub struct Mirror {
+    repositories: Repositories,
+    store: Arc<Store>,
+    gate: Gate,
+    clock: Clock,
+    revalidate_wait: Duration,
+    negative_ttl: Duration,
+    fills: Arc<Fills>,
+    checks: Questions<(RepositoryKey, Tag), Checked>,
+    fetches: Questions<(RepositoryKey, Digest), Fetched>,
+    peeks: Questions<(RepositoryKey, Reference), Peeked>,
+    /// "Not found", as upstream said it a moment ago.
+    negative: Cache<(RepositoryKey, Asked), Instant>,
+    /// What a HEAD said of a tag that is not held.
+    heads: Cache<(RepositoryKey, Tag), Remembered<Descriptor>>,
+    /// Rights to a blob that no manifest lists.
+    confirmed: Cache<(RepositoryKey, Digest), ()>,
+}
+
+/// A value with its own end: moka's clock can't be told the time.
+#[derive(Clone)]
+struct Remembered<T> {
+    value: T,
+    expires_at: Instant,
+}
+
+/// What upstream was asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Asked {
+    Manifest(Reference),
+    Blob(Digest),
+}
+
+impl Asked {
+    fn what(&self) -> What {
+        match self {
+            Asked::Manifest(_) => What::Manifest,
+            Asked::Blob(_) => What::Blob,
+        }
+    }
+}
+
+/// What [`Mirror::new`] needs to know.
+pub struct Options {
+    pub revalidate_wait: Duration,
+    pub negative_ttl: Duration,
+    pub fills_max: usize,
+    pub fill_queue_timeout: Duration,
+}
+
+impl Mirror {
+    pub fn new(
+        options: &Options,
+        repositories: Repositories,
+        store: Arc<Store>,
+        gate: Gate,
+        clock: Clock,
+        metrics: &Arc<Metrics>,
+        rng: Arc<Rng>,
+    ) -> Arc<Mirror> {
+        let fills = Fills::new(options.fills_max, options.fill_queue_timeout, Arc::clone(&store), gate.clone(), Arc::clone(metrics), rng);
+        Arc::new(Mirror {
+            repositories,
+            store,
+            gate,
+            clock,
+            revalidate_wait: options.revalidate_wait,
+            negative_ttl: options.negative_ttl,
+            fills: Arc::new(fills),
+            checks: Questions::new(Arc::clone(metrics)),
+            fetches: Questions::new(Arc::clone(metrics)),
+            peeks: Questions::new(Arc::clone(metrics)),
+            negative: Cache::new(REMEMBERED_MAX),
+            heads: Cache::new(REMEMBERED_MAX),
+            confirmed: Cache::builder().max_capacity(REMEMBERED_MAX).time_to_live(CONFIRMED_TTL).build(),
+        })
+    }
+
+    pub fn repositories(&self) -> &Repositories {
+        &self.repositories
+    }
+
+    /// "Not found", if upstream said so within `negative_ttl`.
+    fn remembered(&self, repository: &Repository, asked: &Asked) -> Result<(), Error> {
+        let until = self.negative.get(&(repository.key.clone(), asked.clone()));
+        if until.is_some_and(|until| until > Instant::now()) {
+            let upstream = Arc::clone(repository.upstream_name());
+            return Err(Error::NotFound { upstream, what: asked.what(), remembered: true });
+        }
+        Ok(())
+    }
+
+    /// Passes an error on; "not found", and nothing else, is remembered.
+    fn told(&self, repository: &Repository, asked: Asked, error: Error) -> Error {
+        if matches!(error, Error::NotFound { remembered: false, .. }) {
+            self.negative.insert((repository.key.clone(), asked), Instant::now() + self.negative_ttl);
+        }
+        error
+    }
+
+    /// A cache fault is noted, and fails nobody (invariant 9).
+    fn note(&self, written: Result<(), StoreError>) {
+        if let Err(error) = written {
+            tracing::error!(%error, "the cache could not be written");
+        }
+    }
+}

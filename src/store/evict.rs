@@ -57,12 +57,8 @@ impl Ledger {
         self.items.contains_key(item)
     }
 
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.items.len()
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.items.is_empty()
     }
 
     /// Enters an item as the most recently used. One that is there already keeps its size.

@@ -68,10 +68,6 @@ impl Links {
         self.holders.get(manifest)?.get(repository)
     }
 
-    pub fn is_manifest(&self, digest: &Digest) -> bool {
-        self.holders.contains_key(digest)
-    }
-
     pub fn manifest_count(&self) -> usize {
         self.holders.len()
     }

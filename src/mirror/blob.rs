@@ -1,0 +1,189 @@
+//! GET and HEAD of a blob: stored, arriving, or yet to be asked for.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::fill::{Fill, Opened};
+use super::outcome::Outcome;
+use super::{Asked, Error, Mirror, Repository, What};
+use crate::oci::{Digest, MIB};
+use crate::store::{Blob, Link, Phase, Tail};
+use crate::upstream::{Call, Exchange, UpstreamError};
+
+/// A blob of at most so many bytes is verified before its headers leave, so that a wrong one is an error and not a break.
+const WHOLE_BYTES_MAX: u64 = MIB;
+/// But no longer than this after upstream's headers.
+const WHOLE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A blob that may be served.
+pub struct BlobAnswer {
+    /// Bytes; `None` while nobody has said.
+    pub size: Option<u64>,
+    /// `None` for HEAD where nothing is held.
+    pub body: Option<BlobBody>,
+    pub outcome: Outcome,
+    pub exchange: Option<Arc<Exchange>>,
+}
+
+pub enum BlobBody {
+    Stored(Blob),
+    Arriving(Arc<Tail>),
+}
+
+impl Mirror {
+    /// A blob as this repository may have it.
+    ///
+    /// # Errors
+    /// When it has no such blob, or upstream cannot say.
+    pub async fn blob(&self, repository: &Repository, digest: &Digest, deadline: Instant) -> Result<BlobAnswer, Error> {
+        within(repository, deadline, self.find_blob(repository, digest, deadline)).await
+    }
+
+    async fn find_blob(&self, repository: &Repository, digest: &Digest, deadline: Instant) -> Result<BlobAnswer, Error> {
+        if let Some(answer) = self.stored(repository, digest, deadline).await? {
+            return Ok(answer);
+        }
+        let asked = Asked::Blob(*digest);
+        self.remembered(repository, &asked)?;
+        let link = self.store.link(&repository.key, digest);
+        let Some((fill, joined)) = self.fills.join(repository, digest, listed_size(link)) else {
+            // Stored between the two looks.
+            return self.stored(repository, digest, deadline).await?.ok_or_else(|| self.lost(repository));
+        };
+        let opened = fill.opened(repository.name()).await;
+        let opened = opened.map_err(|error| self.told(repository, asked, error.into_error(repository.upstream_name())))?;
+        // Whoever the fill was not asked for has a right of their own, or none.
+        if opened.repository != *repository.name() && !matches!(link, Link::Listed { .. }) {
+            self.confirm(repository, digest, &Call::until(deadline)).await?;
+        } else if opened.repository == *repository.name() {
+            self.confirmed.insert((repository.key.clone(), *digest), ());
+        }
+        settle(&fill, &opened).await.map_err(|error| error.into_error(repository.upstream_name()))?;
+        let outcome = match opened.bypass {
+            Some(reason) => Outcome::Bypass(reason),
+            None if joined => Outcome::Collapsed,
+            None => Outcome::Miss,
+        };
+        let size = opened.tail.progress().size;
+        Ok(BlobAnswer { size, body: Some(BlobBody::Arriving(opened.tail)), outcome, exchange: Some(Arc::clone(fill.exchange())) })
+    }
+
+    /// What HEAD says of a blob; it never begins a download.
+    ///
+    /// # Errors
+    /// As [`Mirror::blob`].
+    pub async fn blob_head(&self, repository: &Repository, digest: &Digest, deadline: Instant) -> Result<BlobAnswer, Error> {
+        within(repository, deadline, self.find_blob_head(repository, digest, deadline)).await
+    }
+
+    async fn find_blob_head(&self, repository: &Repository, digest: &Digest, deadline: Instant) -> Result<BlobAnswer, Error> {
+        if let Some(answer) = self.stored(repository, digest, deadline).await? {
+            return Ok(answer);
+        }
+        let link = self.store.link(&repository.key, digest);
+        // A fill under way knows as much as upstream would say, for whoever may know.
+        let running = self.fills.running(repository, digest).filter(|_| matches!(link, Link::Listed { .. }));
+        if let Some(fill) = running
+            && let Ok(opened) = fill.opened(repository.name()).await
+            && let Some(size) = opened.tail.progress().size
+        {
+            return Ok(BlobAnswer { size: Some(size), body: None, outcome: Outcome::Collapsed, exchange: None });
+        }
+        self.remembered(repository, &Asked::Blob(*digest))?;
+        let call = Call::until(deadline);
+        let size = self.confirm(repository, digest, &call).await?.or(listed_size(link));
+        Ok(BlobAnswer { size, body: None, outcome: Outcome::Miss, exchange: Some(call.exchange) })
+    }
+
+    /// The stored blob, if it is held and this repository may have it.
+    async fn stored(&self, repository: &Repository, digest: &Digest, deadline: Instant) -> Result<Option<BlobAnswer>, Error> {
+        if !self.store.contains(digest) {
+            return Ok(None);
+        }
+        let mut exchange = None;
+        if !matches!(self.store.link(&repository.key, digest), Link::Listed { .. })
+            && !self.confirmed.contains_key(&self.right(repository, digest))
+        {
+            self.remembered(repository, &Asked::Blob(*digest))?;
+            let call = Call::until(deadline);
+            self.confirm(repository, digest, &call).await?;
+            exchange = Some(call.exchange);
+        }
+        match self.store.blob(digest).await {
+            Ok(blob) => Ok(blob.map(|blob| BlobAnswer {
+                size: Some(blob.len()),
+                body: Some(BlobBody::Stored(blob)),
+                outcome: Outcome::Hit,
+                exchange,
+            })),
+            // A cache fault is a miss (invariant 9).
+            Err(error) => {
+                tracing::error!(%digest, %error, "a stored blob could not be opened");
+                Ok(None)
+            }
+        }
+    }
+
+    /// Asks upstream whether this repository has the blob (invariant 14), and remembers a yes.
+    async fn confirm(&self, repository: &Repository, digest: &Digest, call: &Call) -> Result<Option<u64>, Error> {
+        match repository.source.upstream.head_blob(repository.name(), digest, call).await {
+            Ok(size) => {
+                self.confirmed.insert(self.right(repository, digest), ());
+                if self.store.contains(digest) {
+                    let (store, upstream, digest) = (Arc::clone(&self.store), Arc::clone(repository.upstream_name()), *digest);
+                    self.gate.run(move || store.confirm(&upstream, &digest)).await;
+                }
+                Ok(size)
+            }
+            Err(error) => {
+                let error = Error::from_upstream(repository.upstream_name(), What::Blob, &error);
+                Err(self.told(repository, Asked::Blob(*digest), error))
+            }
+        }
+    }
+
+    fn right(&self, repository: &Repository, digest: &Digest) -> (crate::store::RepositoryKey, Digest) {
+        (repository.key.clone(), *digest)
+    }
+
+    fn lost(&self, repository: &Repository) -> Error {
+        Error::Unavailable { upstream: Arc::clone(repository.upstream_name()), detail: "the blob was evicted while it was opened".into() }
+    }
+}
+
+fn listed_size(link: Link) -> Option<u64> {
+    match link {
+        Link::Listed { size } | Link::Doubtful { size } => Some(size),
+        Link::Unlisted => None,
+    }
+}
+
+/// Waits for a small blob to be verified whole.
+async fn settle(fill: &Fill, opened: &Opened) -> Result<(), super::fill::FillError> {
+    if opened.tail.progress().size.is_none_or(|size| size > WHOLE_BYTES_MAX) {
+        return Ok(());
+    }
+    let mut progress = opened.tail.subscribe();
+    let settled = tokio::time::timeout(WHOLE_TIMEOUT, progress.wait_for(|progress| progress.phase != Phase::Receiving)).await;
+    match settled {
+        Ok(Ok(progress)) if progress.phase == Phase::Verified => Ok(()),
+        // Slow: the headers leave, and the end is held back as for a large blob.
+        Err(_) => Ok(()),
+        Ok(_) => {
+            Err(fill.failure().unwrap_or(super::fill::FillError::Upstream(UpstreamError::Corrupt { detail: "the download ended".into() })))
+        }
+    }
+}
+
+/// No client waits longer for headers than its deadline.
+pub(super) async fn within<T>(
+    repository: &Repository,
+    deadline: Instant,
+    work: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Error> {
+    let timed_out =
+        || Error::TimedOut { upstream: Arc::clone(repository.upstream_name()), detail: "no answer within the client's deadline".into() };
+    tokio::time::timeout_at(deadline, work).await.unwrap_or_else(|_| Err(timed_out()))
+}

@@ -1,0 +1,415 @@
+//! GET and HEAD of a manifest. By digest it is immutable: once held, upstream is not asked. By tag, the way is: fresh →
+//! serve; else one question to upstream for all who wait, and the table of `freshness`.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use super::blob::within;
+use super::freshness::{self, Answer, Freshness, Said};
+use super::outcome::Outcome;
+use super::{Asked, Error, Mirror, Remembered, Repository, What};
+use crate::oci::{Descriptor, Digest, InvalidManifest, Manifest, MediaType, Reference, Tag};
+use crate::store::TagRecord;
+use crate::upstream::{Call, Exchange, ManifestHead, UpstreamError};
+
+/// How long upstream has for one question about a tag.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(25);
+
+/// A manifest as it may be served.
+#[derive(Debug)]
+pub struct ManifestAnswer {
+    pub descriptor: Descriptor,
+    /// `None` for HEAD where the bytes are not held.
+    pub bytes: Option<Bytes>,
+    pub outcome: Outcome,
+    /// Of a tag: seconds of freshness left, negative when it is past.
+    pub ttl: Option<i64>,
+    /// Of a stale tag: since upstream's last word.
+    pub age: Option<Duration>,
+    pub exchange: Option<Arc<Exchange>>,
+}
+
+/// Whether the client wants the bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Want {
+    Head,
+    Body,
+}
+
+/// What came of asking upstream about a tag.
+#[derive(Clone)]
+pub(super) struct Checked {
+    /// The manifest that the tag names now, if upstream said so.
+    result: Result<Found, UpstreamError>,
+    exchange: Arc<Exchange>,
+}
+
+#[derive(Clone)]
+enum Found {
+    Same(Arc<TagRecord>),
+    /// Another one than was held, or the first.
+    Moved(Manifest),
+}
+
+/// What came of fetching a manifest by digest.
+pub(super) type Fetched = Result<(Manifest, Arc<Exchange>), UpstreamError>;
+
+/// What came of a HEAD for a tag of which nothing is held; `None` where upstream's answer does not say enough.
+pub(super) type Peeked = Result<(Option<Descriptor>, Arc<Exchange>), UpstreamError>;
+
+impl Mirror {
+    /// A manifest, by tag or digest.
+    ///
+    /// # Errors
+    /// When upstream says there is none, or cannot say and nothing is held.
+    pub async fn manifest(
+        self: &Arc<Mirror>,
+        repository: &Repository,
+        reference: &Reference,
+        want: Want,
+        deadline: Instant,
+    ) -> Result<ManifestAnswer, Error> {
+        match reference {
+            Reference::Digest(digest) => within(repository, deadline, self.by_digest(repository, digest, want)).await,
+            Reference::Tag(tag) => within(repository, deadline, self.by_tag(repository, tag, want)).await,
+        }
+    }
+
+    async fn by_digest(self: &Arc<Mirror>, repository: &Repository, digest: &Digest, want: Want) -> Result<ManifestAnswer, Error> {
+        if let Some(media_type) = self.store.media_type(&repository.key, digest)
+            && let Some(answer) = self.held_manifest(digest, media_type, Outcome::Hit).await
+        {
+            return Ok(answer);
+        }
+        let asked = Asked::Manifest(Reference::Digest(*digest));
+        self.remembered(repository, &asked)?;
+        if want == Want::Head {
+            let head = self.peek(repository, &Reference::Digest(*digest)).await;
+            let (descriptor, exchange) = head.map_err(|error| self.failed(repository, asked, &error))?;
+            if let Some(descriptor) = descriptor.filter(|descriptor| descriptor.digest == *digest) {
+                return Ok(ManifestAnswer { exchange: Some(exchange), ..plain(descriptor, None, Outcome::Miss) });
+            }
+        }
+        let (fetched, joined) = self.fetch(repository, *digest).await;
+        let (manifest, exchange) = fetched.map_err(|error| self.failed(repository, Asked::Manifest(Reference::Digest(*digest)), &error))?;
+        let outcome = if joined { Outcome::Collapsed } else { Outcome::Miss };
+        let answer = plain(manifest.descriptor().clone(), Some(manifest.bytes().clone()), outcome);
+        Ok(ManifestAnswer { exchange: Some(exchange), ..answer })
+    }
+
+    async fn by_tag(self: &Arc<Mirror>, repository: &Repository, tag: &Tag, want: Want) -> Result<ManifestAnswer, Error> {
+        let key = (repository.key.clone(), tag.clone());
+        let record = match self.store.tag(&key).await {
+            // A record whose manifest was evicted is none.
+            Ok(record) => record.filter(|record| self.store.contains(&record.descriptor.digest)),
+            Err(error) => {
+                tracing::error!(%tag, %error, "a tag's record could not be read");
+                None
+            }
+        };
+        let now = self.clock.now();
+        match (freshness::judge(record.as_deref(), now, repository.source.tag_ttl), record) {
+            (Freshness::Fresh { ttl }, Some(record)) => {
+                let descriptor = &record.descriptor;
+                if let Some(answer) = self.held_manifest(&descriptor.digest, descriptor.media_type.clone(), Outcome::Hit).await {
+                    return Ok(ManifestAnswer { ttl: Some(i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX)), ..answer });
+                }
+                self.revalidated(repository, tag, None).await
+            }
+            (_, Some(record)) => self.revalidated(repository, tag, Some(record)).await,
+            (_, None) if want == Want::Head => self.head_unheld(repository, tag).await,
+            (_, None) => self.revalidated(repository, tag, None).await,
+        }
+    }
+
+    /// Asks upstream, and answers by the table.
+    async fn revalidated(
+        self: &Arc<Mirror>,
+        repository: &Repository,
+        tag: &Tag,
+        record: Option<Arc<TagRecord>>,
+    ) -> Result<ManifestAnswer, Error> {
+        let asked = Asked::Manifest(Reference::Tag(tag.clone()));
+        if record.is_none() {
+            self.remembered(repository, &asked)?;
+        }
+        let key = (repository.key.clone(), tag.clone());
+        let pending = self.checks.ask(key.clone(), || Arc::clone(self).check(repository.clone(), tag.clone(), record.clone()));
+        let joined = pending.joined;
+        let checked = match &record {
+            None => pending.answer().await,
+            Some(_) => match tokio::time::timeout(self.patience(repository), pending.answer()).await {
+                Ok(checked) => checked,
+                Err(_) => {
+                    repository.source.silent.store(true, Ordering::Relaxed);
+                    None
+                }
+            },
+        };
+        let (result, exchange) = match checked {
+            Some(checked) => (checked.result, Some(checked.exchange)),
+            None => (Err(UpstreamError::TimedOut { detail: "no word on the tag yet".into() }), None),
+        };
+        let said = match &result {
+            Ok(Found::Same(_)) => Said::Same,
+            Ok(Found::Moved(_)) => Said::Moved,
+            Err(error) => Said::from(error),
+        };
+        let now = self.clock.now();
+        let held = freshness::held(record.as_deref(), now, repository.source.stale_if_error);
+        match (freshness::answer(held, said), result, record) {
+            (Answer::Serve(outcome), Ok(Found::Moved(manifest)), _) => {
+                let outcome = if joined && outcome == Outcome::Miss { Outcome::Collapsed } else { outcome };
+                let answer = plain(manifest.descriptor().clone(), Some(manifest.bytes().clone()), outcome);
+                Ok(ManifestAnswer { exchange, ..answer })
+            }
+            (Answer::Serve(outcome), result, record) => {
+                let record = result.ok().and_then(|found| match found {
+                    Found::Same(record) => Some(record),
+                    Found::Moved(_) => None,
+                });
+                let record = record.or(record_of(&key, self).await);
+                let served = self.serve_record(repository, record, outcome).await;
+                served.map(|answer| ManifestAnswer { exchange, ..answer })
+            }
+            (Answer::Refuse | Answer::Forget, Err(error), _) => Err(self.failed(repository, asked, &error)),
+            (Answer::Refuse | Answer::Forget, Ok(_), _) => Err(self.gone(repository)),
+        }
+    }
+
+    /// Serves what a record names, marked as `outcome`.
+    async fn serve_record(
+        &self,
+        repository: &Repository,
+        record: Option<Arc<TagRecord>>,
+        outcome: Outcome,
+    ) -> Result<ManifestAnswer, Error> {
+        let record = record.ok_or_else(|| self.gone(repository))?;
+        let descriptor = &record.descriptor;
+        let answer = self.held_manifest(&descriptor.digest, descriptor.media_type.clone(), outcome).await;
+        let answer = answer.ok_or_else(|| self.gone(repository))?;
+        if !matches!(outcome, Outcome::Stale(_)) {
+            return Ok(answer);
+        }
+        let age = self.clock.now().since(record.checked_at).unwrap_or_default();
+        let seconds = |duration: Duration| i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
+        Ok(ManifestAnswer { ttl: Some(seconds(repository.source.tag_ttl) - seconds(age)), age: Some(age), ..answer })
+    }
+
+    /// How long a held tag waits for upstream's word.
+    fn patience(&self, repository: &Repository) -> Duration {
+        if repository.source.silent.load(Ordering::Relaxed) { Duration::ZERO } else { self.revalidate_wait }
+    }
+
+    /// A HEAD for a tag of which nothing is held costs upstream a HEAD, which no registry counts; the GET that follows asks
+    /// for the digest it named.
+    async fn head_unheld(self: &Arc<Mirror>, repository: &Repository, tag: &Tag) -> Result<ManifestAnswer, Error> {
+        let reference = Reference::Tag(tag.clone());
+        if let Some(head) = self.remembered_head(repository, tag) {
+            return Ok(plain(head, None, Outcome::Hit));
+        }
+        self.remembered(repository, &Asked::Manifest(reference.clone()))?;
+        let (descriptor, exchange) =
+            self.peek(repository, &reference).await.map_err(|error| self.failed(repository, Asked::Manifest(reference.clone()), &error))?;
+        match descriptor {
+            None => self.revalidated(repository, tag, None).await,
+            Some(descriptor) => {
+                let expires_at = Instant::now() + repository.source.tag_ttl;
+                self.heads.insert((repository.key.clone(), tag.clone()), Remembered { value: descriptor.clone(), expires_at });
+                Ok(ManifestAnswer { exchange: Some(exchange), ..plain(descriptor, None, Outcome::Miss) })
+            }
+        }
+    }
+
+    fn remembered_head(&self, repository: &Repository, tag: &Tag) -> Option<Descriptor> {
+        let head = self.heads.get(&(repository.key.clone(), tag.clone()))?;
+        (head.expires_at > Instant::now()).then_some(head.value)
+    }
+
+    async fn peek(self: &Arc<Mirror>, repository: &Repository, reference: &Reference) -> Peeked {
+        let (mirror, asked_of, asked) = (Arc::clone(self), repository.clone(), reference.clone());
+        let pending = self.peeks.ask((repository.key.clone(), reference.clone()), || async move {
+            let call = Call::until(Instant::now() + CHECK_TIMEOUT);
+            let head = mirror.head(&asked_of, &asked, &call).await?;
+            Ok((head.as_ref().and_then(described), call.exchange))
+        });
+        pending.answer().await.unwrap_or_else(|| Err(panicked()))
+    }
+
+    /// HEAD; `None` from an upstream that has no HEAD.
+    async fn head(&self, repository: &Repository, reference: &Reference, call: &Call) -> Result<Option<ManifestHead>, UpstreamError> {
+        let head = repository.source.upstream.head_manifest(repository.name(), reference, call).await;
+        if head.is_ok() {
+            repository.source.silent.store(false, Ordering::Relaxed);
+        }
+        match head {
+            Ok(head) => Ok(Some(head)),
+            Err(UpstreamError::Corrupt { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The whole of one question about a tag, in a task of its own: ask, fetch what is new, store it, and only then the record.
+    async fn check(self: Arc<Mirror>, repository: Repository, tag: Tag, record: Option<Arc<TagRecord>>) -> Checked {
+        let call = Call::until(Instant::now() + CHECK_TIMEOUT);
+        let exchange = Arc::clone(&call.exchange);
+        let result = self.find(&repository, &tag, record.clone(), &call).await;
+        let key = (repository.key.clone(), tag);
+        match &result {
+            Ok(Found::Moved(manifest)) if record.is_some() => self.moved(&repository, &key.1, record.as_deref(), manifest),
+            Err(UpstreamError::NotFound) if record.is_some() => {
+                tracing::info!(upstream = %repository.upstream_name(), repository = %repository.name(), tag = %key.1, "a tag was deleted upstream");
+                self.note(self.store.drop_tag(&key).await);
+            }
+            Err(error) => {
+                tracing::warn!(upstream = %repository.upstream_name(), repository = %repository.name(), tag = %key.1, %error, "upstream did not confirm a tag");
+            }
+            Ok(_) => {}
+        }
+        Checked { result, exchange }
+    }
+
+    async fn find(&self, repository: &Repository, tag: &Tag, record: Option<Arc<TagRecord>>, call: &Call) -> Result<Found, UpstreamError> {
+        let key = (repository.key.clone(), tag.clone());
+        let reference = Reference::Tag(tag.clone());
+        let head = match record.is_none().then(|| self.remembered_head(repository, tag)).flatten() {
+            Some(descriptor) => {
+                let Descriptor { media_type, digest, size } = descriptor;
+                Some(ManifestHead { digest: Some(digest), content_type: Some(media_type.to_string()), size: Some(size) })
+            }
+            None => self.head(repository, &reference, call).await?,
+        };
+        let digest = head.as_ref().and_then(|head| head.digest);
+        if let Some(record) = record.filter(|record| Some(record.descriptor.digest) == digest) {
+            let record = TagRecord { checked_at: self.clock.now(), ..(*record).clone() };
+            self.note(self.store.put_tag(&key, record.clone()).await);
+            return Ok(Found::Same(Arc::new(record)));
+        }
+        let manifest = match digest {
+            Some(digest) => match self.obtain(repository, digest, head.and_then(|head| head.content_type), call).await {
+                // Some CDNs don't know the digest yet of the tag they have just answered for.
+                Err(UpstreamError::NotFound) => self.get(repository, &reference, call).await?,
+                obtained => obtained?,
+            },
+            None => self.get(repository, &reference, call).await?,
+        };
+        let record = TagRecord { descriptor: manifest.descriptor().clone(), checked_at: self.clock.now() };
+        let stored = self.store.put_manifest(&repository.key, &manifest).await;
+        if stored.is_ok() {
+            self.note(self.store.put_tag(&key, record).await);
+        }
+        self.note(stored);
+        Ok(Found::Moved(manifest))
+    }
+
+    /// A manifest by digest: bytes that are here for another repository need not come again, now that upstream has named
+    /// them for this one.
+    async fn obtain(
+        &self,
+        repository: &Repository,
+        digest: Digest,
+        content_type: Option<String>,
+        call: &Call,
+    ) -> Result<Manifest, UpstreamError> {
+        if let Ok(Some(bytes)) = self.store.manifest(&digest).await
+            && let Ok(manifest) = Manifest::verified(bytes, content_type.as_deref(), &digest)
+        {
+            return Ok(manifest);
+        }
+        self.get(repository, &Reference::Digest(digest), call).await
+    }
+
+    async fn get(&self, repository: &Repository, reference: &Reference, call: &Call) -> Result<Manifest, UpstreamError> {
+        let fetched = repository.source.upstream.get_manifest(repository.name(), reference, call).await?;
+        repository.source.silent.store(false, Ordering::Relaxed);
+        let expected = match reference {
+            Reference::Digest(digest) => Some(*digest),
+            Reference::Tag(_) => fetched.digest,
+        };
+        let content_type = fetched.content_type.as_deref();
+        let manifest = match expected {
+            Some(digest) => Manifest::verified(fetched.bytes, content_type, &digest),
+            None => Manifest::unnamed(fetched.bytes, content_type),
+        };
+        manifest.map_err(|error| {
+            if matches!(error, InvalidManifest::WrongDigest { .. }) {
+                repository.source.metrics.mismatched("manifest");
+            }
+            tracing::error!(upstream = %repository.upstream_name(), repository = %repository.name(), %reference, %error, "upstream sent no manifest that can be served");
+            UpstreamError::Corrupt { detail: error.to_string() }
+        })
+    }
+
+    /// A manifest by digest, once for all who ask; stored for this repository. The flag is whether it was under way.
+    async fn fetch(self: &Arc<Mirror>, repository: &Repository, digest: Digest) -> (Fetched, bool) {
+        let (mirror, asked_of) = (Arc::clone(self), repository.clone());
+        let pending = self.fetches.ask((repository.key.clone(), digest), || async move {
+            let call = Call::until(Instant::now() + CHECK_TIMEOUT);
+            let manifest = mirror.get(&asked_of, &Reference::Digest(digest), &call).await?;
+            mirror.note(mirror.store.put_manifest(&asked_of.key, &manifest).await);
+            Ok((manifest, call.exchange))
+        });
+        let joined = pending.joined;
+        (pending.answer().await.unwrap_or_else(|| Err(panicked())), joined)
+    }
+
+    /// A stored manifest as an answer; `None` when its bytes are not held, or cannot be read (invariant 9).
+    async fn held_manifest(&self, digest: &Digest, media_type: MediaType, outcome: Outcome) -> Option<ManifestAnswer> {
+        match self.store.manifest(digest).await {
+            Ok(bytes) => {
+                let bytes = bytes?;
+                self.store.touch_image(digest);
+                let descriptor = Descriptor { media_type, digest: *digest, size: bytes.len() as u64 };
+                Some(plain(descriptor, Some(bytes), outcome))
+            }
+            Err(error) => {
+                tracing::error!(%digest, %error, "a stored manifest could not be read");
+                None
+            }
+        }
+    }
+
+    fn moved(&self, repository: &Repository, tag: &Tag, record: Option<&TagRecord>, manifest: &Manifest) {
+        repository.source.metrics.tag_moves.inc();
+        let from = record.map(|record| record.descriptor.digest);
+        tracing::info!(
+            upstream = %repository.upstream_name(),
+            repository = %repository.name(),
+            %tag,
+            ?from,
+            to = %manifest.descriptor().digest,
+            "a tag moved"
+        );
+    }
+
+    fn failed(&self, repository: &Repository, asked: Asked, error: &UpstreamError) -> Error {
+        self.told(repository, asked, Error::from_upstream(repository.upstream_name(), What::Manifest, error))
+    }
+
+    fn gone(&self, repository: &Repository) -> Error {
+        let detail = "the manifest was evicted while it was read".into();
+        Error::Unavailable { upstream: Arc::clone(repository.upstream_name()), detail }
+    }
+}
+
+async fn record_of(key: &(crate::store::RepositoryKey, Tag), mirror: &Mirror) -> Option<Arc<TagRecord>> {
+    mirror.store.tag(key).await.ok().flatten()
+}
+
+fn plain(descriptor: Descriptor, bytes: Option<Bytes>, outcome: Outcome) -> ManifestAnswer {
+    ManifestAnswer { descriptor, bytes, outcome, ttl: None, age: None, exchange: None }
+}
+
+/// What a HEAD says, if it says all that a client needs.
+fn described(head: &ManifestHead) -> Option<Descriptor> {
+    let media_type = head.content_type.as_deref()?.parse().ok()?;
+    Some(Descriptor { media_type, digest: head.digest?, size: head.size? })
+}
+
+fn panicked() -> UpstreamError {
+    UpstreamError::TimedOut { detail: "the task that asked upstream ended without an answer".into() }
+}

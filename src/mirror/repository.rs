@@ -1,0 +1,195 @@
+//! From a client's spelling to a repository, by configuration alone: no text of a client becomes a host (invariant 15).
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+
+use crate::metrics::UpstreamMetrics;
+use crate::oci::RepositoryName;
+use crate::store::RepositoryKey;
+use crate::upstream::Upstream;
+
+/// Docker Hub's other names; all are one namespace.
+const DOCKER_HUB: &str = "docker.io";
+const DOCKER_HUB_NAMES: [&str; 2] = ["index.docker.io", "registry-1.docker.io"];
+
+/// A repository as the client spelled it: well-formed, of an upstream that may not exist.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    pub root: Root,
+    /// The query's `ns`: percent-decoded, lower case, of the shape `host[:port]`.
+    pub ns: Option<String>,
+    name: String,
+}
+
+/// What stood before the name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Root {
+    /// `/v2/<name>`
+    V2,
+    /// `/<prefix>/v2/<name>`: the prefix, lower case, of the shape `host[:port]` (aliases have it too).
+    Prefix(String),
+    /// `/<name>` (k3s with a path in its endpoint): without `ns`, the first component must be an upstream.
+    Bare,
+}
+
+impl Target {
+    /// `name` is well-formed: see [`Target::whole`] and [`Target::split_first`].
+    pub fn new(root: Root, ns: Option<String>, name: impl Into<String>) -> Target {
+        Target { root, ns, name: name.into() }
+    }
+
+    /// The name text as asked, perhaps with an upstream as its first component.
+    pub fn as_str(&self) -> &str {
+        &self.name
+    }
+
+    /// The whole text as a repository's name; `None` if its first component can only be a host (`localhost:5000/app`).
+    pub fn whole(&self) -> Option<RepositoryName> {
+        self.name.parse().ok()
+    }
+
+    /// The first component, which may be an upstream, and the name after it; `None` for a name of one component.
+    pub fn split_first(&self) -> Option<(&str, RepositoryName)> {
+        let (first, rest) = self.name.split_once('/')?;
+        Some((first, rest.parse().ok()?))
+    }
+}
+
+/// One upstream as the mirror deals with it.
+pub struct Source {
+    pub upstream: Upstream,
+    pub tag_ttl: Duration,
+    pub stale_if_error: Duration,
+    pub metrics: Arc<UpstreamMetrics>,
+    /// Fills that may run at a time.
+    pub(super) fills: Arc<Semaphore>,
+    /// It let a held tag wait in vain: until it answers again, nobody waits for it who has something to serve.
+    pub(super) silent: AtomicBool,
+}
+
+impl Source {
+    pub fn new(upstream: Upstream, tag_ttl: Duration, stale_if_error: Duration, metrics: Arc<UpstreamMetrics>, fills_max: usize) -> Source {
+        let fills = Arc::new(Semaphore::new(fills_max));
+        Source { upstream, tag_ttl, stale_if_error, metrics, fills, silent: AtomicBool::new(false) }
+    }
+
+    pub fn name(&self) -> &Arc<str> {
+        self.upstream.name()
+    }
+}
+
+/// A configured upstream and the canonical name there. Only [`Repositories::resolve`] makes one.
+#[derive(Clone)]
+pub struct Repository {
+    pub source: Arc<Source>,
+    pub key: RepositoryKey,
+}
+
+impl Repository {
+    pub fn name(&self) -> &RepositoryName {
+        &self.key.name
+    }
+
+    pub fn upstream_name(&self) -> &Arc<str> {
+        &self.key.upstream
+    }
+}
+
+/// All that can be resolved.
+pub struct Repositories {
+    sources: HashMap<String, Arc<Source>>,
+    hosts: HashMap<String, Arc<Source>>,
+    default: Arc<Source>,
+}
+
+/// Why a spelling is no repository.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unresolved {
+    #[error("no upstream of this name is configured")]
+    UnknownUpstream,
+    #[error("the path's upstream is not the one in ns")]
+    Contradiction,
+    #[error("not a repository's name")]
+    Name,
+}
+
+impl Repositories {
+    /// `aliases` are further names of the sources' upstreams, `hosts` the `Host` headers that mean one. `None` when
+    /// `default` or a target of `hosts` or `aliases` is not among the sources.
+    pub fn new(sources: Vec<Arc<Source>>, aliases: &[(String, String)], hosts: &[(String, String)], default: &str) -> Option<Repositories> {
+        let mut by_name: HashMap<String, Arc<Source>> = sources.into_iter().map(|source| (source.name().to_string(), source)).collect();
+        let find = |by_name: &HashMap<String, Arc<Source>>, name: &str| by_name.get(name).cloned();
+        for (alias, name) in aliases {
+            let source = find(&by_name, name)?;
+            by_name.insert(alias.clone(), source);
+        }
+        if let Some(hub) = find(&by_name, DOCKER_HUB) {
+            for name in DOCKER_HUB_NAMES {
+                by_name.entry(name.into()).or_insert_with(|| Arc::clone(&hub));
+            }
+        }
+        let hosts = hosts.iter().map(|(host, name)| Some((host.clone(), find(&by_name, name)?))).collect::<Option<_>>()?;
+        let default = find(&by_name, default)?;
+        Some(Repositories { sources: by_name, hosts, default })
+    }
+
+    /// One upstream is chosen by, in this order: `ns`, the prefix before `/v2`, the name's first component, the `Host`
+    /// header (lower case, without port), the default.
+    ///
+    /// # Errors
+    /// When what was named is not configured, or two names contradict each other.
+    pub fn resolve(&self, target: &Target, host: Option<&str>) -> Result<Repository, Unresolved> {
+        let prefixed = match &target.root {
+            Root::Prefix(prefix) => Some(self.source(prefix)?),
+            Root::V2 | Root::Bare => None,
+        };
+        if let Some(ns) = &target.ns {
+            let source = self.source(ns)?;
+            if prefixed.is_some_and(|prefixed| !Arc::ptr_eq(prefixed, source)) {
+                return Err(Unresolved::Contradiction);
+            }
+            return self.stripped(target, source);
+        }
+        if let Some(source) = prefixed {
+            return Self::repository(source, target.whole());
+        }
+        if let Some((source, name)) = self.first_component(target) {
+            return Self::repository(source, Some(name));
+        }
+        if target.root == Root::Bare {
+            return Err(Unresolved::UnknownUpstream);
+        }
+        let source = host.and_then(|host| self.hosts.get(host)).unwrap_or(&self.default);
+        // A first component that can only be a host names an upstream that is not configured.
+        target.whole().map_or(Err(Unresolved::UnknownUpstream), |name| Self::repository(source, Some(name)))
+    }
+
+    /// The name with `ns` given: a leading component that means the same upstream is not part of it.
+    fn stripped(&self, target: &Target, source: &Arc<Source>) -> Result<Repository, Unresolved> {
+        match self.first_component(target) {
+            Some((first, name)) if Arc::ptr_eq(first, source) => Self::repository(source, Some(name)),
+            _ => Self::repository(source, target.whole()),
+        }
+    }
+
+    fn first_component(&self, target: &Target) -> Option<(&Arc<Source>, RepositoryName)> {
+        let (first, name) = target.split_first()?;
+        Some((self.sources.get(first)?, name))
+    }
+
+    fn source(&self, name: &str) -> Result<&Arc<Source>, Unresolved> {
+        self.sources.get(name).ok_or(Unresolved::UnknownUpstream)
+    }
+
+    fn repository(source: &Arc<Source>, name: Option<RepositoryName>) -> Result<Repository, Unresolved> {
+        let mut name = name.ok_or(Unresolved::Name)?;
+        if **source.name() == *DOCKER_HUB && !name.as_str().contains('/') {
+            name = format!("library/{name}").parse().map_err(|_| Unresolved::Name)?;
+        }
+        Ok(Repository { key: RepositoryKey { upstream: Arc::clone(source.name()), name }, source: Arc::clone(source) })
+    }
+}
