@@ -1,3 +1,6 @@
 //! (being written)
 
+pub mod connection;
+pub mod range;
 pub mod route;
+pub mod transport;
