@@ -1,5 +1,7 @@
 //! The edge over real sockets: how connections are taken, limited, drained and broken off.
 
+#![expect(clippy::unwrap_used, reason = "a test's helpers fail as its checks do")]
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
