@@ -1,0 +1,257 @@
+//! What a request's line asks for: the whole URL grammar, pure. Paths are read from the right end, since names hold slashes.
+//!
+//! ```text
+//! /v2/<name>/manifests/<reference>   /v2/<name>/tags/list             prefixes: /v2   /<upstream>/v2   / (k3s)
+//! /v2/<name>/blobs/<digest>          /v2/<name>/referrers/<digest>    query:    ns=<upstream>
+//! ```
+//! Which upstream a spelling means is not known here; `mirror/repository.rs` resolves a [`Target`] from configuration.
+
+use http::Method;
+
+use crate::oci::{Digest, InvalidDigest, InvalidName, Reference, RepositoryName};
+
+/// Longest path that is looked at; a prefix, the longest name and a sha512 digest take some 700 bytes.
+const PATH_LENGTH_MAX: usize = 1024;
+
+/// A question that larder answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Route {
+    /// `GET /v2/`, also with a prefix: "do you speak this protocol?"
+    Version {
+        root: Root,
+        ns: Option<String>,
+    },
+    Manifest {
+        target: Target,
+        reference: Reference,
+    },
+    Blob {
+        target: Target,
+        digest: Digest,
+    },
+    Tags {
+        target: Target,
+    },
+    Referrers {
+        target: Target,
+        digest: Digest,
+    },
+    Probe(Probe),
+}
+
+/// The paths for people and orchestrators.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Probe {
+    /// `/`
+    Home,
+    /// `/livez`, and `/healthz` as it was called before.
+    Live,
+    /// `/readyz`
+    Ready,
+}
+
+/// A repository as the client spelled it: well-formed, of an upstream that may not exist.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    pub root: Root,
+    /// The query's `ns`: percent-decoded, lower case, of the shape `host[:port]`.
+    pub ns: Option<String>,
+    name: String,
+}
+
+/// What stood before the name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Root {
+    /// `/v2/<name>`
+    V2,
+    /// `/<prefix>/v2/<name>`: the prefix, lower case, of the shape `host[:port]` (aliases have it too).
+    Prefix(String),
+    /// `/<name>` (k3s with a path in its endpoint): without `ns`, the first component must be an upstream.
+    Bare,
+}
+
+impl Target {
+    /// The name text as asked, perhaps with an upstream as its first component.
+    pub fn as_str(&self) -> &str {
+        &self.name
+    }
+
+    /// The whole text as a repository's name; `None` if its first component can only be a host (`localhost:5000/app`).
+    pub fn whole(&self) -> Option<RepositoryName> {
+        self.name.parse().ok()
+    }
+
+    /// The first component, which may be an upstream, and the name after it; `None` for a name of one component.
+    pub fn split_first(&self) -> Option<(&str, RepositoryName)> {
+        let (first, rest) = self.name.split_once('/')?;
+        Some((first, rest.parse().ok()?))
+    }
+}
+
+/// Why a request's line is no [`Route`]. A variant is an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RouteError {
+    #[error("no such endpoint")]
+    NotFound,
+    #[error("larder is read-only: only GET and HEAD")]
+    MethodNotAllowed,
+    #[error(transparent)]
+    Name(#[from] InvalidName),
+    #[error(transparent)]
+    Digest(#[from] InvalidDigest),
+    #[error("path with percent-escapes or of more than {PATH_LENGTH_MAX} bytes")]
+    Path,
+    #[error("invalid ns parameter: expected one host[:port]")]
+    Namespace,
+}
+
+impl Route {
+    /// # Errors
+    /// When the path is none of the grammar's, a part of it is malformed, or the method would write.
+    pub fn parse(method: &Method, path: &str, query: Option<&str>) -> Result<Route, RouteError> {
+        let reads = matches!(*method, Method::GET | Method::HEAD);
+        let probe = match path {
+            "/" => Some(Probe::Home),
+            "/livez" | "/healthz" => Some(Probe::Live),
+            "/readyz" => Some(Probe::Ready),
+            _ => None,
+        };
+        if let Some(probe) = probe {
+            return if reads { Ok(Route::Probe(probe)) } else { Err(RouteError::MethodNotAllowed) };
+        }
+        let (root, rest) = split_root(path).ok_or(RouteError::NotFound)?;
+        let resource = split_resource(rest);
+        // Bare paths are the protocol's only if they end as the protocol's do.
+        if !reads && (root != Root::Bare || resource.is_some()) {
+            return Err(RouteError::MethodNotAllowed);
+        }
+        if path.len() > PATH_LENGTH_MAX || path.contains('%') {
+            return Err(RouteError::Path);
+        }
+        let ns = namespace(query)?;
+        if rest.is_empty() && root != Root::Bare {
+            return Ok(Route::Version { root, ns });
+        }
+        let (name, resource) = resource.ok_or(RouteError::NotFound)?;
+        let target = Target { root, ns, name: check_name(name)?.to_owned() };
+        match resource {
+            Resource::Manifest(reference) => Ok(Route::Manifest { target, reference: parse_reference(reference)? }),
+            Resource::Blob(digest) => Ok(Route::Blob { target, digest: digest.parse()? }),
+            Resource::Tags => Ok(Route::Tags { target }),
+            Resource::Referrers(digest) => Ok(Route::Referrers { target, digest: digest.parse()? }),
+        }
+    }
+}
+
+/// The root, and what follows its slash. `/v2` is taken for `/v2/`.
+fn split_root(path: &str) -> Option<(Root, &str)> {
+    let path = path.strip_prefix('/')?;
+    let (first, rest) = path.split_once('/').unwrap_or((path, ""));
+    if first == "v2" {
+        return Some((Root::V2, rest));
+    }
+    let (second, name) = rest.split_once('/').unwrap_or((rest, ""));
+    // `/ghcr.io/v2/manifests/latest` leaves no name after `/v2`: it is k3s's spelling of a repository `v2`.
+    let nameless = split_resource(name).is_some_and(|(name, _)| name.is_empty());
+    match lower_host(first) {
+        Some(prefix) if second == "v2" && !nameless => Some((Root::Prefix(prefix), name)),
+        _ => Some((Root::Bare, path)),
+    }
+}
+
+/// The right end of a path, its last part not yet parsed.
+enum Resource<'a> {
+    Manifest(&'a str),
+    Blob(&'a str),
+    Tags,
+    Referrers(&'a str),
+}
+
+/// The name, which may be anything, and what is asked of it.
+fn split_resource(rest: &str) -> Option<(&str, Resource<'_>)> {
+    let (front, last) = rest.rsplit_once('/')?;
+    let (name, word) = front.rsplit_once('/').unwrap_or(("", front));
+    match (word, last) {
+        ("manifests", reference) => Some((name, Resource::Manifest(reference))),
+        ("blobs", digest) => Some((name, Resource::Blob(digest))),
+        ("tags", "list") => Some((name, Resource::Tags)),
+        ("referrers", digest) => Some((name, Resource::Referrers(digest))),
+        _ => None,
+    }
+}
+
+/// Passes a repository's name, or one after a host.
+fn check_name(text: &str) -> Result<&str, InvalidName> {
+    let host = |text: &str| lower_host(text).is_some_and(|lower| lower == text);
+    let fits = text.parse::<RepositoryName>().is_ok()
+        || text.split_once('/').is_some_and(|(first, rest)| host(first) && rest.parse::<RepositoryName>().is_ok());
+    if fits { Ok(text) } else { Err(InvalidName::Repository) }
+}
+
+fn parse_reference(text: &str) -> Result<Reference, RouteError> {
+    text.parse().map_err(|error| match error {
+        InvalidName::Digest(digest) => RouteError::Digest(digest),
+        InvalidName::Tag | InvalidName::Repository => RouteError::Name(error),
+    })
+}
+
+fn namespace(query: Option<&str>) -> Result<Option<String>, RouteError> {
+    let mut all = query.into_iter().flat_map(|query| values(query, "ns"));
+    let Some(first) = all.next() else { return Ok(None) };
+    let host = first.as_deref().and_then(lower_host).ok_or(RouteError::Namespace)?;
+    // Two that differ could be read one way here and another way by whatever stands in front of us.
+    if all.all(|other| other == first) { Ok(Some(host)) } else { Err(RouteError::Namespace) }
+}
+
+/// The first value of a query parameter, decoded; `None` if it is absent or its escapes are malformed.
+pub fn query_value(query: &str, key: &str) -> Option<String> {
+    values(query, key).next().flatten()
+}
+
+fn values<'a>(query: &'a str, key: &'a str) -> impl Iterator<Item = Option<String>> + 'a {
+    query
+        .split('&')
+        .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
+        .filter(move |(name, _)| *name == key)
+        .map(|(_, value)| decode(value))
+}
+
+/// Decodes `%XX` and `+`; `None` for what is not UTF-8 or not an escape.
+fn decode(text: &str) -> Option<String> {
+    let mut bytes = text.bytes();
+    let mut decoded = Vec::with_capacity(text.len());
+    while let Some(byte) = bytes.next() {
+        decoded.push(match byte {
+            b'%' => hex_digit(bytes.next()?)? << 4 | hex_digit(bytes.next()?)?,
+            b'+' => b' ',
+            _ => byte,
+        });
+    }
+    String::from_utf8(decoded).ok()
+}
+
+fn hex_digit(byte: u8) -> Option<u8> {
+    char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok())
+}
+
+/// `host[:port]` in lower case: a name of dot-separated labels, or an IPv6 address in brackets.
+fn lower_host(text: &str) -> Option<String> {
+    let (host, port) = match text.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
+        _ => (text, None),
+    };
+    let label = |label: &str| {
+        label.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric())
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+    };
+    let address = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    let is_host = match address {
+        Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
+        None => host.split('.').all(label),
+    };
+    let is_port = port.is_none_or(|port| port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok());
+    (text.len() <= 255 && is_host && is_port).then(|| text.to_ascii_lowercase())
+}
+
+#[cfg(test)]
+mod tests;
