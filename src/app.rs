@@ -1,1 +1,198 @@
-//! (being written)
+//! The composition root: builds every part from the configuration, owns them, and runs them until the stop.
+
+use std::collections::HashSet;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::Clock;
+use crate::config::{Config, Visibility};
+use crate::gate::Gate;
+use crate::log::AccessLog;
+use crate::metrics::Metrics;
+use crate::mirror::{self, Mirror, Repositories, Source};
+use crate::rng::Rng;
+use crate::server::admin::Admin;
+use crate::server::handler::Handler;
+use crate::server::{BindError, Limits, Server};
+use crate::shutdown::Readiness;
+use crate::store::disk::{Disk, SystemDisk};
+use crate::store::{self, OpenError, Store};
+use crate::upstream::connect::{Connect, TcpConnect};
+use crate::upstream::{SetupError, Upstream};
+
+/// Blocking disk work at a time; DNS needs some of tokio's blocking threads, too.
+const DISK_WORK_MAX: usize = 32;
+/// How often use is written down and gauges are set.
+const TEND_INTERVAL: Duration = Duration::from_secs(5);
+
+/// What larder touches of the world outside: the system's, or a simulation's.
+#[derive(Clone)]
+pub struct World {
+    pub connect: Arc<dyn Connect>,
+    pub disk: Arc<dyn Disk>,
+    pub gate: Gate,
+    pub clock: Clock,
+    pub rng: Arc<Rng>,
+}
+
+impl World {
+    pub fn system() -> World {
+        World {
+            connect: Arc::new(TcpConnect),
+            disk: Arc::new(SystemDisk),
+            gate: Gate::threads(DISK_WORK_MAX),
+            clock: Clock::System,
+            rng: Arc::new(Rng::from_entropy()),
+        }
+    }
+}
+
+/// Everything that answers, built and ready, but listening nowhere yet.
+pub struct App {
+    pub handler: Arc<Handler>,
+    pub admin: Admin,
+    pub store: Arc<Store>,
+    pub metrics: Arc<Metrics>,
+    pub readiness: Readiness,
+}
+
+/// Why larder does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    #[error(transparent)]
+    Upstream(#[from] SetupError),
+    #[error("the configuration names an upstream that it does not describe")]
+    Repositories,
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    #[error(transparent)]
+    Cache(#[from] OpenError),
+    #[error("{0}")]
+    Io(#[from] io::Error),
+}
+
+impl Failure {
+    /// The process's exit code.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Failure::Io(_) => 1,
+            Failure::Upstream(_) | Failure::Repositories => 2,
+            Failure::Bind(_) => 3,
+            Failure::Cache(OpenError::Locked(store::LockError::Held { .. })) => 4,
+            Failure::Cache(_) => 5,
+        }
+    }
+}
+
+impl App {
+    /// Builds all parts; asks no upstream anything.
+    ///
+    /// # Errors
+    /// When the cache directory or an upstream's settings cannot be used.
+    pub fn build(config: &Config, world: World, metrics: Arc<Metrics>, log: Option<AccessLog>, stop: CancellationToken) -> Result<App, Failure> {
+        let repositories = repositories(config, &world, &metrics)?;
+        let private = config.upstreams.values().filter(|upstream| upstream.visibility == Visibility::Private);
+        let options = store::Options {
+            path: config.cache.path.clone(),
+            max_size: config.cache.max_size,
+            max_blob_size: config.cache.max_blob_size,
+            memory_cache_size: config.cache.memory_cache_size,
+            private_upstreams: private.map(|upstream| upstream.name.as_str().into()).collect::<HashSet<Arc<str>>>(),
+        };
+        let World { connect: _, disk, gate, clock, rng } = world;
+        let store = Store::open(options, disk, gate.clone(), clock.clone(), Arc::clone(&metrics))?;
+        let options = mirror::Options {
+            revalidate_wait: config.cache.revalidate_wait,
+            negative_ttl: config.cache.negative_ttl,
+            fills_max: config.fills.max_concurrent,
+            fill_queue_timeout: config.fills.queue_timeout,
+        };
+        let mirror = Mirror::new(&options, repositories, Arc::clone(&store), gate, clock.clone(), &metrics, Arc::clone(&rng));
+        let readiness = Readiness::starting(stop);
+        let handler = Handler { mirror, metrics: Arc::clone(&metrics), log, readiness: readiness.clone(), rng, clock };
+        let admin = Admin { metrics: Arc::clone(&metrics), readiness: readiness.clone() };
+        Ok(App { handler: Arc::new(handler), admin, store, metrics, readiness })
+    }
+
+    /// Serves until `stop`, drains, and closes the cache.
+    pub async fn run(self, clients: Server, operators: Server, limits: Limits, stop: CancellationToken) {
+        let handler = Arc::clone(&self.handler);
+        let answer = move |peer, request| Arc::clone(&handler).handle(peer, request);
+        let clients = clients.run(answer, limits, Arc::clone(&self.metrics), stop.clone());
+        let admin = self.admin.clone();
+        let answer = move |_, request| std::future::ready(admin.answer(&request).map(Full::<Bytes>::new));
+        // Operators may watch the drain: their server stops last.
+        let drained = CancellationToken::new();
+        // Its connections are not the clients', and not counted among them.
+        let own = Arc::new(Metrics::new([""; 0]));
+        let operators = operators.run(answer, Limits::new(64, Duration::from_secs(1)), own, drained.clone());
+        let tending = tokio::spawn(tend(Arc::clone(&self.store)));
+        self.readiness.ready();
+        let work = async {
+            let aborted = clients.await;
+            if aborted > 0 {
+                tracing::warn!(aborted, "connections were broken off at the end of server.drain_timeout");
+            }
+            drained.cancel();
+        };
+        tokio::join!(work, operators);
+        tending.abort();
+        let store = self.store;
+        if let Err(error) = tokio::task::spawn_blocking(move || store.close()).await {
+            tracing::error!(%error, "the cache was not closed cleanly");
+        }
+    }
+}
+
+async fn tend(store: Arc<Store>) {
+    loop {
+        tokio::time::sleep(TEND_INTERVAL).await;
+        store.tend().await;
+    }
+}
+
+fn repositories(config: &Config, world: &World, metrics: &Arc<Metrics>) -> Result<Repositories, Failure> {
+    let mut sources = Vec::new();
+    let mut aliases = Vec::new();
+    for upstream in config.upstreams.values() {
+        let client = Upstream::new(upstream, Arc::clone(&world.connect), Arc::clone(metrics), Arc::clone(&world.rng))?;
+        let own = Arc::clone(metrics.upstream(&upstream.name));
+        let fills_max = config.fills.max_concurrent_per_upstream;
+        sources.push(Arc::new(Source::new(client, upstream.tag_ttl, upstream.stale_if_error, own, fills_max)));
+        aliases.extend(upstream.aliases.iter().map(|alias| (alias.clone(), upstream.name.clone())));
+    }
+    let hosts: Vec<_> = config.server.hosts.iter().map(|(host, name)| (host.clone(), name.clone())).collect();
+    Repositories::new(sources, &aliases, &hosts, &config.default_upstream).ok_or(Failure::Repositories)
+}
+
+/// The daemon, from a valid configuration to its clean end.
+///
+/// # Errors
+/// When it cannot begin; see [`Failure::exit_code`].
+pub async fn serve(config: Config, log: AccessLog, metrics: Arc<Metrics>) -> Result<(), Failure> {
+    let stop = CancellationToken::new();
+    crate::shutdown::on_signals(stop.clone())?;
+    if let Some(limit) = crate::server::raise_file_limit()? {
+        tracing::debug!(limit, "file descriptors");
+    }
+    let clients = Server::bind(&config.server.listen)?;
+    let operators = Server::bind(&[config.admin.listen])?;
+    let app = App::build(&config, World::system(), metrics, Some(log), stop.clone())?;
+    for address in clients.addresses() {
+        tracing::info!(%address, cache = %config.cache.path.display(), "larder serves; daemon.json: {{\"registry-mirrors\": [\"http://{address}\"]}}");
+    }
+    let limits = Limits::new(config.server.max_connections, config.server.drain_timeout);
+    app.run(clients, operators, limits, stop).await;
+    tracing::info!("larder has stopped");
+    Ok(())
+}
+
+/// The metrics of a configuration, built first since the log counts in them.
+pub fn metrics(config: &Config) -> Arc<Metrics> {
+    Arc::new(Metrics::new(config.upstreams.keys()))
+}

@@ -24,9 +24,13 @@ use self::transport::Transport;
 use crate::metrics::Metrics;
 
 pub mod admin;
+pub mod body;
 pub mod connection;
 pub mod error;
+pub mod handler;
 pub mod range;
+pub mod record;
+pub mod response;
 pub mod route;
 pub mod transport;
 

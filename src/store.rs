@@ -156,13 +156,19 @@ impl Store {
         let Some(lease) = Lease::take(&self.ledger, *digest) else { return Ok(None) };
         self.touch(digest);
         if let Some(bytes) = self.memory.get(digest) {
-            return Ok(Some(Blob { digest: *digest, len: bytes.len() as u64, content: Content::Memory(bytes), _lease: lease }));
+            return Ok(Some(Blob {
+                digest: *digest,
+                len: bytes.len() as u64,
+                content: Content::Memory(bytes),
+                store: Arc::clone(self),
+                _lease: lease,
+            }));
         }
         let (store, digest) = (Arc::clone(self), *digest);
         self.gate.run(move || store.open_blob(digest, lease)).await
     }
 
-    fn open_blob(&self, digest: Digest, lease: Lease) -> Result<Option<Blob>, StoreError> {
+    fn open_blob(self: &Arc<Store>, digest: Digest, lease: Lease) -> Result<Option<Blob>, StoreError> {
         let path = self.layout.blob(&digest);
         let open = || -> io::Result<(u64, Content)> {
             let file = self.disk.open(&path)?;
@@ -176,7 +182,7 @@ impl Store {
             Ok((len, Content::Memory(bytes)))
         };
         match open() {
-            Ok((len, content)) => Ok(Some(Blob { digest, len, content, _lease: lease })),
+            Ok((len, content)) => Ok(Some(Blob { digest, len, content, store: Arc::clone(self), _lease: lease })),
             Err(error) => {
                 drop(lease);
                 self.metrics.read_failed(if error.kind() == io::ErrorKind::NotFound { "corrupt" } else { "io" });
@@ -342,6 +348,13 @@ impl Store {
         self.gate
             .run(move || store.refs.drop_tag(&key).map_err(|error| store.write_error("remove", &store.layout.tag(&key.0, &key.1), error)))
             .await
+    }
+
+    /// A stored blob could not be read while it was served.
+    async fn damaged(self: &Arc<Store>, digest: Digest) {
+        self.metrics.read_failed("io");
+        let store = Arc::clone(self);
+        self.gate.run(move || store.quarantine(&digest)).await;
     }
 
     /// A stored blob could not be read or was found wrong: it is put aside and held no longer. Blocks.

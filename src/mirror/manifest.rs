@@ -20,7 +20,6 @@ use crate::upstream::{Call, Exchange, ManifestHead, UpstreamError};
 const CHECK_TIMEOUT: Duration = Duration::from_secs(25);
 
 /// A manifest as it may be served.
-#[derive(Debug)]
 pub struct ManifestAnswer {
     pub descriptor: Descriptor,
     /// `None` for HEAD where the bytes are not held.
@@ -168,11 +167,11 @@ impl Mirror {
                 Ok(ManifestAnswer { exchange, ..answer })
             }
             (Answer::Serve(outcome), result, record) => {
-                let record = result.ok().and_then(|found| match found {
-                    Found::Same(record) => Some(record),
-                    Found::Moved(_) => None,
-                });
-                let record = record.or(record_of(&key, self).await);
+                let confirmed = match result {
+                    Ok(Found::Same(record)) => Some(record),
+                    Ok(Found::Moved(_)) | Err(_) => None,
+                };
+                let record = confirmed.or(record);
                 let served = self.serve_record(repository, record, outcome).await;
                 served.map(|answer| ManifestAnswer { exchange, ..answer })
             }
@@ -394,10 +393,6 @@ impl Mirror {
         let detail = "the manifest was evicted while it was read".into();
         Error::Unavailable { upstream: Arc::clone(repository.upstream_name()), detail }
     }
-}
-
-async fn record_of(key: &(crate::store::RepositoryKey, Tag), mirror: &Mirror) -> Option<Arc<TagRecord>> {
-    mirror.store.tag(key).await.ok().flatten()
 }
 
 fn plain(descriptor: Descriptor, bytes: Option<Bytes>, outcome: Outcome) -> ManifestAnswer {

@@ -137,6 +137,15 @@ impl Repositories {
         Some(Repositories { sources: by_name, hosts, default })
     }
 
+    /// Whether what stands before `/v2/` and in `ns` is configured.
+    pub fn knows(&self, root: &Root, ns: Option<&str>) -> bool {
+        let prefix = match root {
+            Root::Prefix(prefix) => Some(prefix.as_str()),
+            Root::V2 | Root::Bare => None,
+        };
+        prefix.into_iter().chain(ns).all(|name| self.sources.contains_key(name))
+    }
+
     /// One upstream is chosen by, in this order: `ns`, the prefix before `/v2`, the name's first component, the `Host`
     /// header (lower case, without port), the default.
     ///

@@ -8,6 +8,7 @@
 
 use http::Method;
 
+use crate::mirror::{Root, Target};
 use crate::oci::{Digest, InvalidDigest, InvalidName, Reference, RepositoryName};
 
 /// Longest path that is looked at; a prefix, the longest name and a sha512 digest take some 700 bytes.
@@ -48,44 +49,6 @@ pub enum Probe {
     Live,
     /// `/readyz`
     Ready,
-}
-
-/// A repository as the client spelled it: well-formed, of an upstream that may not exist.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Target {
-    pub root: Root,
-    /// The query's `ns`: percent-decoded, lower case, of the shape `host[:port]`.
-    pub ns: Option<String>,
-    name: String,
-}
-
-/// What stood before the name.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Root {
-    /// `/v2/<name>`
-    V2,
-    /// `/<prefix>/v2/<name>`: the prefix, lower case, of the shape `host[:port]` (aliases have it too).
-    Prefix(String),
-    /// `/<name>` (k3s with a path in its endpoint): without `ns`, the first component must be an upstream.
-    Bare,
-}
-
-impl Target {
-    /// The name text as asked, perhaps with an upstream as its first component.
-    pub fn as_str(&self) -> &str {
-        &self.name
-    }
-
-    /// The whole text as a repository's name; `None` if its first component can only be a host (`localhost:5000/app`).
-    pub fn whole(&self) -> Option<RepositoryName> {
-        self.name.parse().ok()
-    }
-
-    /// The first component, which may be an upstream, and the name after it; `None` for a name of one component.
-    pub fn split_first(&self) -> Option<(&str, RepositoryName)> {
-        let (first, rest) = self.name.split_once('/')?;
-        Some((first, rest.parse().ok()?))
-    }
 }
 
 /// Why a request's line is no [`Route`]. A variant is an answer.
@@ -133,7 +96,7 @@ impl Route {
             return Ok(Route::Version { root, ns });
         }
         let (name, resource) = resource.ok_or(RouteError::NotFound)?;
-        let target = Target { root, ns, name: check_name(name)?.to_owned() };
+        let target = Target::new(root, ns, check_name(name)?);
         match resource {
             Resource::Manifest(reference) => Ok(Route::Manifest { target, reference: parse_reference(reference)? }),
             Resource::Blob(digest) => Ok(Route::Blob { target, digest: digest.parse()? }),

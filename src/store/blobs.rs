@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 
+use super::Store;
 use super::buffer::Buffers;
 use super::disk::DiskFile;
 use super::evict::{Item, Ledger};
@@ -18,6 +19,7 @@ pub struct Blob {
     pub(super) digest: Digest,
     pub(super) len: u64,
     pub(super) content: Content,
+    pub(super) store: Arc<Store>,
     pub(super) _lease: Lease,
 }
 
@@ -49,25 +51,27 @@ impl Blob {
     }
 
     /// The next chunk of `range`, if it takes no waiting for the disk.
-    ///
-    /// # Errors
-    /// When the disk fails, or the file is shorter than it was.
-    pub fn read_now(&self, range: &Range<u64>) -> io::Result<Option<Bytes>> {
+    pub fn read_now(&self, range: &Range<u64>) -> Option<Bytes> {
         match &self.content {
-            Content::Memory(bytes) => Ok(Some(slice(bytes, range))),
-            Content::File(reader) => reader.read_now(range.start, range.end - range.start),
+            Content::Memory(bytes) => Some(slice(bytes, range)),
+            // What fails here fails again in `read`, which says so.
+            Content::File(reader) => reader.read_now(range.start, range.end - range.start).ok()?,
         }
     }
 
     /// The next chunk of `range`.
     ///
     /// # Errors
-    /// As [`Blob::read_now`].
+    /// When the disk fails, or the file is shorter than it was: the blob is then put aside.
     pub async fn read(&self, range: &Range<u64>) -> io::Result<Bytes> {
-        match &self.content {
+        let read = match &self.content {
             Content::Memory(bytes) => Ok(slice(bytes, range)),
             Content::File(reader) => reader.read(range.start, range.end - range.start).await,
+        };
+        if read.is_err() {
+            self.store.damaged(self.digest).await;
         }
+        read
     }
 }
 

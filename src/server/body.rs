@@ -1,0 +1,153 @@
+//! What a response's body is made of, and the account of it that ends in the access line.
+
+use std::future::Future;
+use std::io;
+use std::ops::Range;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http_body::{Frame, SizeHint};
+
+use super::record::Record;
+use crate::store::{Blob, TailReader};
+
+/// A body and its account. Dropped before its end, it was aborted.
+pub struct Body {
+    content: Content,
+    record: Record,
+}
+
+/// A stored blob shows its file, so that a transport that can send files needs a change in one place only.
+pub enum Content {
+    Bytes(Bytes),
+    File { blob: Arc<Blob>, range: Range<u64>, reading: Option<Reading> },
+    Tail(Tailing),
+}
+
+type Reading = Pin<Box<dyn Future<Output = io::Result<Bytes>> + Send>>;
+
+/// A reader of a growing blob, either at rest or waiting for the next chunk.
+pub enum Tailing {
+    Idle(TailReader),
+    Waiting(Pin<Box<dyn Future<Output = (TailReader, Option<io::Result<Bytes>>)> + Send>>),
+    Ended,
+}
+
+impl Body {
+    pub fn new(content: Content, record: Record) -> Body {
+        Body { content, record }
+    }
+}
+
+impl Content {
+    pub fn file(blob: Blob, range: Range<u64>) -> Content {
+        Content::File { blob: Arc::new(blob), range, reading: None }
+    }
+
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
+        match self {
+            Content::Bytes(bytes) => {
+                let bytes = std::mem::take(bytes);
+                Poll::Ready((!bytes.is_empty()).then_some(Ok(bytes)))
+            }
+            Content::File { blob, range, reading } => {
+                let chunk = ready!(poll_file(blob, range, reading, context));
+                if let Some(Ok(chunk)) = &chunk {
+                    range.start += chunk.len() as u64;
+                }
+                Poll::Ready(chunk)
+            }
+            Content::Tail(tailing) => tailing.poll(context),
+        }
+    }
+}
+
+/// What the page cache has is read in place; for the rest the worker does not wait.
+fn poll_file(
+    blob: &Arc<Blob>,
+    range: &Range<u64>,
+    reading: &mut Option<Reading>,
+    context: &mut Context<'_>,
+) -> Poll<Option<io::Result<Bytes>>> {
+    if reading.is_none() {
+        if range.is_empty() {
+            return Poll::Ready(None);
+        }
+        if let Some(chunk) = blob.read_now(range) {
+            return Poll::Ready(Some(Ok(chunk)));
+        }
+        let (blob, range) = (Arc::clone(blob), range.clone());
+        *reading = Some(Box::pin(async move { blob.read(&range).await }));
+    }
+    match reading {
+        Some(future) => {
+            let chunk = ready!(future.as_mut().poll(context));
+            *reading = None;
+            Poll::Ready(Some(chunk))
+        }
+        None => Poll::Ready(None),
+    }
+}
+
+impl Tailing {
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
+        loop {
+            match std::mem::replace(self, Tailing::Ended) {
+                Tailing::Ended => return Poll::Ready(None),
+                Tailing::Idle(mut reader) => {
+                    *self = Tailing::Waiting(Box::pin(async move {
+                        let chunk = reader.next().await;
+                        (reader, chunk)
+                    }));
+                }
+                Tailing::Waiting(mut waiting) => match waiting.as_mut().poll(context) {
+                    Poll::Pending => {
+                        *self = Tailing::Waiting(waiting);
+                        return Poll::Pending;
+                    }
+                    Poll::Ready((reader, chunk)) => {
+                        if matches!(chunk, Some(Ok(_))) {
+                            *self = Tailing::Idle(reader);
+                        }
+                        return Poll::Ready(chunk);
+                    }
+                },
+            }
+        }
+    }
+}
+
+impl http_body::Body for Body {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        let body = self.get_mut();
+        let chunk = ready!(body.content.poll(context));
+        match &chunk {
+            Some(Ok(bytes)) => body.record.sent(bytes.len() as u64),
+            Some(Err(error)) => body.record.broke(error),
+            None => body.record.complete(),
+        }
+        Poll::Ready(chunk.map(|chunk| chunk.map(Frame::data)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.content {
+            Content::Bytes(bytes) => bytes.is_empty(),
+            Content::File { range, reading, .. } => range.is_empty() && reading.is_none(),
+            Content::Tail(tailing) => matches!(tailing, Tailing::Ended),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.content {
+            Content::Bytes(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Content::File { range, .. } => SizeHint::with_exact(range.end - range.start),
+            Content::Tail(Tailing::Idle(reader)) => reader.remaining().map(SizeHint::with_exact).unwrap_or_default(),
+            Content::Tail(_) => SizeHint::default(),
+        }
+    }
+}

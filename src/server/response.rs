@@ -1,0 +1,98 @@
+//! Headers and bodies of good answers.
+
+use bytes::Bytes;
+use http::header::{ACCEPT_RANGES, AGE, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE};
+use http::{HeaderName, HeaderValue, Response, StatusCode};
+
+use super::body::Content;
+use super::range::Selection;
+use crate::mirror::{ManifestAnswer, Outcome};
+use crate::oci::Digest;
+
+const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
+const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
+const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
+/// distribution-spec, "Registry Proxying".
+const NAMESPACE: HeaderName = HeaderName::from_static("oci-namespace");
+
+/// An answer before its account is attached.
+pub struct Answered {
+    pub head: Response<()>,
+    pub content: Content,
+    /// Bytes of the body, when known.
+    pub length: Option<u64>,
+}
+
+impl Answered {
+    /// An answer whose bytes are at hand.
+    pub fn plain(response: Response<Bytes>) -> Answered {
+        let (head, body) = response.into_parts();
+        let length = Some(body.len() as u64);
+        Answered { head: Response::from_parts(head, ()), content: Content::Bytes(body), length }
+    }
+
+    fn set(&mut self, name: HeaderName, value: impl TryInto<HeaderValue>) {
+        // Digests, media types and numbers: visible ASCII by their types.
+        if let Ok(value) = value.try_into() {
+            self.head.headers_mut().insert(name, value);
+        }
+    }
+}
+
+/// `GET /v2/`: yes, this is a registry.
+pub fn version() -> Answered {
+    let mut answered = Answered::plain(Response::new(Bytes::from_static(b"{}")));
+    answered.set(CONTENT_TYPE, "application/json");
+    answered.set(CONTENT_LENGTH, "2");
+    answered.set(API_VERSION, "registry/2.0");
+    answered
+}
+
+/// What every answer about content says of how it came to be.
+pub fn mark(answered: &mut Answered, outcome: Outcome, ttl: Option<i64>, ns: Option<&str>) {
+    answered.set(API_VERSION, "registry/2.0");
+    answered.set(CACHE_STATUS, outcome.cache_status(ttl));
+    if let Some(ns) = ns {
+        answered.set(NAMESPACE, ns);
+    }
+}
+
+pub fn manifest(manifest: ManifestAnswer, ns: Option<&str>) -> Answered {
+    let ManifestAnswer { descriptor, bytes, outcome, ttl, age, .. } = manifest;
+    let mut answered = Answered::plain(Response::new(bytes.unwrap_or_default()));
+    mark(&mut answered, outcome, ttl, ns);
+    answered.set(CONTENT_TYPE, descriptor.media_type.as_str());
+    answered.set(CONTENT_LENGTH, HeaderValue::from(descriptor.size));
+    answered.set(CONTENT_DIGEST, descriptor.digest.to_string());
+    if let Some(age) = age {
+        answered.set(AGE, HeaderValue::from(age.as_secs()));
+    }
+    answered
+}
+
+/// A blob, or a part of it; without content for HEAD.
+pub fn blob(
+    digest: &Digest,
+    size: Option<u64>,
+    selection: Selection,
+    outcome: Outcome,
+    ns: Option<&str>,
+    content: Option<Content>,
+) -> Answered {
+    let length = size.map(|size| selection.length(size));
+    let mut answered = Answered { head: Response::new(()), content: content.unwrap_or(Content::Bytes(Bytes::new())), length };
+    mark(&mut answered, outcome, None, ns);
+    answered.set(CONTENT_TYPE, "application/octet-stream");
+    answered.set(CONTENT_DIGEST, digest.to_string());
+    answered.set(ACCEPT_RANGES, "bytes");
+    if let Some(length) = length {
+        answered.set(CONTENT_LENGTH, HeaderValue::from(length));
+    }
+    if let (Selection::Part { .. }, Some(size)) = (selection, size) {
+        *answered.head.status_mut() = StatusCode::PARTIAL_CONTENT;
+        if let Some(range) = selection.content_range(size) {
+            answered.set(CONTENT_RANGE, range);
+        }
+    }
+    answered
+}
