@@ -94,7 +94,13 @@ impl App {
     ///
     /// # Errors
     /// When the cache directory or an upstream's settings cannot be used.
-    pub fn build(config: &Config, world: World, metrics: Arc<Metrics>, log: Option<AccessLog>, stop: CancellationToken) -> Result<App, Failure> {
+    pub fn build(
+        config: &Config,
+        world: World,
+        metrics: Arc<Metrics>,
+        log: Option<AccessLog>,
+        stop: CancellationToken,
+    ) -> Result<App, Failure> {
         let repositories = repositories(config, &world, &metrics)?;
         let private = config.upstreams.values().filter(|upstream| upstream.visibility == Visibility::Private);
         let options = store::Options {
@@ -160,7 +166,7 @@ fn repositories(config: &Config, world: &World, metrics: &Arc<Metrics>) -> Resul
     let mut sources = Vec::new();
     let mut aliases = Vec::new();
     for upstream in config.upstreams.values() {
-        let client = Upstream::new(upstream, Arc::clone(&world.connect), Arc::clone(metrics), Arc::clone(&world.rng))?;
+        let client = Upstream::new(upstream, Arc::clone(&world.connect), metrics, Arc::clone(&world.rng))?;
         let own = Arc::clone(metrics.upstream(&upstream.name));
         let fills_max = config.fills.max_concurrent_per_upstream;
         sources.push(Arc::new(Source::new(client, upstream.tag_ttl, upstream.stale_if_error, own, fills_max)));

@@ -29,6 +29,8 @@ pub struct ServerConfig {
     pub hosts: BTreeMap<String, String>,
     pub max_connections: usize,
     pub drain_timeout: Duration,
+    /// Whoever may connect may read what private upstreams' credentials read.
+    pub allow_anonymous_private: bool,
 }
 
 #[derive(Clone, Debug)]

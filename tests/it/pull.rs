@@ -1,0 +1,31 @@
+//! A pull as a client sees it: one upstream transfer, the right bytes, and nothing asked twice.
+
+use std::time::Duration;
+
+use crate::support::larder::Larder;
+use crate::support::net::FakeNet;
+use crate::support::registry::{FakeRegistry, get, head};
+
+fn hub() -> (FakeNet, FakeRegistry) {
+    let (net, registry) = (FakeNet::new(), FakeRegistry::new());
+    net.host("hub.test", "93.184.216.34", &registry);
+    (net, registry)
+}
+
+#[tokio::test]
+async fn an_image_is_pulled_once_and_then_served_from_the_cache() {
+    let (net, registry) = hub();
+    let image = registry.push_image("library/app", "latest", &[3_000_000, 100, 70_000], 1);
+    let larder = Larder::start(&net);
+    for round in 0..2 {
+        let manifest = larder.get("/v2/library/app/manifests/latest").await;
+        assert_eq!((manifest.status, manifest.bytes()), (200, &image.bytes), "round {round}");
+        assert_eq!(manifest.header("docker-content-digest"), Some(image.digest.to_string().as_str()));
+        for layer in &image.layers {
+            let blob = larder.get(&format!("/v2/library/app/blobs/{}", layer.digest)).await;
+            assert_eq!((blob.status, blob.bytes()), (200, &layer.bytes));
+        }
+    }
+    assert_eq!(registry.count(get().blob()), 3);
+    assert_eq!((registry.count(head().manifest()), registry.count(get().manifest())), (1, 1));
+}

@@ -1,0 +1,213 @@
+//! larder in process, over a fake network: every part is the real one but the world outside.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use larder::app::{App, World};
+use larder::clock::{Clock, Timestamp};
+use larder::config::{
+    AdminConfig, BaseUrl, CacheConfig, Config, FillsConfig, LogConfig, LogFormat, ServerConfig, UpstreamConfig, Visibility,
+};
+use larder::gate::Gate;
+use larder::metrics::Metrics;
+use larder::rng::Rng;
+use larder::server::connection::{self, Peer};
+use larder::store::disk::{Disk, SystemDisk};
+use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
+
+use super::client::{Client, Reply};
+use super::net::FakeNet;
+
+/// What a test's pipe holds: less than a blob, so that a client that doesn't read is felt.
+const PIPE_BYTES: usize = 64 * 1024;
+/// 2026-11-21.
+const NOW: Timestamp = Timestamp(1_795_219_200_000);
+
+/// How a larder is to be set up. `docker.io` is at `http://hub.test`, and the default.
+pub struct Setup {
+    pub config: Config,
+    pub world: World,
+    directory: Arc<TempDir>,
+}
+
+/// A running larder.
+pub struct Larder {
+    pub app: App,
+    pub clock: Clock,
+    pub config: Config,
+    world: World,
+    directory: Arc<TempDir>,
+    stop: CancellationToken,
+}
+
+/// An upstream at `http://<host>`.
+pub fn upstream(name: &str, host: &str) -> UpstreamConfig {
+    UpstreamConfig {
+        name: name.into(),
+        url: BaseUrl { tls: false, host: host.into(), port: 80, path: String::new() },
+        aliases: Vec::new(),
+        credentials: None,
+        visibility: Visibility::Public,
+        tag_ttl: Duration::from_secs(300),
+        stale_if_error: Duration::from_secs(7 * 86_400),
+        token_hosts: Vec::new(),
+        allow_private_addresses: Vec::new(),
+        ca_file: None,
+    }
+}
+
+impl Setup {
+    pub fn new(net: &FakeNet) -> Setup {
+        let directory = Arc::new(tempfile::tempdir().expect("a directory"));
+        let anywhere = SocketAddr::from(([127, 0, 0, 1], 0));
+        let config = Config {
+            server: ServerConfig {
+                listen: vec![anywhere],
+                hosts: BTreeMap::new(),
+                max_connections: 1024,
+                drain_timeout: Duration::from_secs(5),
+                allow_anonymous_private: true,
+            },
+            admin: AdminConfig { listen: anywhere },
+            cache: CacheConfig {
+                path: directory.path().join("cache"),
+                max_size: 1 << 30,
+                max_blob_size: 1 << 29,
+                revalidate_wait: Duration::from_secs(2),
+                negative_ttl: Duration::from_secs(10),
+                memory_cache_size: 16 << 20,
+            },
+            fills: FillsConfig { max_concurrent: 64, max_concurrent_per_upstream: 32, queue_timeout: Duration::from_secs(20) },
+            default_upstream: "docker.io".into(),
+            upstreams: BTreeMap::new(),
+            log: LogConfig { format: LogFormat::Text, level: "off".into() },
+        };
+        let world = World {
+            connect: Arc::new(net.clone()),
+            disk: Arc::new(SystemDisk),
+            gate: Gate::threads(16),
+            clock: Clock::manual(NOW),
+            rng: Arc::new(Rng::seeded(7)),
+        };
+        Setup { config, world, directory }.upstream(upstream("docker.io", "hub.test"))
+    }
+
+    pub fn upstream(mut self, upstream: UpstreamConfig) -> Setup {
+        self.config.upstreams.insert(upstream.name.clone(), upstream);
+        self
+    }
+
+    pub fn cache(mut self, change: impl FnOnce(&mut CacheConfig)) -> Setup {
+        change(&mut self.config.cache);
+        self
+    }
+
+    /// Changes the settings of `docker.io`.
+    pub fn hub(mut self, change: impl FnOnce(&mut UpstreamConfig)) -> Setup {
+        self.config.upstreams.get_mut("docker.io").map(change).expect("docker.io is always there");
+        self
+    }
+
+    pub fn disk(mut self, disk: Arc<dyn Disk>) -> Setup {
+        self.world.disk = disk;
+        self
+    }
+
+    pub fn start(self) -> Larder {
+        let Setup { config, world, directory } = self;
+        let stop = CancellationToken::new();
+        let metrics = Arc::new(Metrics::new(config.upstreams.keys()));
+        let app = App::build(&config, world.clone(), metrics, None, stop.clone()).expect("a larder");
+        app.readiness.ready();
+        Larder { app, clock: world.clock.clone(), config, world, directory, stop }
+    }
+}
+
+impl Larder {
+    pub fn start(net: &FakeNet) -> Larder {
+        Setup::new(net).start()
+    }
+
+    /// A connection of its own.
+    pub async fn client(&self) -> Client {
+        let (near, far) = tokio::io::duplex(PIPE_BYTES);
+        let handler = Arc::clone(&self.app.handler);
+        let stop = self.stop.clone();
+        let here = SocketAddr::from(([127, 0, 0, 1], 5000));
+        let peer = Peer { client: SocketAddr::from(([127, 0, 0, 1], 40_000)), listener: here };
+        tokio::spawn(async move {
+            let answer = |peer, request| Arc::clone(&handler).handle(peer, request);
+            let _ = connection::serve(far, Duration::from_secs(60), peer, answer, &stop).await;
+        });
+        Client::over(near).await
+    }
+
+    pub async fn get(&self, path: &str) -> Reply {
+        self.client().await.get(path).send().await
+    }
+
+    pub async fn head(&self, path: &str) -> Reply {
+        self.client().await.head(path).send().await
+    }
+
+    /// The value of a series, as `larder_requests_total{kind="blob",outcome="hit",upstream="docker.io"}`.
+    pub fn metric(&self, series: &str) -> f64 {
+        let text = self.app.metrics.encode();
+        let line = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        line.unwrap_or_else(|| panic!("no series {series}")).parse().expect("a number")
+    }
+
+    pub fn cache(&self) -> &Path {
+        &self.config.cache.path
+    }
+
+    /// All files below a folder of the cache, in order.
+    pub fn files(&self, below: &str) -> Vec<PathBuf> {
+        let mut found = Vec::new();
+        let mut folders = vec![self.cache().join(below)];
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(&folder).into_iter().flatten().flatten() {
+                if entry.file_type().expect("a type").is_dir() { folders.push(entry.path()) } else { found.push(entry.path()) }
+            }
+        }
+        found.sort();
+        found
+    }
+
+    /// Stops cleanly, as after a drain.
+    pub async fn stop(self) -> Setup {
+        self.stop.cancel();
+        let Larder { app, config, world, directory, .. } = self;
+        let store = Arc::clone(&app.store);
+        drop(app);
+        tokio::task::spawn_blocking(move || store.close()).await.expect("a clean end");
+        let setup = Setup { config, world, directory };
+        setup.released().await
+    }
+
+    /// Ends as by `kill -9`: nothing is written down any more, and what tasks were at is left where it stood.
+    pub async fn kill(self) -> Setup {
+        self.stop.cancel();
+        let Larder { app, config, world, directory, .. } = self;
+        drop(app);
+        Setup { config, world, directory }.released().await
+    }
+}
+
+impl Setup {
+    /// Waits until the last task of the larder before has let go of the directory.
+    async fn released(self) -> Setup {
+        let lock = self.config.cache.path.join("lock");
+        tokio::task::spawn_blocking(move || {
+            let file = std::fs::File::open(lock).expect("a lock file");
+            rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive).expect("the lock");
+        })
+        .await
+        .expect("the directory is free");
+        self
+    }
+}
