@@ -59,6 +59,7 @@ upstream_manifest() {
 digest_of() { printf 'sha256:%s\n' "$(sha256sum | cut -d' ' -f1)"; }
 
 # What the images are, asked of the upstream once, before anything is counted.
+# shellcheck disable=SC2034
 learn_images() {
   BUSYBOX_DIGEST=$(upstream_manifest busybox latest | digest_of)
   BIG_DIGEST=$(upstream_manifest big latest | digest_of)
