@@ -39,7 +39,7 @@ enter_world() {
   [[ ${IN_WORLD:-} != "$0" ]] || return 0
   ((EUID == 0)) || { echo "$0: must run as root" >&2; exit 1; }
   local status=0
-  WORLD_TMP=$(mktemp -d "${TMPDIR:-/tmp}/larder-clients.XXXXXX")
+  WORLD_TMP=$(mktemp -d "${TMPDIR:-/tmp}/larder-world.XXXXXX")
   export WORLD_TMP
   # Not exec: the temporary files must go whatever ends the world.
   # shellcheck disable=SC2064
@@ -64,7 +64,7 @@ prepare_world() {
 end_world() {
   local status=$?
   trap - EXIT
-  ((status == 0 && ${failed:-0} == 0)) || print_logs
+  ((status == 0)) || [[ -n ${WITHOUT_LOGS:-} ]] || print_logs
   stop_all
   exit "$status"
 }
