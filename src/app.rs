@@ -9,6 +9,7 @@ use bytes::Bytes;
 use http_body_util::Full;
 use tokio_util::sync::CancellationToken;
 
+use crate::cli;
 use crate::clock::Clock;
 use crate::config::{Config, Visibility};
 use crate::gate::Gate;
@@ -76,15 +77,16 @@ pub enum Failure {
     Io(#[from] io::Error),
 }
 
-impl Failure {
-    /// The process's exit code.
-    pub fn exit_code(&self) -> u8 {
-        match self {
-            Failure::Io(_) => 1,
-            Failure::Upstream(_) | Failure::Repositories => 2,
-            Failure::Bind(_) => 3,
-            Failure::Cache(OpenError::Locked(store::LockError::Held { .. })) => 4,
-            Failure::Cache(_) => 5,
+/// As an exit code.
+impl From<Failure> for cli::Failure {
+    fn from(failure: Failure) -> cli::Failure {
+        let text = failure.to_string();
+        match failure {
+            Failure::Io(_) => cli::Failure::Failed(text),
+            Failure::Upstream(_) | Failure::Repositories => cli::Failure::Usage(text),
+            Failure::Bind(_) => cli::Failure::CannotBind(text),
+            Failure::Cache(OpenError::Locked(store::LockError::Held { .. })) => cli::Failure::CacheLocked(text),
+            Failure::Cache(_) => cli::Failure::CacheUnusable(text),
         }
     }
 }
@@ -179,8 +181,12 @@ fn repositories(config: &Config, world: &World, metrics: &Arc<Metrics>) -> Resul
 /// The daemon, from a valid configuration to its clean end.
 ///
 /// # Errors
-/// When it cannot begin; see [`Failure::exit_code`].
-pub async fn serve(config: Config, log: AccessLog, metrics: Arc<Metrics>) -> Result<(), Failure> {
+/// When it cannot begin.
+pub async fn serve(config: Config, log: AccessLog, metrics: Arc<Metrics>) -> Result<(), cli::Failure> {
+    run(config, log, metrics).await.map_err(cli::Failure::from)
+}
+
+async fn run(config: Config, log: AccessLog, metrics: Arc<Metrics>) -> Result<(), Failure> {
     let stop = CancellationToken::new();
     crate::shutdown::on_signals(stop.clone())?;
     if let Some(limit) = crate::server::raise_file_limit()? {

@@ -1,7 +1,5 @@
 //! A pull as a client sees it: one upstream transfer, the right bytes, and nothing asked twice.
 
-use std::time::Duration;
-
 use crate::support::larder::Larder;
 use crate::support::net::FakeNet;
 use crate::support::registry::{FakeRegistry, get, head};
