@@ -59,10 +59,10 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// With the usual deadlines: Go's clients keep idle connections 90 s, so a shorter head timeout closes those in use.
+    /// With the usual deadlines. TCP opens a full window in steps of half the client's buffer, so a client that reads
+    /// 1 KiB/s takes nothing for two minutes at a time; a shorter stall limit cuts it off (measured).
     pub fn new(max_connections: usize, drain_timeout: Duration) -> Limits {
-        let minute = Duration::from_secs(60);
-        Limits { max_connections, head_timeout: minute, write_stall: minute, drain_timeout }
+        Limits { max_connections, head_timeout: Duration::from_secs(60), write_stall: Duration::from_secs(300), drain_timeout }
     }
 }
 
