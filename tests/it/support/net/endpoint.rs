@@ -1,0 +1,48 @@
+//! What answers at an address.
+
+use bytes::Bytes;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio::sync::{mpsc, watch};
+use tokio_rustls::TlsAcceptor;
+
+use crate::support::registry::FakeRegistry;
+
+#[derive(Clone)]
+pub(super) enum Endpoint {
+    Plain(FakeRegistry),
+    Tls(FakeRegistry, TlsAcceptor),
+    BlackHole,
+    Mute,
+    Raw(Bytes),
+    Test(mpsc::Sender<DuplexStream>),
+}
+
+impl Endpoint {
+    /// Serves one connection until it ends or the host goes down. A stream handed to the test is the test's to break.
+    pub(super) async fn run(self, stream: DuplexStream, mut cut: watch::Receiver<()>) {
+        tokio::select! {
+            () = self.serve(stream) => {}
+            _ = cut.changed() => {}
+        }
+    }
+
+    async fn serve(self, mut stream: DuplexStream) {
+        match self {
+            Endpoint::Plain(registry) => registry.serve(stream).await,
+            Endpoint::Tls(registry, acceptor) => {
+                // A client that does not trust the certificate leaves during the handshake; it knows why.
+                if let Ok(stream) = acceptor.accept(stream).await {
+                    registry.serve(stream).await;
+                }
+            }
+            Endpoint::Raw(bytes) => {
+                let _ = stream.read(&mut [0; 16 * 1024]).await;
+                let _ = stream.write_all(&bytes).await;
+            }
+            Endpoint::Test(sender) => {
+                let _ = sender.send(stream).await;
+            }
+            Endpoint::Mute | Endpoint::BlackHole => std::future::pending().await,
+        }
+    }
+}
