@@ -2,6 +2,5 @@
 #![allow(dead_code, unused_imports, reason = "a double offers more than today's tests use")]
 
 pub mod client;
-pub mod larder;
 pub mod net;
 pub mod registry;

@@ -364,7 +364,7 @@ impl FakeRegistry {
     }
 
     pub fn require_bearer(&self, bearer: Bearer) {
-        self.state().auth = Auth::Bearer(bearer.into());
+        self.state().auth = Auth::Bearer(Box::new(bearer.into()));
     }
 
     /// All tokens handed out so far stop working.

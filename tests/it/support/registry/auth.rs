@@ -22,7 +22,7 @@ pub(super) enum Auth {
         user: String,
         password: String,
     },
-    Bearer(Tokens),
+    Bearer(Box<Tokens>),
 }
 
 /// How a token server is set up: `Bearer::at("http://auth.test/token").credentials("user", "secret")`.
@@ -85,7 +85,7 @@ impl Bearer {
     }
 
     /// The reply has the token in `access_token`.
-    pub fn as_access_token(self) -> Bearer {
+    pub fn in_access_token(self) -> Bearer {
         Bearer { field: "access_token", ..self }
     }
 
@@ -128,13 +128,12 @@ impl Bearer {
         place == format!("{}{}", request.host, request.path) && request.query.starts_with(query)
     }
 
-    /// Whether somebody asks by name, or the refusal.
-    fn identify(&self, request: &Request) -> Result<bool, Answer> {
+    /// Whether somebody asks by name.
+    fn identify(&self, request: &Request) -> Result<bool, Refused> {
         let form = std::str::from_utf8(&request.body).unwrap_or_default();
-        let refuse = || Answer::error(401, ErrorCode::Unauthorized, "incorrect username or password");
         let known = if request.method != Method::POST {
             let Some(header) = request.authorization() else {
-                return if self.credentials_required { Err(refuse()) } else { Ok(false) };
+                return if self.credentials_required { Err(Refused) } else { Ok(false) };
             };
             self.credentials.as_ref().is_some_and(|(user, password)| header == basic(user, password))
         } else if query_value(form, "grant_type").as_deref() == Some("refresh_token") {
@@ -142,9 +141,12 @@ impl Bearer {
         } else {
             self.credentials.is_some() && query_value(form, "username").zip(query_value(form, "password")) == self.credentials
         };
-        if known { Ok(true) } else { Err(refuse()) }
+        if known { Ok(true) } else { Err(Refused) }
     }
 }
+
+/// Wrong credentials, or none where some are needed.
+struct Refused;
 
 /// A token server and the tokens it gave.
 pub(super) struct Tokens {
@@ -176,9 +178,8 @@ impl Tokens {
         if query_value(fields, "service") != self.bearer.service {
             return Answer::error(400, ErrorCode::Unsupported, "unknown service");
         }
-        let known = match self.bearer.identify(request) {
-            Ok(known) => known,
-            Err(refusal) => return refusal,
+        let Ok(known) = self.bearer.identify(request) else {
+            return Answer::error(401, ErrorCode::Unauthorized, "incorrect username or password");
         };
         let asked = query_values(fields, "scope");
         let asked = asked.iter().flat_map(|scopes| scopes.split(' '));

@@ -59,7 +59,7 @@ impl State {
         };
         let stored = match self.acceptable(request, repository, reference, stored) {
             Ok(stored) => stored,
-            Err(refusal) => return refusal,
+            Err(reason) => return Answer::error(404, ErrorCode::ManifestUnknown, reason),
         };
         if let Some(origin) = self.redirects.manifests.clone() {
             return self.redirects.redirect(request, &origin, stored.bytes, &stored.media_type);
@@ -76,17 +76,21 @@ impl State {
     }
 
     /// The OCI types must be listed exactly; a Docker list that is not listed turns into its amd64 image if asked for by tag.
-    fn acceptable(&self, request: &Request, repository: &str, reference: &str, stored: StoredManifest) -> Result<StoredManifest, Answer> {
+    fn acceptable(
+        &self,
+        request: &Request,
+        repository: &str,
+        reference: &str,
+        stored: StoredManifest,
+    ) -> Result<StoredManifest, &'static str> {
         if accepts(request, &stored.media_type) {
             return Ok(stored);
         }
-        let refuse = |message| Err(Answer::error(404, ErrorCode::ManifestUnknown, message));
         match stored.media_type.as_str() {
-            MediaType::OCI_MANIFEST => refuse("OCI manifest found, but accept header does not support OCI manifests"),
-            MediaType::OCI_INDEX => refuse("OCI index found, but accept header does not support OCI indexes"),
+            MediaType::OCI_MANIFEST => Err("OCI manifest found, but accept header does not support OCI manifests"),
+            MediaType::OCI_INDEX => Err("OCI index found, but accept header does not support OCI indexes"),
             MediaType::DOCKER_LIST if !reference.contains(':') => {
-                let child = first_child(&stored).and_then(|digest| self.content.manifest(repository, &digest));
-                child.ok_or_else(|| Answer::error(404, ErrorCode::ManifestUnknown, "manifest unknown"))
+                first_child(&stored).and_then(|digest| self.content.manifest(repository, &digest)).ok_or("manifest unknown")
             }
             _ => Ok(stored),
         }

@@ -77,9 +77,11 @@ impl Rest {
     }
 }
 
+type NextStep = Pin<Box<dyn Future<Output = (Rest, Step)> + Send>>;
+
 /// A body that leaves at its pace.
 pub(super) struct ScriptedBody {
-    step: Option<Pin<Box<dyn Future<Output = (Rest, Step)> + Send>>>,
+    step: Option<NextStep>,
     cut: Cut,
     sent: Arc<AtomicU64>,
 }
