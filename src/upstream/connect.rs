@@ -4,8 +4,11 @@ use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
+use std::time::Duration;
 
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
 
 /// A byte stream to a host.
 pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -20,4 +23,36 @@ pub trait Connect: Send + Sync {
     fn resolve<'a>(&'a self, host: &'a str) -> BoxFuture<'a, io::Result<Vec<IpAddr>>>;
     /// A stream to one address.
     fn dial(&self, address: SocketAddr) -> BoxFuture<'_, io::Result<Box<dyn Stream>>>;
+}
+
+/// The system's resolver and TCP.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct TcpConnect;
+
+/// A CDN's load balancer that dropped our connection silently is noticed after about a minute.
+const KEEPALIVE_AFTER: Duration = Duration::from_secs(30);
+const KEEPALIVE_EVERY: Duration = Duration::from_secs(10);
+
+impl Connect for TcpConnect {
+    fn resolve<'a>(&'a self, host: &'a str) -> BoxFuture<'a, io::Result<Vec<IpAddr>>> {
+        Box::pin(async move {
+            let mut addresses: Vec<IpAddr> = Vec::new();
+            for address in tokio::net::lookup_host((host, 0)).await? {
+                if !addresses.contains(&address.ip()) {
+                    addresses.push(address.ip());
+                }
+            }
+            Ok(addresses)
+        })
+    }
+
+    fn dial(&self, address: SocketAddr) -> BoxFuture<'_, io::Result<Box<dyn Stream>>> {
+        Box::pin(async move {
+            let stream = TcpStream::connect(address).await?;
+            stream.set_nodelay(true)?;
+            let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_AFTER).with_interval(KEEPALIVE_EVERY);
+            SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
+            Ok(Box::new(stream) as Box<dyn Stream>)
+        })
+    }
 }

@@ -1,0 +1,211 @@
+//! The four questions a mirror asks a registry.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::{CONTENT_ENCODING, CONTENT_RANGE, CONTENT_TYPE};
+use http::{Method, StatusCode};
+
+use super::UpstreamError;
+use super::auth::Auth;
+use super::body::{BlobStream, check_encoding, content_length, content_range};
+use super::call::Call;
+use super::connect::Connect;
+use super::request::{Asker, Question};
+use super::retry::Failure;
+use super::tls::SetupError;
+use super::url::{Origin, Url};
+use super::wire::{Answer, Wire};
+use crate::config::UpstreamConfig;
+use crate::metrics::{Metrics, UpstreamKind};
+use crate::oci::{Digest, MANIFEST_BYTES_MAX, Reference, RepositoryName};
+use crate::rng::Rng;
+
+/// Every type by its name, as Distribution and Quay match no wildcard and convert, or deny, what is not listed.
+const MANIFEST_ACCEPT: &str = "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, \
+     application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.docker.distribution.manifest.v2+json, */*";
+const DOCKER_CONTENT_DIGEST: &str = "docker-content-digest";
+
+/// One remote registry.
+pub struct Upstream {
+    name: Arc<str>,
+    /// Before `/v2`.
+    path: String,
+    asker: Asker,
+}
+
+/// What a registry says about a manifest without sending it. A registry that does not do HEAD says nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ManifestHead {
+    pub digest: Option<Digest>,
+    pub content_type: Option<String>,
+    pub size: Option<u64>,
+}
+
+/// A manifest's bytes, not yet believed.
+#[derive(Clone, Debug)]
+pub struct FetchedManifest {
+    pub bytes: Bytes,
+    pub content_type: Option<String>,
+    /// From `Docker-Content-Digest`, where that holds one.
+    pub digest: Option<Digest>,
+}
+
+impl Upstream {
+    /// Sets up the pools; asks nobody.
+    ///
+    /// # Errors
+    /// When `ca_file` cannot be used, or the URL is none.
+    pub fn new(config: &UpstreamConfig, connect: Arc<dyn Connect>, metrics: &Arc<Metrics>, rng: Arc<Rng>) -> Result<Upstream, SetupError> {
+        let base = Url::new(Origin::from(&config.url), format!("{}/v2/", config.url.path));
+        base.uri().map_err(|_| SetupError::Url)?;
+        let wire = Arc::new(Wire::new(config, connect, metrics)?);
+        let auth = Auth::new(config, &wire);
+        Ok(Upstream { name: config.name.as_str().into(), path: config.url.path.clone(), asker: Asker { wire, auth, rng } })
+    }
+
+    pub fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    /// What a reference means now. Costs nothing of Docker Hub's pull limit.
+    ///
+    /// # Errors
+    /// When upstream does not say.
+    pub async fn head_manifest(
+        &self,
+        repository: &RepositoryName,
+        reference: &Reference,
+        call: &Call,
+    ) -> Result<ManifestHead, UpstreamError> {
+        let question = self.manifest(Method::HEAD, repository, reference);
+        match self.asker.ask(&question, call).await {
+            Ok(answer) => {
+                // The length of coded bytes is not the manifest's.
+                let size = if answer.headers().contains_key(CONTENT_ENCODING) { None } else { content_length(&answer) };
+                Ok(ManifestHead { digest: digest(&answer), content_type: content_type(&answer), size })
+            }
+            Err(_) if call.exchange.status().is_some_and(does_not_do_head) => Ok(ManifestHead::default()),
+            Err(failure) => Err(self.asker.failed(failure.into_error())),
+        }
+    }
+
+    /// A manifest, whole.
+    ///
+    /// # Errors
+    /// When upstream does not give it, or gives more than a manifest may have.
+    pub async fn get_manifest(
+        &self,
+        repository: &RepositoryName,
+        reference: &Reference,
+        call: &Call,
+    ) -> Result<FetchedManifest, UpstreamError> {
+        let question = self.manifest(Method::GET, repository, reference);
+        let mut tries = self.asker.tries(call);
+        loop {
+            let fetched = match self.asker.attempt(&question, call).await {
+                Ok(answer) => self.whole(answer).await.map_err(Failure::from),
+                Err(failure) => Err(failure),
+            };
+            match fetched {
+                Ok(manifest) => return Ok(manifest),
+                Err(failure) => tries.after(failure).await.map_err(|failure| self.asker.failed(failure.into_error()))?,
+            }
+        }
+    }
+
+    /// The size of a blob that upstream has: `None` when it has it and does not say the size.
+    ///
+    /// # Errors
+    /// When upstream does not have it, or does not say.
+    pub async fn head_blob(&self, repository: &RepositoryName, digest: &Digest, call: &Call) -> Result<Option<u64>, UpstreamError> {
+        let question = self.blob(Method::HEAD, repository, digest, None);
+        match self.asker.attempt(&question, call).await {
+            Ok(answer) => return Ok(size_by_head(&answer)),
+            // A store's link is often signed for GET alone.
+            Err(Failure::Location(_)) => return self.probe_blob(repository, digest, call).await,
+            Err(Failure::Plain(_)) if call.exchange.status().is_some_and(does_not_do_head) => {
+                return self.probe_blob(repository, digest, call).await;
+            }
+            Err(failure) => {
+                let mut tries = self.asker.tries(call);
+                tries.after(failure).await.map_err(|failure| self.asker.failed(failure.into_error()))?;
+            }
+        }
+        let answer = self.asker.ask(&question, call).await.map_err(|failure| self.asker.failed(failure.into_error()))?;
+        Ok(size_by_head(&answer))
+    }
+
+    /// A blob's bytes from `offset` on, or from 0 where upstream does not do ranges.
+    ///
+    /// # Errors
+    /// When upstream does not begin to send it.
+    pub async fn get_blob(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+        offset: u64,
+        call: &Call,
+    ) -> Result<BlobStream, UpstreamError> {
+        let range = (offset > 0).then(|| format!("bytes={offset}-"));
+        let question = self.blob(Method::GET, repository, digest, range);
+        let answer = self.asker.ask(&question, call).await.map_err(|failure| self.asker.failed(failure.into_error()))?;
+        BlobStream::new(answer, offset, Arc::clone(&self.asker.wire.metrics)).map_err(|error| self.asker.failed(error))
+    }
+
+    /// Asks for one byte, to read the size beside it.
+    async fn probe_blob(&self, repository: &RepositoryName, digest: &Digest, call: &Call) -> Result<Option<u64>, UpstreamError> {
+        let question = self.blob(Method::GET, repository, digest, Some("bytes=0-0".into()));
+        let answer = self.asker.ask(&question, call).await.map_err(|failure| self.asker.failed(failure.into_error()))?;
+        match answer.status() {
+            StatusCode::PARTIAL_CONTENT => Ok(answer.header(CONTENT_RANGE).and_then(content_range).and_then(|(_, size)| size)),
+            _ => Ok(size_by_head(&answer)),
+        }
+    }
+
+    async fn whole(&self, answer: Answer) -> Result<FetchedManifest, UpstreamError> {
+        check_encoding(&answer)?;
+        if answer.status() != StatusCode::OK {
+            return Err(UpstreamError::Corrupt { detail: format!("{} sent a part of a manifest", answer.url) });
+        }
+        if content_length(&answer).is_some_and(|length| length > MANIFEST_BYTES_MAX) {
+            return Err(UpstreamError::Corrupt { detail: format!("{} announced a manifest of more than 4 MiB", answer.url) });
+        }
+        let (content_type, digest) = (content_type(&answer), digest(&answer));
+        let limit = usize::try_from(MANIFEST_BYTES_MAX).unwrap_or(usize::MAX);
+        let bytes = answer.body(limit).await?;
+        self.asker.wire.metrics.received_bytes.inc_by(bytes.len() as u64);
+        Ok(FetchedManifest { bytes, content_type, digest })
+    }
+
+    fn manifest<'a>(&self, method: Method, repository: &'a RepositoryName, reference: &Reference) -> Question<'a> {
+        let url = self.url(&format!("{repository}/manifests/{reference}"));
+        Question { kind: UpstreamKind::Manifest, method, repository, url, accept: Some(MANIFEST_ACCEPT), range: None }
+    }
+
+    fn blob<'a>(&self, method: Method, repository: &'a RepositoryName, digest: &Digest, range: Option<String>) -> Question<'a> {
+        let url = self.url(&format!("{repository}/blobs/{digest}"));
+        Question { kind: UpstreamKind::Blob, method, repository, url, accept: None, range }
+    }
+
+    fn url(&self, rest: &str) -> Url {
+        Url::new(self.asker.wire.origin.clone(), format!("{}/v2/{rest}", self.path))
+    }
+}
+
+fn size_by_head(answer: &Answer) -> Option<u64> {
+    if answer.headers().contains_key(CONTENT_ENCODING) { None } else { content_length(answer) }
+}
+
+fn does_not_do_head(status: u16) -> bool {
+    matches!(status, 405 | 501)
+}
+
+/// Never from an ETag: Nexus's is a SHA-1.
+fn digest(answer: &Answer) -> Option<Digest> {
+    answer.header(DOCKER_CONTENT_DIGEST)?.trim().parse().ok()
+}
+
+fn content_type(answer: &Answer) -> Option<String> {
+    answer.header(CONTENT_TYPE).map(str::to_owned)
+}

@@ -1,0 +1,203 @@
+//! What an answer's status means, and when to ask again. Pure: statuses, bodies and times are arguments.
+
+use std::time::{Duration, SystemTime};
+
+use super::{UnavailableReason, UpstreamError};
+
+/// Requests that one question may cost, challenges and redirects aside.
+pub(super) const ATTEMPTS_MAX: u32 = 3;
+const BACKOFF_FIRST: Duration = Duration::from_millis(250);
+/// A `Retry-After` beyond this is a mistake or malice; the upstream would be lost for days.
+const RETRY_AFTER_MAX: Duration = Duration::from_hours(1);
+
+/// Why an attempt gave no answer, and whether another may.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Failure {
+    /// By what the error itself is.
+    Plain(UpstreamError),
+    /// The place that the registry redirected to refuses: its link may have expired, so a fresh one is asked for, once.
+    Location(UpstreamError),
+}
+
+impl From<UpstreamError> for Failure {
+    fn from(error: UpstreamError) -> Failure {
+        Failure::Plain(error)
+    }
+}
+
+impl Failure {
+    pub(super) fn into_error(self) -> UpstreamError {
+        match self {
+            Failure::Plain(error) | Failure::Location(error) => error,
+        }
+    }
+}
+
+/// How long to wait, before jitter, after the attempt with this number (from 1).
+pub(super) fn backoff(attempt: u32) -> Duration {
+    BACKOFF_FIRST * 2u32.saturating_pow(attempt.saturating_sub(1).min(4))
+}
+
+/// The wait that `Retry-After` asks for: seconds or an HTTP date. What is past or unreadable asks for nothing.
+pub(super) fn retry_after(value: &str, now: SystemTime) -> Option<Duration> {
+    let value = value.trim();
+    let wait = match value.parse() {
+        Ok(seconds) => Duration::from_secs(seconds),
+        Err(_) => httpdate::parse_http_date(value).ok()?.duration_since(now).ok()?,
+    };
+    (!wait.is_zero()).then(|| wait.min(RETRY_AFTER_MAX))
+}
+
+/// An answer that is not a success: its status, what its `Retry-After` asks for, the beginning of its body, and from where it came.
+pub(super) struct Refused<'a> {
+    pub(super) status: u16,
+    pub(super) retry_after: Option<Duration>,
+    pub(super) body: &'a [u8],
+    pub(super) from: &'a str,
+}
+
+impl Refused<'_> {
+    /// What it means to a question about content.
+    pub(super) fn meaning(&self) -> UpstreamError {
+        let detail = self.detail();
+        match self.status {
+            404 => UpstreamError::NotFound,
+            429 => self.rate_limited(),
+            // Distribution as a proxy turns its own upstream's 429 into this.
+            500 if self.mentions_rate_limit() => self.rate_limited(),
+            401 | 403 | 407 | 412 | 451 => UpstreamError::Denied { detail },
+            408 | 425 | 500..=599 => UpstreamError::Unavailable { reason: UnavailableReason::Status, detail },
+            _ => UpstreamError::Corrupt { detail },
+        }
+    }
+
+    /// What it means when a redirect led to it and the registry itself was willing: nothing about the content, as its link may be stale.
+    pub(super) fn meaning_behind_redirect(&self) -> Failure {
+        match self.status {
+            400 | 401 | 403 | 404 | 410 => {
+                Failure::Location(UpstreamError::Unavailable { reason: UnavailableReason::Status, detail: self.detail() })
+            }
+            _ => Failure::Plain(self.meaning()),
+        }
+    }
+
+    /// What a token server means by it.
+    pub(super) fn meaning_of_token_server(&self, with_credentials: bool) -> UpstreamError {
+        let detail = self.detail();
+        match self.status {
+            401 if with_credentials => UpstreamError::CredentialRefused { detail },
+            // Quay says 400 to a scope it does not like, GHCR 403 to a stale token for one repository.
+            400 | 401 | 403 => UpstreamError::Denied { detail },
+            404 => UpstreamError::Corrupt { detail },
+            _ => self.meaning(),
+        }
+    }
+
+    fn rate_limited(&self) -> UpstreamError {
+        UpstreamError::RateLimited { retry_after: self.retry_after }
+    }
+
+    fn mentions_rate_limit(&self) -> bool {
+        const NEEDLE: &[u8] = b"toomanyrequests";
+        self.body.windows(NEEDLE.len()).any(|window| window.eq_ignore_ascii_case(NEEDLE))
+    }
+
+    fn detail(&self) -> String {
+        let code = error_code(self.body).map(|code| format!(" ({code})")).unwrap_or_default();
+        format!("{} answered {}{code}", self.from, self.status)
+    }
+}
+
+/// The code of the first OCI error. Messages are left out: they may quote what must not be logged.
+fn error_code(body: &[u8]) -> Option<String> {
+    let body: serde_json::Value = serde_json::from_slice(body).ok()?;
+    let code = body.pointer("/errors/0/code")?.as_str()?;
+    let is_word = !code.is_empty() && code.len() <= 40 && code.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_');
+    is_word.then(|| code.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn refused(status: u16, body: &str) -> Refused<'_> {
+        Refused { status, retry_after: Some(Duration::from_secs(7)), body: body.as_bytes(), from: "https://r.example" }
+    }
+
+    #[test]
+    fn statuses_mean_what_registries_mean_by_them() {
+        let label = |status: u16, body: &str| refused(status, body).meaning().label();
+        let table = [
+            (404, "not_found"),
+            (401, "denied"),
+            (403, "denied"),
+            (412, "denied"),
+            (429, "rate_limited"),
+            (408, "status"),
+            (500, "status"),
+            (502, "status"),
+            (503, "status"),
+            (504, "status"),
+            (400, "corrupt"),
+            (410, "corrupt"),
+            (416, "corrupt"),
+            (304, "corrupt"),
+            (204, "corrupt"),
+        ];
+        for (status, meaning) in table {
+            assert_eq!(label(status, ""), meaning, "{status}");
+        }
+        assert_eq!(label(500, "unknown: TooManyRequests: you"), "rate_limited");
+        assert_eq!(label(502, "toomanyrequests"), "status");
+    }
+
+    #[test]
+    fn behind_a_redirect_nothing_is_said_about_the_content() {
+        for status in [400, 401, 403, 404, 410] {
+            assert!(
+                matches!(refused(status, "").meaning_behind_redirect(), Failure::Location(UpstreamError::Unavailable { .. })),
+                "{status}"
+            );
+        }
+        assert!(matches!(refused(503, "").meaning_behind_redirect(), Failure::Plain(UpstreamError::Unavailable { .. })));
+        assert!(matches!(refused(429, "").meaning_behind_redirect(), Failure::Plain(UpstreamError::RateLimited { .. })));
+    }
+
+    #[test]
+    fn a_token_server_s_refusal_is_about_the_credential_only_when_there_was_one() {
+        assert_eq!(refused(401, "").meaning_of_token_server(true).label(), "credential");
+        assert_eq!(refused(401, "").meaning_of_token_server(false).label(), "denied");
+        assert_eq!(refused(403, "").meaning_of_token_server(true).label(), "denied");
+        assert_eq!(refused(500, "").meaning_of_token_server(true).label(), "status");
+        assert_eq!(refused(429, "").meaning_of_token_server(true).label(), "rate_limited");
+        assert_eq!(refused(404, "").meaning_of_token_server(false).label(), "corrupt");
+    }
+
+    #[test]
+    fn a_detail_has_the_code_and_no_message() {
+        let body = r#"{"errors":[{"code":"DENIED","message":"token=hunter2"}]}"#;
+        let UpstreamError::Denied { detail } = refused(403, body).meaning() else { panic!("not denied") };
+        assert_eq!(detail, "https://r.example answered 403 (DENIED)");
+    }
+
+    #[test]
+    fn retry_after_is_seconds_or_a_date_to_come() {
+        let now = httpdate::parse_http_date("Sun, 06 Nov 1994 08:49:37 GMT").expect("a date");
+        let wait = |value| retry_after(value, now).map(|wait| wait.as_secs());
+        assert_eq!(wait(" 30 "), Some(30));
+        assert_eq!(wait("Sun, 06 Nov 1994 08:50:37 GMT"), Some(60));
+        assert_eq!(wait("Sun, 06 Nov 1994 08:48:37 GMT"), None);
+        assert_eq!(wait("99999999"), Some(3600));
+        for nonsense in ["", "0", "-1", "soon", "1.5"] {
+            assert_eq!(wait(nonsense), None, "{nonsense}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_retry_after_makes_it_panic(value: String) {
+            let _ = retry_after(&value, SystemTime::UNIX_EPOCH);
+        }
+    }
+}

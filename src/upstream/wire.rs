@@ -1,0 +1,246 @@
+//! Requests on the wire: two pools, so that a connection made to the upstream's own (perhaps private) host is never reused for
+//! somewhere a redirect points; deadlines to headers; redirects, followed here and never with credentials to another origin.
+
+use std::error::Error as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, HeaderMap, HeaderValue, LOCATION, RANGE, USER_AGENT};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::body::Incoming;
+use hyper_util::client::legacy::Client;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use tokio::time::Instant;
+
+use super::call::Exchange;
+use super::connect::Connect;
+use super::connector::{Connector, Reach};
+use super::retry::{Refused, retry_after};
+use super::tls::{self, SetupError};
+use super::url::{Origin, Url};
+use super::{UnavailableReason, UpstreamError};
+use crate::clock::{Clock, Timestamp};
+use crate::config::UpstreamConfig;
+use crate::metrics::{Metrics, UpstreamKind, UpstreamMetrics};
+use crate::oci::KIB;
+
+const HEADERS_TIMEOUT: Duration = Duration::from_secs(20);
+/// Shorter than nginx's and the cloud balancers' keep-alive (75 s, 60 s), so that we rarely use a connection they just closed.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+const IDLE_PER_HOST_MAX: usize = 32;
+const REDIRECTS_MAX: usize = 5;
+/// Of an answer that is not content.
+const ERROR_BODY_BYTES_MAX: usize = 64 * KIB as usize;
+const ERROR_BODY_TIMEOUT: Duration = Duration::from_secs(5);
+const BUFFER_BYTES_MAX: usize = 64 * KIB as usize;
+const AGENT: &str = concat!("larder/", env!("CARGO_PKG_VERSION"));
+
+type Pool = Client<Connector, Empty<Bytes>>;
+
+/// The way to one upstream and to where it points.
+pub(super) struct Wire {
+    pub(super) origin: Origin,
+    pub(super) metrics: Arc<UpstreamMetrics>,
+    own: Pool,
+    elsewhere: Pool,
+}
+
+/// One question, as it goes over every hop.
+pub(super) struct Outgoing<'a> {
+    pub(super) kind: UpstreamKind,
+    pub(super) method: Method,
+    pub(super) url: Url,
+    pub(super) accept: Option<&'static str>,
+    pub(super) range: Option<String>,
+    pub(super) authorization: Option<HeaderValue>,
+    pub(super) deadline: Instant,
+    pub(super) exchange: Option<&'a Exchange>,
+}
+
+/// The last hop's answer.
+pub(super) struct Answer {
+    pub(super) response: Response<Incoming>,
+    pub(super) url: Url,
+    pub(super) redirected: bool,
+    deadline: Instant,
+}
+
+impl Wire {
+    pub(super) fn new(config: &UpstreamConfig, connect: Arc<dyn Connect>, metrics: &Arc<Metrics>) -> Result<Wire, SetupError> {
+        let tls = tls::connector(config.ca_file.as_deref())?;
+        let allowed = config.allow_private_addresses.as_slice().into();
+        let connector = |reach| Connector { connect: Arc::clone(&connect), tls: tls.clone(), reach, metrics: Arc::clone(metrics) };
+        Ok(Wire {
+            origin: Origin::from(&config.url),
+            metrics: Arc::clone(metrics.upstream(&config.name)),
+            own: pool(connector(Reach::Anywhere)),
+            elsewhere: pool(connector(Reach::Global(allowed))),
+        })
+    }
+
+    /// Asks, and follows redirects to the answer that is none.
+    pub(super) async fn ask(&self, outgoing: &Outgoing<'_>) -> Result<Answer, UpstreamError> {
+        let mut visited = vec![outgoing.url.clone()];
+        loop {
+            let url = visited.last().unwrap_or(&outgoing.url).clone();
+            let response = self.send(outgoing, &url).await?;
+            let answer = Answer { response, url, redirected: visited.len() > 1, deadline: outgoing.deadline };
+            let Some(next) = answer.location()? else {
+                return Ok(answer);
+            };
+            if visited.len() > REDIRECTS_MAX || visited.contains(&next) {
+                return Err(UpstreamError::Corrupt { detail: format!("redirects without end, the last to {next}") });
+            }
+            answer.discard();
+            visited.push(next);
+        }
+    }
+
+    async fn send(&self, outgoing: &Outgoing<'_>, url: &Url) -> Result<Response<Incoming>, UpstreamError> {
+        let request = outgoing.request(url)?;
+        let pool = if url.origin == self.origin { &self.own } else { &self.elsewhere };
+        let begun = Instant::now();
+        let deadline = outgoing.deadline.min(begun + HEADERS_TIMEOUT);
+        let result = match tokio::time::timeout_at(deadline, pool.request(request)).await {
+            Ok(result) => result.map_err(|error| meaning(&error, url)),
+            Err(_) => Err(UpstreamError::TimedOut { detail: format!("no headers from {url}") }),
+        };
+        let status = result.as_ref().ok().map(|response| response.status().as_u16());
+        self.metrics.asked(outgoing.kind, status, begun.elapsed());
+        if let Some(exchange) = outgoing.exchange {
+            exchange.asked(status, begun.elapsed());
+        }
+        if status.is_some_and(|status| status < 400) {
+            let Timestamp(millis) = Clock::System.now();
+            self.metrics.last_success.set(i64::try_from(millis / 1000).unwrap_or(i64::MAX));
+        }
+        result
+    }
+}
+
+fn pool(connector: Connector) -> Pool {
+    Client::builder(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .pool_timer(TokioTimer::new())
+        .pool_idle_timeout(IDLE_TIMEOUT)
+        .pool_max_idle_per_host(IDLE_PER_HOST_MAX)
+        .http1_max_buf_size(BUFFER_BYTES_MAX)
+        .build(connector)
+}
+
+impl Outgoing<'_> {
+    /// The request for one hop. Nothing of a client's own request is in it.
+    fn request(&self, url: &Url) -> Result<Request<Empty<Bytes>>, UpstreamError> {
+        let malformed = || UpstreamError::Corrupt { detail: format!("{url} is not a URL that can be asked") };
+        let mut request = Request::new(Empty::new());
+        *request.method_mut() = self.method.clone();
+        *request.uri_mut() = url.uri().map_err(|_| malformed())?;
+        let headers = request.headers_mut();
+        headers.insert(USER_AGENT, HeaderValue::from_static(AGENT));
+        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        if let Some(accept) = self.accept {
+            headers.insert(ACCEPT, HeaderValue::from_static(accept));
+        }
+        if let Some(range) = &self.range {
+            headers.insert(RANGE, HeaderValue::try_from(range).map_err(|_| malformed())?);
+        }
+        // The only place where credentials meet a request: they go to the origin they were meant for and to no other.
+        if let Some(authorization) = self.authorization.as_ref().filter(|_| url.origin == self.url.origin) {
+            headers.insert(AUTHORIZATION, authorization.clone());
+        }
+        Ok(request)
+    }
+}
+
+impl Answer {
+    pub(super) fn status(&self) -> StatusCode {
+        self.response.status()
+    }
+
+    pub(super) fn headers(&self) -> &HeaderMap {
+        self.response.headers()
+    }
+
+    /// A header's text, where it is text.
+    pub(super) fn header(&self, name: impl http::header::AsHeaderName) -> Option<&str> {
+        self.headers().get(name).and_then(|value| value.to_str().ok())
+    }
+
+    /// Where a redirect leads.
+    fn location(&self) -> Result<Option<Url>, UpstreamError> {
+        if !matches!(self.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
+            return Ok(None);
+        }
+        let corrupt = |why: &str| UpstreamError::Corrupt { detail: format!("{} redirects {why}", self.url) };
+        let location = self.header(LOCATION).ok_or_else(|| corrupt("to nowhere"))?;
+        let next = self.url.join(location).map_err(|error| corrupt(&format!("to {error}")))?;
+        if self.url.origin.tls && !next.origin.tls {
+            return Err(corrupt("from https to http"));
+        }
+        Ok(Some(next))
+    }
+
+    /// Reads a body that nobody needs, so that the connection can be used again. Aside, as some announce a length they never send.
+    pub(super) fn discard(self) {
+        tokio::spawn(async move { drop(self.beginning().await) });
+    }
+
+    /// The body of an answer that is not content, as far as it is small and comes soon; else nothing.
+    async fn beginning(self) -> Bytes {
+        let deadline = self.deadline.min(Instant::now() + ERROR_BODY_TIMEOUT);
+        let body = Limited::new(self.response.into_body(), ERROR_BODY_BYTES_MAX).collect();
+        match tokio::time::timeout_at(deadline, body).await {
+            Ok(Ok(body)) => body.to_bytes(),
+            Ok(Err(_)) | Err(_) => Bytes::new(),
+        }
+    }
+
+    /// All of a small body.
+    pub(super) async fn body(self, limit: usize) -> Result<Bytes, UpstreamError> {
+        let url = self.url;
+        let body = Limited::new(self.response.into_body(), limit).collect();
+        match tokio::time::timeout_at(self.deadline, body).await {
+            Ok(Ok(body)) => Ok(body.to_bytes()),
+            Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
+                Err(UpstreamError::Corrupt { detail: format!("{url} sent more than {limit} bytes") })
+            }
+            Ok(Err(_)) => Err(broken(format!("{url} broke off its answer"))),
+            Err(_) => Err(UpstreamError::TimedOut { detail: format!("{url} did not finish its answer") }),
+        }
+    }
+
+    /// Reads an answer that is no success, and hands it to `judge`.
+    pub(super) async fn refused<T>(self, judge: impl FnOnce(&Refused<'_>) -> T) -> T {
+        let status = self.status().as_u16();
+        let retry_after = self.header(http::header::RETRY_AFTER).and_then(|value| {
+            let Timestamp(millis) = Clock::System.now();
+            retry_after(value, std::time::UNIX_EPOCH + Duration::from_millis(millis))
+        });
+        let from = self.url.to_string();
+        let body = self.beginning().await;
+        judge(&Refused { status, retry_after, body: &body, from: &from })
+    }
+}
+
+pub(super) fn broken(detail: String) -> UpstreamError {
+    UpstreamError::Unavailable { reason: UnavailableReason::Broken, detail }
+}
+
+/// What hyper's error means: our connector's own word, an answer that is not HTTP, or a connection that broke.
+fn meaning(error: &hyper_util::client::legacy::Error, url: &Url) -> UpstreamError {
+    let mut source = error.source();
+    while let Some(cause) = source {
+        if let Some(ours) = cause.downcast_ref::<UpstreamError>() {
+            return ours.clone();
+        }
+        if let Some(hyper) = cause.downcast_ref::<hyper::Error>()
+            && hyper.is_parse()
+        {
+            return UpstreamError::Corrupt { detail: format!("{url} did not answer in HTTP: {hyper}") };
+        }
+        source = cause.source();
+    }
+    broken(format!("{url} broke the connection before its headers"))
+}
