@@ -1,12 +1,33 @@
 //! The configuration as meant: typed, valid, no strings left to parse.
+//!
+//! `file` reads YAML into a `tree`, `environment` writes over it, `keys` says which keys there are, `validate` and
+//! `upstreams` say what they mean. Every mistake is told, with its place and its fix.
+
+mod environment;
+mod file;
+mod keys;
+mod load;
+mod mistake;
+mod print;
+mod section;
+mod tree;
+mod upstreams;
+mod validate;
+mod value;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::fmt;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
 use secrecy::SecretString;
+
+pub use keys::{KEYS, Kind};
+pub use load::{DEFAULT_FILE, find_file};
+pub use mistake::{Mistake, Mistakes, Place, Position, Warning};
+pub use upstreams::WELL_KNOWN;
 
 /// Everything `serve` needs to know.
 #[derive(Clone, Debug)]
@@ -22,18 +43,42 @@ pub struct Config {
     pub log: LogConfig,
 }
 
+impl Config {
+    pub const DEFAULT_UPSTREAM: &str = "docker.io";
+}
+
 #[derive(Clone, Debug)]
 pub struct ServerConfig {
     pub listen: Vec<SocketAddr>,
     /// `Host` header (lower case, without port) → upstream.
     pub hosts: BTreeMap<String, String>,
+    /// The operator's word that whoever reaches larder may read private upstreams.
+    pub allow_anonymous_private: bool,
     pub max_connections: usize,
     pub drain_timeout: Duration,
+}
+
+impl Default for ServerConfig {
+    fn default() -> ServerConfig {
+        ServerConfig {
+            listen: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 5000))],
+            hosts: BTreeMap::new(),
+            allow_anonymous_private: false,
+            max_connections: 16_384,
+            drain_timeout: Duration::from_secs(60),
+        }
+    }
 }
 
 #[derive(Clone, Debug)]
 pub struct AdminConfig {
     pub listen: SocketAddr,
+}
+
+impl Default for AdminConfig {
+    fn default() -> AdminConfig {
+        AdminConfig { listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 5001)) }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -49,11 +94,28 @@ pub struct CacheConfig {
     pub memory_cache_size: u64,
 }
 
+/// The defaults; those of `path` and `max_size` are the machine's to tell.
+impl CacheConfig {
+    pub const MAX_BLOB_PERCENT: u64 = 50;
+    /// For the well-known registries at their own URL. Elsewhere zero: an image pushed a minute ago is what one pulls.
+    pub const TAG_TTL_WELL_KNOWN: Duration = Duration::from_secs(5 * 60);
+    pub const STALE_IF_ERROR: Duration = Duration::from_secs(7 * 24 * 3600);
+    pub const REVALIDATE_WAIT: Duration = Duration::from_secs(2);
+    pub const NEGATIVE_TTL: Duration = Duration::from_secs(10);
+    pub const MEMORY_CACHE_SIZE: u64 = 64 << 20;
+}
+
 #[derive(Clone, Debug)]
 pub struct FillsConfig {
     pub max_concurrent: usize,
     pub max_concurrent_per_upstream: usize,
     pub queue_timeout: Duration,
+}
+
+impl Default for FillsConfig {
+    fn default() -> FillsConfig {
+        FillsConfig { max_concurrent: 64, max_concurrent_per_upstream: 32, queue_timeout: Duration::from_secs(20) }
+    }
 }
 
 /// One registry as larder may use it.
@@ -93,6 +155,25 @@ pub struct BaseUrl {
     pub path: String,
 }
 
+impl BaseUrl {
+    /// Whether it names this machine, as far as one can tell without asking DNS.
+    pub fn is_loopback(&self) -> bool {
+        let literal = self.host.trim_start_matches('[').trim_end_matches(']');
+        self.host == "localhost" || literal.parse().is_ok_and(|address: std::net::IpAddr| address.is_loopback())
+    }
+}
+
+impl fmt::Display for BaseUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (scheme, usual_port) = if self.tls { ("https", 443) } else { ("http", 80) };
+        write!(f, "{scheme}://{}", self.host)?;
+        if self.port != usual_port {
+            write!(f, ":{}", self.port)?;
+        }
+        f.write_str(&self.path)
+    }
+}
+
 /// A username and where its password is.
 #[derive(Clone, Debug)]
 pub struct Credentials {
@@ -112,6 +193,12 @@ pub struct LogConfig {
     pub format: LogFormat,
     /// A `tracing` filter: `info`, or `larder=debug,hyper=warn`.
     pub level: String,
+}
+
+impl Default for LogConfig {
+    fn default() -> LogConfig {
+        LogConfig { format: LogFormat::Auto, level: "info".to_owned() }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

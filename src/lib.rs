@@ -5,8 +5,10 @@
 //! each other. [`app`] builds every part from [`config`]. ARCHITECTURE.md tells the rest.
 
 pub mod app;
+pub mod cli;
 pub mod client_config;
 pub mod config;
+pub mod healthcheck;
 pub mod mirror;
 pub mod oci;
 pub mod server;

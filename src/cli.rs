@@ -1,0 +1,181 @@
+//! The command line: words to calls, failures to exit codes.
+
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::client_config::{ClientConfig, Kind, Request};
+use crate::config::{Config, DEFAULT_FILE, Warning, find_file};
+use crate::{client_config, healthcheck};
+
+/// A pull-through caching mirror for container registries.
+#[derive(Debug, Parser)]
+#[command(name = "larder", version, max_term_width = 100)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the mirror in the foreground until SIGTERM or SIGINT.
+    Serve(ConfigFile),
+    /// Tell every mistake of the configuration: its place, its key and its fix.
+    CheckConfig {
+        #[command(flatten)]
+        file: ConfigFile,
+        /// Show the configuration as it is in effect, without secrets.
+        #[arg(long)]
+        print: bool,
+    },
+    /// Print the file that makes a client pull through this mirror. Where to put it is told on stderr.
+    ClientConfig {
+        kind: Kind,
+        /// How clients reach this mirror, such as https://mirror.example.com:5000 [default: the first of server.listen]
+        #[arg(long)]
+        url: Option<String>,
+        /// Let the client ask nobody else when this mirror cannot answer.
+        #[arg(long)]
+        no_fallback: bool,
+        #[command(flatten)]
+        file: ConfigFile,
+    },
+    /// Exit 0 when the mirror is ready, else 1: for images without a shell.
+    Healthcheck(ConfigFile),
+    /// Tell version, commit and compiler.
+    Version,
+}
+
+#[derive(Debug, clap::Args)]
+struct ConfigFile {
+    /// The configuration file [default: $LARDER_CONFIG, else /etc/larder/larder.yaml when it is there]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+/// Why a command ended without doing its work. Each has the exit code that the contract gives it.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    #[error("{0}")]
+    Failed(String),
+    /// Bad configuration or usage.
+    #[error("{0}")]
+    Usage(String),
+    #[error("{0}")]
+    CannotBind(String),
+    #[error("{0}")]
+    CacheLocked(String),
+    #[error("{0}")]
+    CacheUnusable(String),
+}
+
+impl Failure {
+    pub fn code(&self) -> u8 {
+        match self {
+            Failure::Failed(_) => 1,
+            Failure::Usage(_) => 2,
+            Failure::CannotBind(_) => 3,
+            Failure::CacheLocked(_) => 4,
+            Failure::CacheUnusable(_) => 5,
+        }
+    }
+}
+
+impl From<io::Error> for Failure {
+    /// Of stdout: nothing else that a command does itself can fail so.
+    fn from(error: io::Error) -> Failure {
+        Failure::Failed(format!("cannot write: {error}"))
+    }
+}
+
+/// Does what the arguments say. `serve` is the daemon itself, which only the binary brings along.
+pub fn run(arguments: impl IntoIterator<Item = OsString>, serve: impl FnOnce(Config) -> Result<(), Failure>) -> ExitCode {
+    let arguments = match Arguments::try_parse_from(arguments) {
+        Ok(arguments) => arguments,
+        // clap prints help on stdout with 0, and a mistake on stderr with 2.
+        Err(error) => error.exit(),
+    };
+    let done = match arguments.command {
+        Command::Serve(file) => start(&file, serve),
+        Command::CheckConfig { file, print } => check_config(&file, print),
+        Command::ClientConfig { kind, url, no_fallback, file } => print_client_config(&file, kind, url.as_deref(), no_fallback),
+        Command::Healthcheck(file) => file.load().and_then(|config| healthcheck::run(config.admin.listen)),
+        Command::Version => print_version(),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            tell(&failure.to_string());
+            ExitCode::from(failure.code())
+        }
+    }
+}
+
+fn start(file: &ConfigFile, serve: impl FnOnce(Config) -> Result<(), Failure>) -> Result<(), Failure> {
+    let config = file.load()?;
+    if file.found().is_none() {
+        let line = client_config::docker_line(&config);
+        tell(&format!("no configuration file; Docker uses this mirror with this in /etc/docker/daemon.json: {line}"));
+    }
+    serve(config)
+}
+
+fn check_config(file: &ConfigFile, print: bool) -> Result<(), Failure> {
+    let config = file.load()?;
+    let text = if print { config.to_yaml().map_err(Failure::Failed)? } else { format!("{}: ok\n", file.shown()) };
+    io::stdout().write_all(text.as_bytes())?;
+    Ok(())
+}
+
+fn print_client_config(file: &ConfigFile, kind: Kind, url: Option<&str>, no_fallback: bool) -> Result<(), Failure> {
+    let config = file.load()?;
+    let request = Request::new(url, no_fallback, &config).map_err(Failure::Usage)?;
+    let ClientConfig { content, notes } = client_config::client_config(kind, &request).map_err(Failure::Usage)?;
+    io::stdout().write_all(content.as_bytes())?;
+    tell(&notes.join("\n"));
+    Ok(())
+}
+
+fn print_version() -> Result<(), Failure> {
+    let (version, commit, rustc) = (env!("CARGO_PKG_VERSION"), env!("LARDER_COMMIT"), env!("LARDER_RUSTC"));
+    writeln!(io::stdout(), "larder {version}\ncommit {commit}\n{rustc}")?;
+    Ok(())
+}
+
+impl ConfigFile {
+    /// The configuration; warnings go to stderr.
+    fn load(&self) -> Result<Config, Failure> {
+        let (config, warnings) =
+            Config::load(self.config.as_deref(), environment()).map_err(|mistakes| Failure::Usage(mistakes.to_string()))?;
+        for warning in &warnings {
+            tell(&warning_line(warning, &self.shown()));
+        }
+        Ok(config)
+    }
+
+    fn found(&self) -> Option<PathBuf> {
+        let environment: Vec<_> = environment().collect();
+        find_file(self.config.as_deref(), environment.iter().map(|(name, value)| (name.as_str(), value.as_str())))
+    }
+
+    fn shown(&self) -> String {
+        self.found().map_or_else(|| format!("defaults (no {DEFAULT_FILE})"), |path: PathBuf| Path::display(&path).to_string())
+    }
+}
+
+fn warning_line(warning: &Warning, file: &str) -> String {
+    format!("warning: {}", warning.line(file))
+}
+
+/// The environment, as far as it is Unicode: nothing that larder reads is otherwise.
+fn environment() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+}
+
+/// A line for whoever started the command. Where stderr is closed, nobody is there to be told.
+fn tell(text: &str) {
+    let _ = writeln!(io::stderr(), "{text}");
+}

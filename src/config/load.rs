@@ -1,0 +1,135 @@
+//! From a file and an environment to a [`Config`], or to everything that is wrong with them.
+
+use std::path::{Path, PathBuf};
+
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
+
+use super::environment::{FILE_VARIABLE, Variables, overlay};
+use super::mistake::{Finding, Place};
+use super::section::{Findings, Section};
+use super::tree::Origin;
+use super::validate::{Machine, validate};
+use super::{Config, Mistake, Mistakes, Password, Warning, file, keys, upstreams};
+
+/// Read when it is there and nothing else is named.
+pub const DEFAULT_FILE: &str = "/etc/larder/larder.yaml";
+/// More mistakes than this are one mistake: the wrong file.
+const MISTAKES_MAX: usize = 50;
+
+/// The file to read: the named one, else `LARDER_CONFIG`'s, else the usual one when it is there.
+pub fn find_file<'a>(named: Option<&Path>, env: impl IntoIterator<Item = (&'a str, &'a str)>) -> Option<PathBuf> {
+    let variable = || env.into_iter().find(|(name, value)| *name == FILE_VARIABLE && !value.is_empty()).map(|(_, value)| value.into());
+    let usual = || Some(PathBuf::from(DEFAULT_FILE)).filter(|path| path.exists());
+    named.map(Path::to_path_buf).or_else(variable).or_else(usual)
+}
+
+impl Config {
+    /// Reads the configuration, and checks that the files it names are there.
+    ///
+    /// # Errors
+    /// All mistakes, in the order of the file.
+    pub fn load(path: Option<&Path>, env: impl IntoIterator<Item = (String, String)>) -> Result<(Config, Vec<Warning>), Mistakes> {
+        let variables: Variables = env.into_iter().collect();
+        let found = find_file(path, variables.iter().map(|(name, value)| (name.as_str(), value.as_str())));
+        let fail = |mistakes| Mistakes { file: found.clone(), mistakes };
+        let text = match &found {
+            None => String::new(),
+            Some(path) => file::read(path).map_err(|error| fail(vec![whole_file(format!("cannot be read: {error}"))]))?,
+        };
+        interpret(&text, &variables, check_files).map_err(fail)
+    }
+
+    /// The configuration that a text means. Asks the machine for the size of a disk, and nothing else.
+    ///
+    /// # Errors
+    /// All mistakes, in the order of the text.
+    pub fn from_yaml(text: &str, env: impl IntoIterator<Item = (String, String)>) -> Result<(Config, Vec<Warning>), Mistakes> {
+        interpret(text, &env.into_iter().collect(), |_, _, _| {}).map_err(|mistakes| Mistakes { file: None, mistakes })
+    }
+}
+
+fn interpret(
+    text: &str,
+    variables: &Variables,
+    check: impl FnOnce(&Config, &Section<'_>, &mut Findings),
+) -> Result<(Config, Vec<Warning>), Vec<Mistake>> {
+    let mut tree = file::parse(text)
+        .map_err(|error| vec![Mistake { place: Place::File(error.position), key: String::new(), message: error.message }])?;
+    let mut findings = Findings { mistakes: keys::check(&tree), ..Findings::default() };
+    if tree.get("upstreams").is_none() {
+        tree.set(&["upstreams"], upstreams::built_in());
+    }
+    let overlaid = overlay(&mut tree, variables);
+    findings.mistakes.extend(overlaid.mistakes);
+    findings.warnings.extend(overlaid.warnings);
+    let machine = Machine { cache_directory: cache_directory(variables), disk_size: &disk_size };
+    let config = validate(&tree, &machine, &mut findings);
+    check(&config, &Section::root(&tree), &mut findings);
+    if findings.mistakes.is_empty() { Ok((config, place(text, findings.warnings))) } else { Err(place(text, findings.mistakes)) }
+}
+
+/// Looks up the lines, in the order of the file.
+fn place(text: &str, mut findings: Vec<Finding>) -> Vec<Mistake> {
+    findings.sort_by_key(|finding| match finding.origin {
+        Origin::File(number) => number,
+        Origin::Variable(_) | Origin::BuiltIn => usize::MAX,
+    });
+    let more = findings.len().saturating_sub(MISTAKES_MAX);
+    findings.truncate(MISTAKES_MAX);
+    let mut placed: Vec<_> = findings.into_iter().map(|finding| finding.place(|number| file::locate(text, number))).collect();
+    if more > 0 {
+        placed.push(whole_file(format!("and {more} more; is this larder's configuration?")));
+    }
+    placed
+}
+
+fn whole_file(message: String) -> Mistake {
+    Mistake { place: Place::File(None), key: String::new(), message }
+}
+
+/// systemd's, else the user's.
+fn cache_directory(variables: &Variables) -> Option<PathBuf> {
+    let absolute = |name: &str| variables.get(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    // systemd joins several directories with colons; the first is the one meant for data.
+    let systemd = variables.get("CACHE_DIRECTORY").and_then(|paths| paths.split(':').next()).map(PathBuf::from);
+    let systemd = systemd.filter(|path| path.is_absolute());
+    systemd
+        .or_else(|| absolute("XDG_CACHE_HOME").map(|path| path.join("larder")))
+        .or_else(|| absolute("HOME").map(|path| path.join(".cache/larder")))
+}
+
+/// Of the file system that holds the path, or will hold it.
+fn disk_size(path: &Path) -> Option<u64> {
+    let stat = path.ancestors().find_map(|ancestor| rustix::fs::statvfs(ancestor).ok())?;
+    stat.f_blocks.checked_mul(stat.f_frsize)
+}
+
+/// A certificate is read once, at the start, so it must be there now. A password is read at each use and may come later.
+fn check_files(config: &Config, root: &Section<'_>, findings: &mut Findings) {
+    for upstream in config.upstreams.values() {
+        let section = root.inner("upstreams").inner(&upstream.name);
+        if let Some(path) = &upstream.ca_file
+            && let Err(fault) = check_certificates(path)
+        {
+            findings.mistake(&section.origin("ca_file"), &section.key("ca_file"), fault);
+        }
+        if let Some(Password::File(path)) = upstream.credentials.as_ref().map(|credentials| &credentials.password)
+            && let Err(error) = std::fs::File::open(path)
+        {
+            let credentials = section.inner("credentials");
+            let message = format!("{} cannot be read now: {error}", path.display());
+            findings.warning(&credentials.origin("password_file"), &credentials.key("password_file"), message);
+        }
+    }
+}
+
+fn check_certificates(path: &Path) -> Result<(), String> {
+    let fault = |error: &dyn std::fmt::Display| format!("{} cannot be used: {error}", path.display());
+    let mut certificates = CertificateDer::pem_file_iter(path).map_err(|error| fault(&error))?;
+    match certificates.next() {
+        Some(Ok(_)) => Ok(()),
+        Some(Err(error)) => Err(fault(&error)),
+        None => Err(fault(&"it holds no certificate in PEM form")),
+    }
+}

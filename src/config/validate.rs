@@ -1,0 +1,210 @@
+//! From what is written to what is meant: defaults filled in, values judged, names resolved. Pure: what the machine has
+//! to say comes in as [`Machine`].
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::section::{Findings, Section};
+use super::tree::Node;
+use super::upstreams::{Names, read_upstreams, refuse_open_private};
+use super::value::{self, Share};
+use super::{AdminConfig, CacheConfig, Config, FillsConfig, LogConfig, LogFormat, ServerConfig};
+
+/// Larger caches are asked for, not assumed.
+pub(super) const DEFAULT_SIZE_MAX: u64 = 20 << 30;
+/// Less than this holds no image.
+const SIZE_MIN: u64 = 1 << 20;
+/// A client has its headers after 25 s or never; no wait within may be longer.
+const WAIT_MAX: Duration = Duration::from_secs(25);
+const HEADERS: &str = "a client gets its headers within 25s or gives up";
+
+/// What the configuration leaves to the machine.
+pub(super) struct Machine<'a> {
+    /// The default of `cache.path`; `None` where the environment names no home.
+    pub(super) cache_directory: Option<PathBuf>,
+    /// The bytes of the file system that holds, or will hold, a directory.
+    pub(super) disk_size: &'a dyn Fn(&Path) -> Option<u64>,
+}
+
+/// The configuration that a tree means; only to be used when no mistakes were found.
+pub(super) fn validate(tree: &Node, machine: &Machine<'_>, findings: &mut Findings) -> Config {
+    let root = Section::root(tree);
+    let (upstreams, names) = read_upstreams(&root, findings);
+    let default_upstream = read_default_upstream(&root, &names, findings);
+    let server = read_server(&root.inner("server"), &names, findings);
+    let admin = read_admin(&root.inner("admin"), &server, findings);
+    refuse_open_private(&root, &server, &upstreams, findings);
+    let cache = read_cache(&root.inner("cache"), machine, findings);
+    let fills = read_fills(&root.inner("fills"), findings);
+    let log = read_log(&root.inner("log"), findings);
+    Config { server, admin, cache, fills, default_upstream, upstreams, log }
+}
+
+fn read_default_upstream(root: &Section<'_>, names: &Names, findings: &mut Findings) -> String {
+    let written = root.read("default_upstream", findings, |text| names.resolve(text));
+    if let Some(name) = written {
+        return name;
+    }
+    let default = Config::DEFAULT_UPSTREAM;
+    if root.get("default_upstream").is_none() && !names.is_upstream(default) {
+        let message = format!(
+            "is {default} unless written, and upstreams has no such entry; write default_upstream: {}, or add `{default}: {{}}` to upstreams",
+            names.first().unwrap_or("<host>")
+        );
+        findings.mistake(&root.origin("upstreams"), "default_upstream", message);
+    }
+    default.to_owned()
+}
+
+fn read_server(section: &Section<'_>, names: &Names, findings: &mut Findings) -> ServerConfig {
+    let default = ServerConfig::default();
+    ServerConfig {
+        listen: read_listen(section, findings).unwrap_or(default.listen),
+        hosts: read_hosts(section, names, findings),
+        allow_anonymous_private: section
+            .read("allow_anonymous_private", findings, value::boolean)
+            .unwrap_or(default.allow_anonymous_private),
+        max_connections: section
+            .read("max_connections", findings, |text| value::count(text, 1, 1_000_000))
+            .unwrap_or(default.max_connections),
+        drain_timeout: section
+            .read("drain_timeout", findings, |text| {
+                value::duration_up_to(text, Duration::from_secs(3600), "a stop that takes longer is none")
+            })
+            .unwrap_or(default.drain_timeout),
+    }
+}
+
+fn read_listen(section: &Section<'_>, findings: &mut Findings) -> Option<Vec<SocketAddr>> {
+    section.get("listen")?;
+    let before = findings.mistakes.len();
+    let mut addresses: Vec<SocketAddr> = Vec::new();
+    for (origin, address) in section.list("listen", findings, value::socket_address) {
+        // Port 0 is a new port each time.
+        if address.port() != 0 && addresses.contains(&address) {
+            findings.mistake(&origin, &section.key("listen"), format!("{address} is written twice"));
+        }
+        addresses.push(address);
+    }
+    if addresses.is_empty() && findings.mistakes.len() == before {
+        findings.mistake(&section.origin("listen"), &section.key("listen"), "is an empty list; write an address such as 127.0.0.1:5000");
+    }
+    Some(addresses)
+}
+
+fn read_hosts(section: &Section<'_>, names: &Names, findings: &mut Findings) -> BTreeMap<String, String> {
+    let mut hosts = BTreeMap::new();
+    let inner = section.inner("hosts");
+    let Some(node) = section.get("hosts") else { return hosts };
+    if !matches!(node.value, super::tree::Value::Map(_)) {
+        findings.mistake(&node.origin, &inner.path, format!("takes `host: upstream` pairs; it is {}", node.describe()));
+    }
+    for entry in node.entries() {
+        let key = inner.key(&entry.key);
+        match value::host_and_port(&entry.key) {
+            Ok(host) if !host.contains(':') => {
+                if let Some(upstream) = inner.read(&host, findings, |text| names.resolve(text)) {
+                    hosts.insert(host, upstream);
+                } else if inner.get(&host).is_none() {
+                    findings.mistake(&entry.key_origin, &key, "names no upstream");
+                }
+            }
+            Ok(_) => findings.mistake(&entry.key_origin, &key, "leave out the port; larder compares hosts alone"),
+            Err(fault) => findings.mistake(&entry.key_origin, &key, fault),
+        }
+    }
+    hosts
+}
+
+fn read_admin(section: &Section<'_>, server: &ServerConfig, findings: &mut Findings) -> AdminConfig {
+    let listen = section.read("listen", findings, value::socket_address).unwrap_or(AdminConfig::default().listen);
+    if listen.port() != 0 && server.listen.contains(&listen) {
+        findings.mistake(
+            &section.origin("listen"),
+            &section.key("listen"),
+            format!("{listen} is one of server.listen; give admin another port"),
+        );
+    }
+    AdminConfig { listen }
+}
+
+fn read_cache(section: &Section<'_>, machine: &Machine<'_>, findings: &mut Findings) -> CacheConfig {
+    let path = section.read("path", findings, value::absolute_path);
+    if section.get("path").is_none() && machine.cache_directory.is_none() {
+        let message = "has no default here, since neither CACHE_DIRECTORY, XDG_CACHE_HOME nor HOME is set; write one";
+        findings.mistake(&section.origin("path"), &section.key("path"), message);
+    }
+    let path = path.or_else(|| machine.cache_directory.clone()).unwrap_or_default();
+    let max_size = read_max_size(section, (machine.disk_size)(&path), findings);
+    let share = section.read("max_blob_size", findings, |text| within(value::share(text)?, max_size));
+    CacheConfig {
+        max_size,
+        max_blob_size: share.unwrap_or(percent_of(max_size, CacheConfig::MAX_BLOB_PERCENT)),
+        revalidate_wait: section
+            .read("revalidate_wait", findings, |text| value::duration_up_to(text, WAIT_MAX, HEADERS))
+            .unwrap_or(CacheConfig::REVALIDATE_WAIT),
+        negative_ttl: section.read("negative_ttl", findings, value::duration).unwrap_or(CacheConfig::NEGATIVE_TTL),
+        memory_cache_size: section.read("memory_cache_size", findings, value::size).unwrap_or(CacheConfig::MEMORY_CACHE_SIZE),
+        path,
+    }
+}
+
+fn read_max_size(section: &Section<'_>, disk_size: Option<u64>, findings: &mut Findings) -> u64 {
+    let at_least = |text: &str| {
+        let size = value::size(text)?;
+        if size < SIZE_MIN { Err(format!("`{text}` holds no image; write at least 1MiB")) } else { Ok(size) }
+    };
+    let written = section.read("max_size", findings, at_least);
+    if let (Some(size), Some(disk)) = (written, disk_size)
+        && size > disk
+    {
+        let message = format!("is more than the whole disk, which has {} GiB; the disk will fill up first", disk >> 30);
+        findings.warning(&section.origin("max_size"), &section.key("max_size"), message);
+    }
+    let tenth = disk_size.map_or(DEFAULT_SIZE_MAX, |size| size / 10);
+    written.unwrap_or(tenth.clamp(SIZE_MIN, DEFAULT_SIZE_MAX))
+}
+
+fn within(share: Share, max_size: u64) -> Result<u64, value::Fault> {
+    match share {
+        Share::Percent(percent) => Ok(percent_of(max_size, percent)),
+        Share::Bytes(bytes) if bytes <= max_size => Ok(bytes),
+        Share::Bytes(bytes) => Err(format!("{bytes} bytes is more than cache.max_size, {max_size}; write less, or a part such as 50%")),
+    }
+}
+
+fn percent_of(whole: u64, percent: u64) -> u64 {
+    // In two steps, so that no size overflows.
+    whole / 100 * percent + whole % 100 * percent / 100
+}
+
+fn read_fills(section: &Section<'_>, findings: &mut Findings) -> FillsConfig {
+    let default = FillsConfig::default();
+    let mut count = |name| section.read(name, findings, |text| value::count(text, 1, 65_536));
+    let max_concurrent = count("max_concurrent").unwrap_or(default.max_concurrent);
+    // A smaller whole makes the unwritten part smaller too.
+    let per_upstream = count("max_concurrent_per_upstream").unwrap_or(default.max_concurrent_per_upstream).min(max_concurrent);
+    FillsConfig {
+        max_concurrent,
+        max_concurrent_per_upstream: per_upstream,
+        queue_timeout: section
+            .read("queue_timeout", findings, |text| value::duration_up_to(text, WAIT_MAX, HEADERS))
+            .unwrap_or(default.queue_timeout),
+    }
+}
+
+fn read_log(section: &Section<'_>, findings: &mut Findings) -> LogConfig {
+    let default = LogConfig::default();
+    let format = |text: &str| match text {
+        "auto" => Ok(LogFormat::Auto),
+        "text" => Ok(LogFormat::Text),
+        "json" => Ok(LogFormat::Json),
+        _ => Err(format!("`{text}` is not a format; write auto, text or json")),
+    };
+    LogConfig {
+        format: section.read("format", findings, format).unwrap_or(default.format),
+        level: section.read("level", findings, value::log_level).unwrap_or(default.level),
+    }
+}
