@@ -164,6 +164,15 @@ impl BaseUrl {
     }
 }
 
+impl FromStr for BaseUrl {
+    type Err = String;
+
+    /// The fault does not repeat the text, which may hold a password.
+    fn from_str(text: &str) -> Result<BaseUrl, String> {
+        value::base_url(text)
+    }
+}
+
 impl fmt::Display for BaseUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (scheme, usual_port) = if self.tls { ("https", 443) } else { ("http", 80) };

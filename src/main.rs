@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use larder::cli::{self, Failure};
 use larder::config::Config;
+use larder::{app, log};
 
 fn main() -> ExitCode {
     cli::run(std::env::args_os(), serve)
@@ -11,7 +12,10 @@ fn main() -> ExitCode {
 
 /// Runs the daemon until it has drained.
 fn serve(config: Config) -> Result<(), Failure> {
-    // For the lead: build the runtime here and call `larder::app::serve(config)`.
-    let _ = config;
-    Err(Failure::Failed("this build has no server yet".into()))
+    let metrics = app::metrics(&config);
+    // Kept to the end, so that the last line is written.
+    let (access_log, _flush) = log::start(&config.log, &metrics).map_err(|error| Failure::Usage(error.to_string()))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| Failure::Failed(format!("cannot start the runtime: {error}")))?;
+    runtime.block_on(app::serve(config, access_log, metrics))
 }

@@ -53,10 +53,13 @@ pub struct Mirror {
     /// What a HEAD said of a tag that is not held.
     heads: Cache<(RepositoryKey, Tag), Remembered<Descriptor>>,
     /// Tags that a HEAD has said to name a manifest that is not stored yet.
-    names: Cache<(RepositoryKey, Digest), Arc<[(Tag, TagRecord)]>>,
+    names: Cache<(RepositoryKey, Digest), Names>,
     /// Rights to a blob that no manifest lists.
     confirmed: Cache<(RepositoryKey, Digest), ()>,
 }
+
+/// Tags of one manifest, as upstream has named them.
+type Names = Arc<[(Tag, TagRecord)]>;
 
 /// A value with its own end: moka's clock can't be told the time.
 #[derive(Clone)]

@@ -28,7 +28,7 @@ pub struct BlobAnswer {
 }
 
 pub enum BlobBody {
-    Stored(Blob),
+    Stored(Arc<Blob>),
     Arriving(Arc<Tail>),
 }
 
@@ -114,7 +114,7 @@ impl Mirror {
         match self.store.blob(digest).await {
             Ok(blob) => Ok(blob.map(|blob| BlobAnswer {
                 size: Some(blob.len()),
-                body: Some(BlobBody::Stored(blob)),
+                body: Some(BlobBody::Stored(Arc::new(blob))),
                 outcome: Outcome::Hit,
                 exchange,
             })),

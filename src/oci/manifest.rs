@@ -19,8 +19,8 @@ pub struct Manifest {
 /// Why bytes are not a manifest that may be served.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidManifest {
-    #[error("the manifest's bytes hash to {found}, not to {expected}")]
-    WrongDigest { expected: Digest, found: Digest },
+    #[error("the manifest's bytes hash to {found}")]
+    WrongDigest { found: Digest },
     #[error("the manifest is not JSON")]
     NotJson,
     #[error("the manifest says mediaType {inside}, its Content-Type said {outside}")]
@@ -66,7 +66,7 @@ impl Manifest {
     pub fn verified(bytes: Bytes, announced: Option<&str>, expected: &Digest) -> Result<Manifest, InvalidManifest> {
         let found = Digest::of(expected.algorithm(), &bytes);
         if found != *expected {
-            return Err(InvalidManifest::WrongDigest { expected: *expected, found });
+            return Err(InvalidManifest::WrongDigest { found });
         }
         Manifest::read(bytes, announced, found)
     }

@@ -26,12 +26,13 @@ pub enum Content {
     Tail(Tailing),
 }
 
+type NextChunk = Pin<Box<dyn Future<Output = (TailReader, Option<io::Result<Bytes>>)> + Send>>;
 type Reading = Pin<Box<dyn Future<Output = io::Result<Bytes>> + Send>>;
 
 /// A reader of a growing blob, either at rest or waiting for the next chunk.
 pub enum Tailing {
     Idle(TailReader),
-    Waiting(Pin<Box<dyn Future<Output = (TailReader, Option<io::Result<Bytes>>)> + Send>>),
+    Waiting(NextChunk),
     Ended,
 }
 
@@ -42,8 +43,8 @@ impl Body {
 }
 
 impl Content {
-    pub fn file(blob: Blob, range: Range<u64>) -> Content {
-        Content::File { blob: Arc::new(blob), range, reading: None }
+    pub fn file(blob: Arc<Blob>, range: Range<u64>) -> Content {
+        Content::File { blob, range, reading: None }
     }
 
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {

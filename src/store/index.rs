@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -130,7 +130,7 @@ fn set_aside(path: &Path, reason: &str) {
 }
 
 /// The owner thread. It flushes when idle, beside sled's own timer, which has been seen to give up silently.
-fn own(path: &PathBuf, db: sled::Db, messages: &Receiver<Message>) {
+fn own(path: &Path, db: sled::Db, messages: &Receiver<Message>) {
     let mut db = Some(db);
     loop {
         let step = catch_unwind(AssertUnwindSafe(|| {

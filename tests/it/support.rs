@@ -2,5 +2,6 @@
 #![allow(dead_code, unused_imports, reason = "a double offers more than today's tests use")]
 
 pub mod client;
+pub mod larder;
 pub mod net;
 pub mod registry;

@@ -11,7 +11,7 @@ fn get(path: &str) -> Result<Route, RouteError> {
 }
 
 fn target(root: Root, ns: Option<&str>, name: &str) -> Target {
-    Target { root, ns: ns.map(str::to_owned), name: name.into() }
+    Target::new(root, ns.map(str::to_owned), name)
 }
 
 fn prefix(text: &str) -> Root {
