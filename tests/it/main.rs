@@ -3,5 +3,6 @@
 
 mod doubles;
 mod edge;
+mod process;
 mod pull;
 mod support;
