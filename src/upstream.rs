@@ -23,3 +23,5 @@ pub use call::{Call, Exchange};
 pub use client::{FetchedManifest, ManifestHead, Upstream};
 pub use error::{UnavailableReason, UpstreamError};
 pub use tls::SetupError;
+#[cfg(test)]
+mod tests;

@@ -53,15 +53,17 @@ impl Auth {
     /// Begins with what worked last time.
     pub(super) async fn begin<'a>(&'a self, repository: &'a RepositoryName) -> Result<Attempt<'a>, UpstreamError> {
         let sent = match (self.learned.get(repository), &self.credentials) {
-            (Some(key), _) => self.bearer(key).await?,
+            (Some(key), _) => self.bearer(repository, key).await?,
             (None, Some(credentials)) if self.basic.load(Ordering::Relaxed) => Sent::Basic(basic(credentials).await?),
             (None, _) => Sent::Nothing,
         };
         Ok(Attempt { auth: self, repository, sent, refreshed: false, bared: false })
     }
 
-    async fn bearer(&self, key: Arc<TokenKey>) -> Result<Sent, UpstreamError> {
-        let token = self.tokens.get(&key).await?;
+    /// A token, remembered as this repository's way. Where none is to be had the way is forgotten: the registry may name another by now.
+    async fn bearer(&self, repository: &RepositoryName, key: Arc<TokenKey>) -> Result<Sent, UpstreamError> {
+        let token = self.tokens.get(&key).await.inspect_err(|_| self.learned.invalidate(repository))?;
+        self.learned.insert(repository.clone(), Arc::clone(&key));
         Ok(Sent::Bearer(key, token.header))
     }
 }
@@ -123,8 +125,7 @@ impl Attempt<'_> {
             self.refreshed = true;
             self.auth.tokens.refuse(used, header);
         }
-        self.auth.learned.insert(self.repository.clone(), Arc::clone(&key));
-        self.auth.bearer(key).await
+        self.auth.bearer(self.repository, key).await
     }
 }
 

@@ -80,12 +80,8 @@ impl Upstream {
     ) -> Result<ManifestHead, UpstreamError> {
         let question = self.manifest(Method::HEAD, repository, reference);
         match self.asker.ask(&question, call).await {
-            Ok(answer) => {
-                // The length of coded bytes is not the manifest's.
-                let size = if answer.headers().contains_key(CONTENT_ENCODING) { None } else { content_length(&answer) };
-                Ok(ManifestHead { digest: digest(&answer), content_type: content_type(&answer), size })
-            }
-            Err(_) if call.exchange.status().is_some_and(does_not_do_head) => Ok(ManifestHead::default()),
+            Ok(answer) => Ok(ManifestHead { digest: digest(&answer), content_type: content_type(&answer), size: size(&answer) }),
+            Err(Failure::Head(_)) => Ok(ManifestHead::default()),
             Err(failure) => Err(self.asker.failed(failure.into_error())),
         }
     }
@@ -120,20 +116,11 @@ impl Upstream {
     /// When upstream does not have it, or does not say.
     pub async fn head_blob(&self, repository: &RepositoryName, digest: &Digest, call: &Call) -> Result<Option<u64>, UpstreamError> {
         let question = self.blob(Method::HEAD, repository, digest, None);
-        match self.asker.attempt(&question, call).await {
-            Ok(answer) => return Ok(size_by_head(&answer)),
-            // A store's link is often signed for GET alone.
-            Err(Failure::Location(_)) => return self.probe_blob(repository, digest, call).await,
-            Err(Failure::Plain(_)) if call.exchange.status().is_some_and(does_not_do_head) => {
-                return self.probe_blob(repository, digest, call).await;
-            }
-            Err(failure) => {
-                let mut tries = self.asker.tries(call);
-                tries.after(failure).await.map_err(|failure| self.asker.failed(failure.into_error()))?;
-            }
+        match self.asker.ask(&question, call).await {
+            Ok(answer) => Ok(size(&answer)),
+            Err(Failure::Head(_)) => self.probe_blob(repository, digest, call).await,
+            Err(failure) => Err(self.asker.failed(failure.into_error())),
         }
-        let answer = self.asker.ask(&question, call).await.map_err(|failure| self.asker.failed(failure.into_error()))?;
-        Ok(size_by_head(&answer))
     }
 
     /// A blob's bytes from `offset` on, or from 0 where upstream does not do ranges.
@@ -159,7 +146,7 @@ impl Upstream {
         let answer = self.asker.ask(&question, call).await.map_err(|failure| self.asker.failed(failure.into_error()))?;
         match answer.status() {
             StatusCode::PARTIAL_CONTENT => Ok(answer.header(CONTENT_RANGE).and_then(content_range).and_then(|(_, size)| size)),
-            _ => Ok(size_by_head(&answer)),
+            _ => Ok(size(&answer)),
         }
     }
 
@@ -193,12 +180,9 @@ impl Upstream {
     }
 }
 
-fn size_by_head(answer: &Answer) -> Option<u64> {
+/// The length of coded bytes is not the content's.
+fn size(answer: &Answer) -> Option<u64> {
     if answer.headers().contains_key(CONTENT_ENCODING) { None } else { content_length(answer) }
-}
-
-fn does_not_do_head(status: u16) -> bool {
-    matches!(status, 405 | 501)
 }
 
 /// Never from an ETag: Nexus's is a SHA-1.

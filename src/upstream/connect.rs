@@ -56,3 +56,16 @@ impl Connect for TcpConnect {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_listener_on_this_machine_is_reached() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let addresses = TcpConnect.resolve("127.0.0.1").await.expect("an address");
+        assert_eq!(addresses, [IpAddr::from([127, 0, 0, 1])]);
+        assert!(TcpConnect.dial(listener.local_addr().expect("an address")).await.is_ok());
+    }
+}

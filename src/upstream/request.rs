@@ -104,7 +104,13 @@ impl Question<'_> {
     /// A blob's redirect leads to a store that knows links, not repositories. A manifest's leads to another registry, whose word counts.
     async fn refused(&self, answer: Answer) -> Failure {
         let to_a_store = answer.redirected && self.kind == UpstreamKind::Blob;
-        answer.refused(|refused| if to_a_store { refused.meaning_behind_redirect() } else { refused.meaning().into() }).await
+        let is_head = self.method == Method::HEAD;
+        answer
+            .refused(|refused| {
+                let meant = if to_a_store { refused.meaning_behind_redirect() } else { refused.meaning().into() };
+                if is_head { refused.meaning_to_head(meant) } else { meant }
+            })
+            .await
     }
 }
 
@@ -126,7 +132,7 @@ impl Tries<'_> {
             Failure::Plain(error) if error.is_transient() && self.attempts < ATTEMPTS_MAX => {
                 self.asker.rng.jitter(retry::backoff(self.attempts))
             }
-            Failure::Location(_) | Failure::Plain(_) => return Err(failure),
+            Failure::Location(_) | Failure::Head(_) | Failure::Plain(_) => return Err(failure),
         };
         if now + wait >= self.deadline {
             return Err(failure);

@@ -17,6 +17,8 @@ pub(super) enum Failure {
     Plain(UpstreamError),
     /// The place that the registry redirected to refuses: its link may have expired, so a fresh one is asked for, once.
     Location(UpstreamError),
+    /// HEAD is not done here, or a link was signed for GET alone: a GET may tell.
+    Head(UpstreamError),
 }
 
 impl From<UpstreamError> for Failure {
@@ -28,7 +30,7 @@ impl From<UpstreamError> for Failure {
 impl Failure {
     pub(super) fn into_error(self) -> UpstreamError {
         match self {
-            Failure::Plain(error) | Failure::Location(error) => error,
+            Failure::Plain(error) | Failure::Location(error) | Failure::Head(error) => error,
         }
     }
 }
@@ -78,6 +80,15 @@ impl Refused<'_> {
                 Failure::Location(UpstreamError::Unavailable { reason: UnavailableReason::Status, detail: self.detail() })
             }
             _ => Failure::Plain(self.meaning()),
+        }
+    }
+
+    /// What it means to a HEAD.
+    pub(super) fn meaning_to_head(&self, meant: Failure) -> Failure {
+        match (self.status, meant) {
+            (_, Failure::Location(error)) => Failure::Head(error),
+            (405 | 501, meant) => Failure::Head(meant.into_error()),
+            (_, meant) => meant,
         }
     }
 
@@ -162,6 +173,17 @@ mod tests {
         }
         assert!(matches!(refused(503, "").meaning_behind_redirect(), Failure::Plain(UpstreamError::Unavailable { .. })));
         assert!(matches!(refused(429, "").meaning_behind_redirect(), Failure::Plain(UpstreamError::RateLimited { .. })));
+    }
+
+    #[test]
+    fn a_head_that_is_not_done_is_told_from_a_refusal() {
+        let meant = |status| refused(status, "").meaning_to_head(refused(status, "").meaning_behind_redirect());
+        assert!(matches!(meant(403), Failure::Head(_)) && matches!(meant(405), Failure::Head(_)) && matches!(meant(501), Failure::Head(_)));
+        assert!(matches!(meant(429), Failure::Plain(_)));
+        assert!(matches!(
+            refused(403, "").meaning_to_head(refused(403, "").meaning().into()),
+            Failure::Plain(UpstreamError::Denied { .. })
+        ));
     }
 
     #[test]

@@ -143,7 +143,8 @@ impl Tokens {
                 Err(UpstreamError::CredentialRefused { detail })
             }
             (Trust::Insecure, Some(_)) => {
-                let detail = format!("tokens come from {realm} without TLS, so the password was not sent, whatever `token_hosts` says");
+                let remedy = if self.wire.origin.tls { "no entry in `token_hosts` changes that" } else { "`token_hosts` does not list it" };
+                let detail = format!("tokens come from {realm} without TLS, so the password was not sent; {remedy}");
                 Err(UpstreamError::CredentialRefused { detail })
             }
             (Trust::Insecure, None) => {
@@ -170,7 +171,8 @@ struct Entry {
 
 impl Entry {
     async fn fly(self, sender: watch::Sender<Option<Fetched>>) {
-        let fetched = self.tokens.fetch(&self.key).await;
+        let fetch = tokio::time::timeout(FETCH_TIMEOUT, self.tokens.fetch(&self.key)).await;
+        let fetched = fetch.unwrap_or_else(|_| Err(UpstreamError::TimedOut { detail: format!("no token from {}", self.key.realm) }));
         if let Ok(token) = &fetched {
             self.tokens.cache.insert(self.key.clone(), token.clone());
         }
