@@ -26,7 +26,7 @@ use crate::gate::Gate;
 use crate::metrics::Metrics;
 use crate::oci::{Descriptor, Digest, Reference, Tag};
 use crate::rng::Rng;
-use crate::store::{RepositoryKey, Store, StoreError};
+use crate::store::{RepositoryKey, Store, StoreError, TagRecord};
 use fill::Fills;
 use flight::Questions;
 use manifest::{Checked, Fetched, Peeked};
@@ -52,6 +52,8 @@ pub struct Mirror {
     negative: Cache<(RepositoryKey, Asked), Instant>,
     /// What a HEAD said of a tag that is not held.
     heads: Cache<(RepositoryKey, Tag), Remembered<Descriptor>>,
+    /// Tags that a HEAD has said to name a manifest that is not stored yet.
+    names: Cache<(RepositoryKey, Digest), Arc<[(Tag, TagRecord)]>>,
     /// Rights to a blob that no manifest lists.
     confirmed: Cache<(RepositoryKey, Digest), ()>,
 }
@@ -111,6 +113,7 @@ impl Mirror {
             peeks: Questions::new(Arc::clone(metrics)),
             negative: Cache::new(REMEMBERED_MAX),
             heads: Cache::new(REMEMBERED_MAX),
+            names: Cache::new(REMEMBERED_MAX),
             confirmed: Cache::builder().max_capacity(REMEMBERED_MAX).time_to_live(CONFIRMED_TTL).build(),
         })
     }

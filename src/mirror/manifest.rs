@@ -13,11 +13,13 @@ use super::freshness::{self, Answer, Freshness, Said};
 use super::outcome::Outcome;
 use super::{Asked, Error, Mirror, Remembered, Repository, What};
 use crate::oci::{Descriptor, Digest, InvalidManifest, Manifest, MediaType, Reference, Tag};
-use crate::store::TagRecord;
+use crate::store::{RepositoryKey, StoreError, TagRecord};
 use crate::upstream::{Call, Exchange, ManifestHead, UpstreamError};
 
 /// How long upstream has for one question about a tag.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(25);
+/// Tags of one digest that are remembered until its manifest comes.
+const TAGS_OF_A_DIGEST_MAX: usize = 15;
 
 /// A manifest as it may be served.
 pub struct ManifestAnswer {
@@ -218,10 +220,37 @@ impl Mirror {
             None => self.revalidated(repository, tag, None).await,
             Some(descriptor) => {
                 let expires_at = Instant::now() + repository.source.tag_ttl;
-                self.heads.insert((repository.key.clone(), tag.clone()), Remembered { value: descriptor.clone(), expires_at });
+                let key = (repository.key.clone(), tag.clone());
+                self.heads.insert(key.clone(), Remembered { value: descriptor.clone(), expires_at });
+                self.named(key, &descriptor).await;
                 Ok(ManifestAnswer { exchange: Some(exchange), ..plain(descriptor, None, Outcome::Miss) })
             }
         }
+    }
+
+    /// Upstream has said what a tag names, by HEAD. dockerd and containerd go on by digest, so the tag's record is written
+    /// when that manifest is stored, which may be now.
+    async fn named(&self, key: (RepositoryKey, Tag), descriptor: &Descriptor) {
+        let record = TagRecord { descriptor: descriptor.clone(), checked_at: self.clock.now() };
+        let (repository, digest) = (key.0.clone(), descriptor.digest);
+        let held = self.store.media_type(&repository, &digest).is_some() && self.store.contains(&digest);
+        if held {
+            return self.note(self.store.put_tag(&key, record).await);
+        }
+        let names = self.names.get(&(repository.clone(), digest)).unwrap_or_default();
+        let others = names.iter().filter(|(tag, _)| *tag != key.1).take(TAGS_OF_A_DIGEST_MAX).cloned();
+        let names = others.chain([(key.1, record)]).collect();
+        self.names.insert((repository, digest), names);
+    }
+
+    /// Stores a manifest, and then the tags that upstream has said to name it.
+    async fn keep(&self, repository: &Repository, manifest: &Manifest) -> Result<(), StoreError> {
+        self.store.put_manifest(&repository.key, manifest).await?;
+        let names = self.names.remove(&(repository.key.clone(), manifest.descriptor().digest)).unwrap_or_default();
+        for (tag, record) in names.iter() {
+            self.store.put_tag(&(repository.key.clone(), tag.clone()), record.clone()).await?;
+        }
+        Ok(())
     }
 
     fn remembered_head(&self, repository: &Repository, tag: &Tag) -> Option<Descriptor> {
@@ -297,7 +326,7 @@ impl Mirror {
             None => self.get(repository, &reference, call).await?,
         };
         let record = TagRecord { descriptor: manifest.descriptor().clone(), checked_at: self.clock.now() };
-        let stored = self.store.put_manifest(&repository.key, &manifest).await;
+        let stored = self.keep(repository, &manifest).await;
         if stored.is_ok() {
             self.note(self.store.put_tag(&key, record).await);
         }
@@ -349,7 +378,7 @@ impl Mirror {
         let pending = self.fetches.ask((repository.key.clone(), digest), || async move {
             let call = Call::until(Instant::now() + CHECK_TIMEOUT);
             let manifest = mirror.get(&asked_of, &Reference::Digest(digest), &call).await?;
-            mirror.note(mirror.store.put_manifest(&asked_of.key, &manifest).await);
+            mirror.note(mirror.keep(&asked_of, &manifest).await);
             Ok((manifest, call.exchange))
         });
         let joined = pending.joined;

@@ -27,3 +27,18 @@ async fn an_image_is_pulled_once_and_then_served_from_the_cache() {
     assert_eq!(registry.count(get().blob()), 3);
     assert_eq!((registry.count(head().manifest()), registry.count(get().manifest())), (1, 1));
 }
+
+#[tokio::test]
+async fn a_pulled_image_outlives_its_upstream() {
+    let (net, registry) = hub();
+    let image = registry.push_image("library/app", "latest", &[100], 1);
+    let larder = Larder::start(&net);
+    // As dockerd and containerd do: the tag by HEAD, then everything by digest.
+    larder.head("/v2/library/app/manifests/latest").await;
+    larder.get(&format!("/v2/library/app/manifests/{}", image.digest)).await;
+    net.down("hub.test");
+    larder.clock.advance(std::time::Duration::from_secs(3600));
+    let manifest = larder.head("/v2/library/app/manifests/latest").await;
+    assert_eq!(manifest.header("cache-status"), Some("larder; hit; ttl=-3300; detail=stale-unavailable"));
+    assert_eq!(larder.get("/v2/library/app/manifests/latest").await.bytes(), &image.bytes);
+}
