@@ -89,7 +89,7 @@ docker_scenarios() {
   start_cold_mirror
   check "dockerd pulls and runs busybox" pulls_and_runs_busybox
   check "dockerd pulls and runs a large multi-platform image" pulls_and_runs_big
-  check "the first pull fetched everything once" first_pull_fetched_each_thing_once
+  check "the first pulls fetched everything once, a shared layer too" first_pull_fetched_each_thing_once
   check "after docker rmi the second pull makes no upstream GET" second_pull_asks_upstream_for_nothing
   stop upstream
   check "with the upstream stopped and the tag expired the third pull works" third_pull_works_without_upstream

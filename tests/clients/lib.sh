@@ -124,11 +124,12 @@ answers() { curl -s -o /dev/null --max-time 5 "$1"; }
 passed=0
 failed=0
 
-# check NAME FUNCTION ARGS…: runs it in a subshell with `set -e`; what it printed is shown only if it fails.
+# check NAME FUNCTION ARGS…: runs it in a subshell with `set -e`; what it printed, and larder meanwhile, is shown only if it fails.
 # Not to be called where bash ignores `set -e` (in a condition, before `||`).
 check() {
-  local name=$1 status
+  local name=$1 status said
   shift
+  said=$(stat -c %s "$TMP/larder.log" 2>/dev/null || echo 0)
   set +e
   (
     set -euo pipefail
@@ -143,6 +144,8 @@ check() {
     failed=$((failed + 1))
     echo "FAIL $name (exit $status)"
     sed 's/^/     | /' "$TMP/check.out" | tail -n 30
+    # Nulls say nothing, and the lines are long.
+    tail -c "+$((said + 1))" "$TMP/larder.log" | tail -n 12 | sed -E 's/"[a-z_]+":null,?//g; s/^/     larder: /' | cut -c1-700
   fi
 }
 
