@@ -5,3 +5,4 @@ mod doubles;
 mod edge;
 mod pull;
 mod support;
+mod tags;
