@@ -24,7 +24,7 @@ use tokio::time::Instant;
 use crate::clock::Clock;
 use crate::gate::Gate;
 use crate::metrics::Metrics;
-use crate::oci::{Descriptor, Digest, Reference, Tag};
+use crate::oci::{Digest, Reference, Tag};
 use crate::rng::Rng;
 use crate::store::{RepositoryKey, Store, StoreError, TagRecord};
 use fill::Fills;
@@ -51,21 +51,11 @@ pub struct Mirror {
     /// "Not found", as upstream said it a moment ago.
     negative: Cache<(RepositoryKey, Asked), Instant>,
     /// What a HEAD said of a tag that is not held.
-    heads: Cache<(RepositoryKey, Tag), Remembered<Descriptor>>,
+    heads: Cache<(RepositoryKey, Tag), Arc<TagRecord>>,
     /// Tags that a HEAD has said to name a manifest that is not stored yet.
-    names: Cache<(RepositoryKey, Digest), Names>,
+    names: Cache<(RepositoryKey, Digest), Arc<[Tag]>>,
     /// Rights to a blob that no manifest lists.
     confirmed: Cache<(RepositoryKey, Digest), ()>,
-}
-
-/// Tags of one manifest, as upstream has named them.
-type Names = Arc<[(Tag, TagRecord)]>;
-
-/// A value with its own end: moka's clock can't be told the time.
-#[derive(Clone)]
-struct Remembered<T> {
-    value: T,
-    expires_at: Instant,
 }
 
 /// What upstream was asked for.

@@ -62,12 +62,19 @@ pub fn judge(record: Option<&TagRecord>, now: Timestamp, tag_ttl: Duration) -> F
     }
 }
 
-/// Whether a record may stand in while upstream cannot answer. A record from the future counts by its distance, so that a
-/// clock that was wrong makes no tag immortal.
+/// Whether a record may stand in while upstream cannot answer.
 pub fn held(record: Option<&TagRecord>, now: Timestamp, stale_if_error: Duration) -> Held {
-    let Some(record) = record else { return Held::Nothing };
-    let distance = now.since(record.checked_at).or_else(|| record.checked_at.since(now));
-    if distance.is_some_and(|distance| distance <= stale_if_error) { Held::Within } else { Held::Beyond }
+    match record {
+        None => Held::Nothing,
+        Some(record) if distance(record, now) <= stale_if_error => Held::Within,
+        Some(_) => Held::Beyond,
+    }
+}
+
+/// How far away upstream's last word is. A record from the future counts, too, so that a clock that was wrong makes no tag
+/// immortal.
+pub fn distance(record: &TagRecord, now: Timestamp) -> Duration {
+    now.since(record.checked_at).or_else(|| record.checked_at.since(now)).unwrap_or_default()
 }
 
 /// The contract's table.

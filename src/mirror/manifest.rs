@@ -9,9 +9,9 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::blob::within;
-use super::freshness::{self, Answer, Freshness, Said};
+use super::freshness::{self, Answer, Freshness, Held, Said};
 use super::outcome::Outcome;
-use super::{Asked, Error, Mirror, Remembered, Repository, What};
+use super::{Asked, Error, Mirror, Repository, What};
 use crate::oci::{Descriptor, Digest, InvalidManifest, Manifest, MediaType, Reference, Tag};
 use crate::store::{RepositoryKey, StoreError, TagRecord};
 use crate::upstream::{Call, Exchange, ManifestHead, UpstreamError};
@@ -117,7 +117,7 @@ impl Mirror {
             (Freshness::Fresh { ttl }, Some(record)) => {
                 let descriptor = &record.descriptor;
                 if let Some(answer) = self.held_manifest(&descriptor.digest, descriptor.media_type.clone(), Outcome::Hit).await {
-                    return Ok(ManifestAnswer { ttl: Some(i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX)), ..answer });
+                    return Ok(ManifestAnswer { ttl: Some(seconds(ttl)), ..answer });
                 }
                 self.revalidated(repository, tag, None).await
             }
@@ -141,9 +141,11 @@ impl Mirror {
         let key = (repository.key.clone(), tag.clone());
         let pending = self.checks.ask(key.clone(), || Arc::clone(self).check(repository.clone(), tag.clone(), record.clone()));
         let joined = pending.joined;
-        let checked = match &record {
-            None => pending.answer().await,
-            Some(_) => match tokio::time::timeout(self.patience(repository), pending.answer()).await {
+        let held = freshness::held(record.as_deref(), self.clock.now(), repository.source.stale_if_error);
+        let checked = match held {
+            // Who has nothing to serve instead waits to the end.
+            Held::Nothing | Held::Beyond => pending.answer().await,
+            Held::Within => match tokio::time::timeout(self.patience(repository), pending.answer()).await {
                 Ok(checked) => checked,
                 Err(_) => {
                     repository.source.silent.store(true, Ordering::Relaxed);
@@ -160,8 +162,6 @@ impl Mirror {
             Ok(Found::Moved(_)) => Said::Moved,
             Err(error) => Said::from(error),
         };
-        let now = self.clock.now();
-        let held = freshness::held(record.as_deref(), now, repository.source.stale_if_error);
         match (freshness::answer(held, said), result, record) {
             (Answer::Serve(outcome), Ok(Found::Moved(manifest)), _) => {
                 let outcome = if joined && outcome == Outcome::Miss { Outcome::Collapsed } else { outcome };
@@ -196,9 +196,10 @@ impl Mirror {
         if !matches!(outcome, Outcome::Stale(_)) {
             return Ok(answer);
         }
-        let age = self.clock.now().since(record.checked_at).unwrap_or_default();
-        let seconds = |duration: Duration| i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
-        Ok(ManifestAnswer { ttl: Some(seconds(repository.source.tag_ttl) - seconds(age)), age: Some(age), ..answer })
+        let age = freshness::distance(&record, self.clock.now());
+        // A record from the future may be nearer than its ttl; it is past all the same.
+        let ttl = (seconds(repository.source.tag_ttl) - seconds(age)).min(0);
+        Ok(ManifestAnswer { ttl: Some(ttl), age: Some(age), ..answer })
     }
 
     /// How long a held tag waits for upstream's word.
@@ -210,8 +211,8 @@ impl Mirror {
     /// for the digest it named.
     async fn head_unheld(self: &Arc<Mirror>, repository: &Repository, tag: &Tag) -> Result<ManifestAnswer, Error> {
         let reference = Reference::Tag(tag.clone());
-        if let Some(head) = self.remembered_head(repository, tag) {
-            return Ok(plain(head, None, Outcome::Hit));
+        if let Some((head, ttl)) = self.remembered_head(repository, tag) {
+            return Ok(ManifestAnswer { ttl: Some(seconds(ttl)), ..plain(head.descriptor.clone(), None, Outcome::Hit) });
         }
         self.remembered(repository, &Asked::Manifest(reference.clone()))?;
         let (descriptor, exchange) =
@@ -219,10 +220,8 @@ impl Mirror {
         match descriptor {
             None => self.revalidated(repository, tag, None).await,
             Some(descriptor) => {
-                let expires_at = Instant::now() + repository.source.tag_ttl;
-                let key = (repository.key.clone(), tag.clone());
-                self.heads.insert(key.clone(), Remembered { value: descriptor.clone(), expires_at });
-                self.named(key, &descriptor).await;
+                let head = TagRecord { descriptor: descriptor.clone(), checked_at: self.clock.now() };
+                self.named((repository.key.clone(), tag.clone()), head).await;
                 Ok(ManifestAnswer { exchange: Some(exchange), ..plain(descriptor, None, Outcome::Miss) })
             }
         }
@@ -230,33 +229,42 @@ impl Mirror {
 
     /// Upstream has said what a tag names, by HEAD. dockerd and containerd go on by digest, so the tag's record is written
     /// when that manifest is stored, which may be now.
-    async fn named(&self, key: (RepositoryKey, Tag), descriptor: &Descriptor) {
-        let record = TagRecord { descriptor: descriptor.clone(), checked_at: self.clock.now() };
-        let (repository, digest) = (key.0.clone(), descriptor.digest);
-        let held = self.store.media_type(&repository, &digest).is_some() && self.store.contains(&digest);
-        if held {
-            return self.note(self.store.put_tag(&key, record).await);
+    async fn named(&self, key: (RepositoryKey, Tag), head: TagRecord) {
+        let digest = head.descriptor.digest;
+        self.heads.insert(key.clone(), Arc::new(head.clone()));
+        if self.store.media_type(&key.0, &digest).is_some() && self.store.contains(&digest) {
+            return self.note(self.store.put_tag(&key, head).await);
         }
+        let (repository, tag) = key;
         let names = self.names.get(&(repository.clone(), digest)).unwrap_or_default();
-        let (_, tag) = key;
-        let others = names.iter().filter(|(other, _)| *other != tag).take(TAGS_OF_A_DIGEST_MAX).cloned();
-        let names = others.chain([(tag.clone(), record)]).collect();
+        let others = names.iter().filter(|other| **other != tag).take(TAGS_OF_A_DIGEST_MAX).cloned();
+        let names = others.chain([tag.clone()]).collect();
         self.names.insert((repository, digest), names);
     }
 
-    /// Stores a manifest, and then the tags that upstream has said to name it.
+    /// Stores a manifest, and then the tags that upstream has said to name it, as far as that is its last word on them.
     async fn keep(&self, repository: &Repository, manifest: &Manifest) -> Result<(), StoreError> {
         self.store.put_manifest(&repository.key, manifest).await?;
-        let names = self.names.remove(&(repository.key.clone(), manifest.descriptor().digest)).unwrap_or_default();
-        for (tag, record) in names.iter() {
-            self.store.put_tag(&(repository.key.clone(), tag.clone()), record.clone()).await?;
+        let digest = manifest.descriptor().digest;
+        let names = self.names.remove(&(repository.key.clone(), digest)).unwrap_or_default();
+        for tag in names.iter() {
+            let key = (repository.key.clone(), tag.clone());
+            let Some(head) = self.heads.get(&key).filter(|head| head.descriptor.digest == digest) else { continue };
+            let newer = self.store.tag(&key).await?.is_some_and(|record| record.checked_at >= head.checked_at);
+            if !newer {
+                self.store.put_tag(&key, (*head).clone()).await?;
+            }
         }
         Ok(())
     }
 
-    fn remembered_head(&self, repository: &Repository, tag: &Tag) -> Option<Descriptor> {
+    /// What a HEAD said, while it is fresh, and for how long yet.
+    fn remembered_head(&self, repository: &Repository, tag: &Tag) -> Option<(Arc<TagRecord>, Duration)> {
         let head = self.heads.get(&(repository.key.clone(), tag.clone()))?;
-        (head.expires_at > Instant::now()).then_some(head.value)
+        match freshness::judge(Some(&head), self.clock.now(), repository.source.tag_ttl) {
+            Freshness::Fresh { ttl } => Some((head, ttl)),
+            Freshness::Expired | Freshness::Absent => None,
+        }
     }
 
     async fn peek(self: &Arc<Mirror>, repository: &Repository, reference: &Reference) -> Peeked {
@@ -272,9 +280,7 @@ impl Mirror {
     /// HEAD; `None` from an upstream that has no HEAD.
     async fn head(&self, repository: &Repository, reference: &Reference, call: &Call) -> Result<Option<ManifestHead>, UpstreamError> {
         let head = repository.source.upstream.head_manifest(repository.name(), reference, call).await;
-        if head.is_ok() {
-            repository.source.silent.store(false, Ordering::Relaxed);
-        }
+        heard(repository, head.as_ref().err());
         match head {
             Ok(head) => Ok(Some(head)),
             Err(UpstreamError::Corrupt { .. }) => Ok(None),
@@ -305,10 +311,11 @@ impl Mirror {
     async fn find(&self, repository: &Repository, tag: &Tag, record: Option<Arc<TagRecord>>, call: &Call) -> Result<Found, UpstreamError> {
         let key = (repository.key.clone(), tag.clone());
         let reference = Reference::Tag(tag.clone());
-        let head = match record.is_none().then(|| self.remembered_head(repository, tag)).flatten() {
-            Some(descriptor) => {
-                let Descriptor { media_type, digest, size } = descriptor;
-                Some(ManifestHead { digest: Some(digest), content_type: Some(media_type.to_string()), size: Some(size) })
+        let remembered = record.is_none().then(|| self.remembered_head(repository, tag)).flatten().map(|(head, _)| head);
+        let head = match &remembered {
+            Some(head) => {
+                let Descriptor { media_type, digest, size } = &head.descriptor;
+                Some(ManifestHead { digest: Some(*digest), content_type: Some(media_type.to_string()), size: Some(*size) })
             }
             None => self.head(repository, &reference, call).await?,
         };
@@ -326,7 +333,11 @@ impl Mirror {
             },
             None => self.get(repository, &reference, call).await?,
         };
-        let record = TagRecord { descriptor: manifest.descriptor().clone(), checked_at: self.clock.now() };
+        let descriptor = manifest.descriptor().clone();
+        // Upstream's last word on the tag may have been the answer to the HEAD.
+        let said = remembered.filter(|head| head.descriptor.digest == descriptor.digest);
+        let checked_at = said.map_or_else(|| self.clock.now(), |head| head.checked_at);
+        let record = TagRecord { descriptor, checked_at };
         let stored = self.keep(repository, &manifest).await;
         if stored.is_ok() {
             self.note(self.store.put_tag(&key, record).await);
@@ -353,8 +364,9 @@ impl Mirror {
     }
 
     async fn get(&self, repository: &Repository, reference: &Reference, call: &Call) -> Result<Manifest, UpstreamError> {
-        let fetched = repository.source.upstream.get_manifest(repository.name(), reference, call).await?;
-        repository.source.silent.store(false, Ordering::Relaxed);
+        let fetched = repository.source.upstream.get_manifest(repository.name(), reference, call).await;
+        heard(repository, fetched.as_ref().err());
+        let fetched = fetched?;
         let expected = match reference {
             Reference::Digest(digest) => Some(*digest),
             Reference::Tag(_) => fetched.digest,
@@ -429,10 +441,22 @@ fn plain(descriptor: Descriptor, bytes: Option<Bytes>, outcome: Outcome) -> Mani
     ManifestAnswer { descriptor, bytes, outcome, ttl: None, age: None, exchange: None }
 }
 
-/// What a HEAD says, if it says all that a client needs.
+/// What a HEAD says, if it says all that a client needs. A type that the body would correct, or that is refused, is none.
 fn described(head: &ManifestHead) -> Option<Descriptor> {
-    let media_type = head.content_type.as_deref()?.parse().ok()?;
-    Some(Descriptor { media_type, digest: head.digest?, size: head.size? })
+    let media_type: MediaType = head.content_type.as_deref()?.parse().ok()?;
+    let told = !media_type.says_nothing() && !media_type.is_schema_one();
+    told.then_some(Descriptor { media_type, digest: head.digest?, size: head.size? })
+}
+
+/// Any answer ends an upstream's silence, a refusal too: else a tag would be served stale for ever that should be refused.
+fn heard(repository: &Repository, error: Option<&UpstreamError>) {
+    if !matches!(error, Some(UpstreamError::TimedOut { .. } | UpstreamError::Unavailable { .. })) {
+        repository.source.silent.store(false, Ordering::Relaxed);
+    }
+}
+
+fn seconds(duration: Duration) -> i64 {
+    i64::try_from(duration.as_secs()).unwrap_or(i64::MAX)
 }
 
 fn panicked() -> UpstreamError {

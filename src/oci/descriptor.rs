@@ -19,6 +19,16 @@ impl MediaType {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// What servers say that don't know better; a manifest's own `mediaType` is to be believed instead.
+    pub fn says_nothing(&self) -> bool {
+        matches!(self.as_str(), "application/json" | "text/plain" | "application/octet-stream")
+    }
+
+    /// Docker's first manifests, retired.
+    pub fn is_schema_one(&self) -> bool {
+        self.as_str().starts_with("application/vnd.docker.distribution.manifest.v1+")
+    }
 }
 
 /// Not a media type.

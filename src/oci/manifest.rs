@@ -88,9 +88,7 @@ impl Manifest {
         if document.manifests.is_some() && document.layers.is_some() {
             return Err(InvalidManifest::Ambiguous);
         }
-        let outside = announced
-            .and_then(|text| text.parse::<MediaType>().ok())
-            .filter(|announced| !matches!(announced.as_str(), "application/json" | "text/plain" | "application/octet-stream"));
+        let outside = announced.and_then(|text| text.parse::<MediaType>().ok()).filter(|announced| !announced.says_nothing());
         let media_type = match (&document.media_type, outside) {
             (Some(inside), Some(outside)) if inside != outside.as_str() => {
                 return Err(InvalidManifest::WrongMediaType { inside: inside.clone(), outside });

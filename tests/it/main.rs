@@ -6,3 +6,4 @@ mod edge;
 mod process;
 mod pull;
 mod support;
+mod tags;

@@ -2,6 +2,7 @@
 //! numbers by environment; here they are small.
 
 use std::collections::BTreeSet;
+use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -148,6 +149,6 @@ async fn many_clients_of_one_cold_blob_cost_one_upstream_get_and_flat_memory() {
     slow.read_exactly(1024).await.expect("the slow client is served on");
     assert_eq!(registry.count(get().blob().of(layer.digest)), 1);
     let (peak, bound) = (daemon.peak_memory(), 64 * MIB + clients * 128 * 1024);
-    eprintln!("peak memory {} MiB, bound {} MiB", peak / MIB, bound / MIB);
+    let _ = writeln!(std::io::stderr(), "peak memory {} MiB, bound {} MiB", peak / MIB, bound / MIB);
     assert!(peak <= bound, "peak memory {} MiB, bound {} MiB", peak / MIB, bound / MIB);
 }

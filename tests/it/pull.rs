@@ -42,3 +42,19 @@ async fn a_pulled_image_outlives_its_upstream() {
     assert_eq!(manifest.header("cache-status"), Some("larder; hit; ttl=-3300; detail=stale-unavailable"));
     assert_eq!(larder.get("/v2/library/app/manifests/latest").await.bytes(), &image.bytes);
 }
+
+#[tokio::test]
+async fn a_manifest_that_comes_late_does_not_turn_its_tag_back() {
+    let (net, registry) = hub();
+    let old = registry.push_image("library/app", "latest", &[100], 1);
+    let new = registry.push_image("library/app", "next", &[100], 2);
+    let larder = Larder::start(&net);
+    larder.head("/v2/library/app/manifests/latest").await;
+    registry.move_tag("library/app", "latest", new.digest);
+    larder.clock.advance(std::time::Duration::from_secs(3600));
+    larder.head("/v2/library/app/manifests/latest").await;
+    for image in [&new, &old] {
+        larder.get(&format!("/v2/library/app/manifests/{}", image.digest)).await;
+    }
+    assert_eq!(larder.get("/v2/library/app/manifests/latest").await.bytes(), &new.bytes);
+}
