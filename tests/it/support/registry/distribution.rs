@@ -14,9 +14,10 @@ impl State {
             Kind::Token => self.auth.token(request),
             Kind::Signed => self.redirects.serve(request),
             Kind::Other => Answer::no_such_route(),
-            Kind::Ping | Kind::Blob | Kind::Manifest | Kind::Tags => self.registry(request),
+            Kind::Ping | Kind::Blob | Kind::Manifest | Kind::Tags => {
+                self.registry(request).with("docker-distribution-api-version", "registry/2.0")
+            }
         }
-        .with("docker-distribution-api-version", "registry/2.0")
     }
 
     fn registry(&mut self, request: &Request) -> Answer {

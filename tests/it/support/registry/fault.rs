@@ -10,7 +10,8 @@ use super::answer::{Answer, Length};
 use super::wire::Cut;
 use super::{Matcher, Request};
 
-/// One thing that goes wrong. Offsets count bytes of the body as sent, so of a range from its own start.
+/// One thing that goes wrong. Offsets count bytes of the body as sent, so of a range from its own start;
+/// at an offset beyond the body nothing happens. A HEAD has no body to go wrong.
 #[derive(Clone, Debug)]
 pub enum Fault {
     /// This answer instead of the honest one; auth, content and redirects are not asked.
