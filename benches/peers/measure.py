@@ -39,7 +39,7 @@ def main(path):
         measure_cold_blob(facts, peers, figures, number)
     figures.print_lines()
     figures.print_table(list(peers))
-    return judge(figures)
+    return judge(figures, speed_counts=facts["speed_counts"] == "yes")
 
 
 def read_facts(path):
@@ -214,12 +214,13 @@ def run(command):
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
-def judge(figures):
+def judge(figures, speed_counts):
     print()
     good = True
     for figure, peer, least in BARS:
         ratio = figures.ratio(figure, peer)
-        good &= say(ratio >= least, f"{figure}: larder : {peer} = {ratio:.2f}, at least {least} wanted")
+        reached = say(ratio >= least, f"{figure}: larder : {peer} = {ratio:.2f}, at least {least} wanted")
+        good &= reached or not speed_counts
     gets = figures.samples["cold_upstream_gets", "larder"]
     good &= say(set(gets) == {1}, f"cold_upstream_gets: larder made {gets}, 1 each wanted")
     return good
