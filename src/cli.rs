@@ -40,6 +40,9 @@ enum Command {
         /// Let the client ask nobody else when this mirror cannot answer.
         #[arg(long)]
         no_fallback: bool,
+        /// Only for this one of the upstreams.
+        #[arg(long, value_name = "HOST")]
+        registry: Option<String>,
         #[command(flatten)]
         file: ConfigFile,
     },
@@ -101,7 +104,10 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>, serve: impl FnOnce(Con
     let done = match arguments.command {
         Command::Serve(file) => start(&file, serve),
         Command::CheckConfig { file, print } => check_config(&file, print),
-        Command::ClientConfig { kind, url, no_fallback, file } => print_client_config(&file, kind, url.as_deref(), no_fallback),
+        Command::ClientConfig { kind, url, no_fallback, registry, file } => {
+            let request = |config: &Config| Request::new(url.as_deref(), !no_fallback, registry.as_deref(), config);
+            print_client_config(&file, kind, request)
+        }
         Command::Healthcheck(file) => file.load().and_then(|config| healthcheck::run(config.admin.listen)),
         Command::Version => print_version(),
     };
@@ -130,9 +136,8 @@ fn check_config(file: &ConfigFile, print: bool) -> Result<(), Failure> {
     Ok(())
 }
 
-fn print_client_config(file: &ConfigFile, kind: Kind, url: Option<&str>, no_fallback: bool) -> Result<(), Failure> {
-    let config = file.load()?;
-    let request = Request::new(url, no_fallback, &config).map_err(Failure::Usage)?;
+fn print_client_config(file: &ConfigFile, kind: Kind, request: impl FnOnce(&Config) -> Result<Request, String>) -> Result<(), Failure> {
+    let request = request(&file.load()?).map_err(Failure::Usage)?;
     let ClientConfig { content, notes } = client_config::client_config(kind, &request).map_err(Failure::Usage)?;
     io::stdout().write_all(content.as_bytes())?;
     tell(&notes.join("\n"));

@@ -19,6 +19,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -160,6 +161,15 @@ impl BaseUrl {
     pub fn is_loopback(&self) -> bool {
         let literal = self.host.trim_start_matches('[').trim_end_matches(']');
         self.host == "localhost" || literal.parse().is_ok_and(|address: std::net::IpAddr| address.is_loopback())
+    }
+}
+
+impl FromStr for BaseUrl {
+    type Err = String;
+
+    /// The fault does not repeat the text, which may hold a password.
+    fn from_str(text: &str) -> Result<BaseUrl, String> {
+        value::base_url(text)
     }
 }
 

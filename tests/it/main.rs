@@ -1,1 +1,4 @@
+//! What crosses a module boundary, tested from outside.
 
+mod cli;
+mod config;
