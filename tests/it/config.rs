@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use proptest::prelude::*;
+
 use larder::config::{Config, KEYS, Kind, Mistakes, Password, Place, Visibility, WELL_KNOWN, Warning};
 
 const EXAMPLE: &str = include_str!("../../config.example.yaml");
@@ -433,4 +435,19 @@ fn a_certificate_file_must_hold_one() {
     let made = rcgen::generate_simple_self_signed(vec!["r.corp".into()]).unwrap();
     std::fs::write(&ca, made.cert.pem()).unwrap();
     Config::load(Some(&path), home()).unwrap();
+}
+
+proptest! {
+    /// The parser's C ancestry earns it no trust.
+    #[test]
+    fn no_text_is_too_strange(text in "[a-z0-9:{}\\[\\],*&!|>#'\"%@`\\- \n\t\u{0}é]{0,200}") {
+        let _ = load(&text, &[]);
+    }
+
+    #[test]
+    fn no_value_is_too_strange(key in 0..KEYS.len(), value in "\\PC{0,40}") {
+        let (key, kind) = KEYS[key];
+        let variable = format!("LARDER_{}", key.replace('*', "GHCR_IO").replace('.', "__").to_uppercase());
+        prop_assert!(kind == Kind::Names || load("", &[(&variable, &value)]).map_or_else(|mistakes| !mistakes.mistakes.is_empty(), |(_, warnings)| warnings.len() <= 1));
+    }
 }
