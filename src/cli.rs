@@ -102,7 +102,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>, serve: impl FnOnce(Con
         Err(error) => error.exit(),
     };
     let done = match arguments.command {
-        Command::Serve(file) => start(&file, serve),
+        Command::Serve(file) => file.load().and_then(serve),
         Command::CheckConfig { file, print } => check_config(&file, print),
         Command::ClientConfig { kind, url, no_fallback, registry, file } => {
             let request = |config: &Config| Request::new(url.as_deref(), !no_fallback, registry.as_deref(), config);
@@ -118,15 +118,6 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>, serve: impl FnOnce(Con
             ExitCode::from(failure.code())
         }
     }
-}
-
-fn start(file: &ConfigFile, serve: impl FnOnce(Config) -> Result<(), Failure>) -> Result<(), Failure> {
-    let config = file.load()?;
-    if file.found().is_none() {
-        let line = client_config::docker_line(&config);
-        tell(&format!("no configuration file; Docker uses this mirror with this in /etc/docker/daemon.json: {line}"));
-    }
-    serve(config)
 }
 
 fn check_config(file: &ConfigFile, print: bool) -> Result<(), Failure> {

@@ -3,8 +3,6 @@
 
 mod templates;
 
-use serde_json::json;
-
 use crate::config::{BaseUrl, Config};
 
 /// The clients whose files we know.
@@ -109,9 +107,4 @@ pub fn client_config(kind: Kind, request: &Request) -> Result<ClientConfig, Stri
     };
     made.notes.extend_from_slice(&request.notes);
     Ok(made)
-}
-
-/// What Docker on this machine needs, on one line.
-pub fn docker_line(config: &Config) -> String {
-    json!({ "registry-mirrors": [listening_url(config, &mut Vec::new()).to_string()] }).to_string()
 }

@@ -57,6 +57,10 @@ fn interpret(
     let mut tree = file::parse(text)
         .map_err(|error| vec![Mistake { place: Place::File(error.position), key: String::new(), message: error.message }])?;
     let mut findings = Findings { mistakes: keys::check(&tree), ..Findings::default() };
+    if !tree.may_hold_keys() {
+        // Everything else would be a consequence of that.
+        return Err(place(text, findings.mistakes));
+    }
     if tree.get("upstreams").is_none() {
         tree.set(&["upstreams"], upstreams::built_in());
     }

@@ -50,6 +50,11 @@ impl Node {
         if let Value::Map(entries) = &self.value { entries } else { &[] }
     }
 
+    /// Whether it is a mapping, or nothing yet.
+    pub(super) fn may_hold_keys(&self) -> bool {
+        matches!(self.value, Value::Null | Value::Map(_))
+    }
+
     /// The value under a key; something left empty counts as not written.
     pub(super) fn get(&self, key: &str) -> Option<&Node> {
         let entry = self.entries().iter().find(|entry| entry.key == key)?;
@@ -70,8 +75,8 @@ impl Node {
         if let Some(entry) = entries.iter_mut().find(|entry| entry.key == *key) {
             return entry.node.set(rest, node);
         }
-        let mut made = Node::empty();
         let key_origin = node.origin.clone();
+        let mut made = Node { origin: key_origin.clone(), value: Value::Map(Vec::new()) };
         made.set(rest, node);
         entries.push(Entry { key: (*key).to_owned(), key_origin, node: made });
     }

@@ -19,9 +19,9 @@ const DOCKER_HUB_ALIASES: [&str; 2] = ["index.docker.io", "registry-1.docker.io"
 
 /// Registries anyone may read, mirrored when no upstreams are written.
 pub const WELL_KNOWN: [&str; 14] = [
-    DOCKER_HUB,
     "cgr.dev",
     "docker.elastic.co",
+    DOCKER_HUB,
     "gcr.io",
     "ghcr.io",
     "lscr.io",

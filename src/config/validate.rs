@@ -34,7 +34,7 @@ pub(super) fn validate(tree: &Node, machine: &Machine<'_>, findings: &mut Findin
     let (upstreams, names) = read_upstreams(&root, findings);
     let default_upstream = read_default_upstream(&root, &names, findings);
     let server = read_server(&root.inner("server"), &names, findings);
-    let admin = read_admin(&root.inner("admin"), &server, findings);
+    let admin = read_admin(&root, &server, findings);
     refuse_open_private(&root, &server, &upstreams, findings);
     let cache = read_cache(&root.inner("cache"), machine, findings);
     let fills = read_fills(&root.inner("fills"), findings);
@@ -118,14 +118,12 @@ fn read_hosts(section: &Section<'_>, names: &Names, findings: &mut Findings) -> 
     hosts
 }
 
-fn read_admin(section: &Section<'_>, server: &ServerConfig, findings: &mut Findings) -> AdminConfig {
+fn read_admin(root: &Section<'_>, server: &ServerConfig, findings: &mut Findings) -> AdminConfig {
+    let section = root.inner("admin");
     let listen = section.read("listen", findings, value::socket_address).unwrap_or(AdminConfig::default().listen);
     if listen.port() != 0 && server.listen.contains(&listen) {
-        findings.mistake(
-            &section.origin("listen"),
-            &section.key("listen"),
-            format!("{listen} is one of server.listen; give admin another port"),
-        );
+        let written = if section.get("listen").is_some() { section.origin("listen") } else { root.inner("server").origin("listen") };
+        findings.mistake(&written, &section.key("listen"), format!("{listen} is one of server.listen; give admin another port"));
     }
     AdminConfig { listen }
 }
