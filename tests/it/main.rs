@@ -3,6 +3,7 @@
 
 mod doubles;
 mod edge;
+mod links;
 mod pull;
 mod support;
 mod tags;
