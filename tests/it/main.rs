@@ -4,6 +4,7 @@
 mod doubles;
 mod edge;
 mod links;
+mod names;
 mod pull;
 mod support;
 mod tags;
