@@ -8,3 +8,4 @@ mod names;
 mod pull;
 mod support;
 mod tags;
+mod trust;
