@@ -257,6 +257,11 @@ impl Store {
         }
     }
 
+    /// The media type of a manifest that any repository has.
+    pub fn any_media_type(&self, manifest: &Digest) -> Option<MediaType> {
+        self.links().any_media_type(manifest).cloned()
+    }
+
     /// Begins to store a blob, in place of any partial of it.
     ///
     /// # Errors

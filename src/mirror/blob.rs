@@ -55,7 +55,7 @@ impl Mirror {
         let opened = fill.opened(repository.name()).await;
         let opened = opened.map_err(|error| self.told(repository, asked, error.into_error(repository.upstream_name())))?;
         // Whoever the fill was not asked for has a right of their own, or none.
-        if opened.repository != *repository.name() && !matches!(link, Link::Listed { .. }) {
+        if opened.repository != *repository.name() && !self.may_have(repository, digest, link) {
             self.confirm(repository, digest, &Call::until(deadline)).await?;
         } else if opened.repository == *repository.name() {
             self.confirmed.insert((repository.key.clone(), *digest), ());
@@ -84,7 +84,7 @@ impl Mirror {
         }
         let link = self.store.link(&repository.key, digest);
         // A fill under way knows as much as upstream would say, for whoever may know.
-        let running = self.fills.running(repository, digest).filter(|_| matches!(link, Link::Listed { .. }));
+        let running = self.fills.running(repository, digest).filter(|_| self.may_have(repository, digest, link));
         if let Some(fill) = running
             && let Ok(opened) = fill.opened(repository.name()).await
             && let Some(size) = opened.tail.progress().size
@@ -103,9 +103,7 @@ impl Mirror {
             return Ok(None);
         }
         let mut exchange = None;
-        if !matches!(self.store.link(&repository.key, digest), Link::Listed { .. })
-            && !self.confirmed.contains_key(&self.right(repository, digest))
-        {
+        if !self.may_have(repository, digest, self.store.link(&repository.key, digest)) {
             self.remembered(repository, &Asked::Blob(*digest))?;
             let call = Call::until(deadline);
             self.confirm(repository, digest, &call).await?;
@@ -124,6 +122,11 @@ impl Mirror {
                 Ok(None)
             }
         }
+    }
+
+    /// Whether a manifest of the repository's gives it the blob, or upstream has said so of late.
+    fn may_have(&self, repository: &Repository, digest: &Digest, link: Link) -> bool {
+        matches!(link, Link::Listed { .. }) || self.confirmed.contains_key(&self.right(repository, digest))
     }
 
     /// Asks upstream whether this repository has the blob (invariant 14), and remembers a yes.

@@ -13,7 +13,7 @@ use super::freshness::{self, Answer, Freshness, Held, Said};
 use super::outcome::Outcome;
 use super::{Asked, Error, Mirror, Repository, What};
 use crate::oci::{Descriptor, Digest, InvalidManifest, Manifest, MediaType, Reference, Tag};
-use crate::store::{RepositoryKey, StoreError, TagRecord};
+use crate::store::{Link, RepositoryKey, StoreError, TagRecord};
 use crate::upstream::{Call, Exchange, ManifestHead, UpstreamError};
 
 /// How long upstream has for one question about a tag.
@@ -86,13 +86,26 @@ impl Mirror {
         {
             return Ok(answer);
         }
+        let held_elsewhere = self.store.any_media_type(digest);
+        if let (Some(media_type), Link::Listed { .. }) = (&held_elsewhere, self.store.link(&repository.key, digest))
+            && let Some(answer) = self.adopt(repository, digest, media_type).await
+        {
+            return Ok(answer);
+        }
         let asked = Asked::Manifest(Reference::Digest(*digest));
         self.remembered(repository, &asked)?;
-        if want == Want::Head {
+        if want == Want::Head || held_elsewhere.is_some() {
             let head = self.peek(repository, &Reference::Digest(*digest)).await;
             let (descriptor, exchange) = head.map_err(|error| self.failed(repository, asked, &error))?;
             if let Some(descriptor) = descriptor.filter(|descriptor| descriptor.digest == *digest) {
-                return Ok(ManifestAnswer { exchange: Some(exchange), ..plain(descriptor, None, Outcome::Miss) });
+                let adopted = match held_elsewhere {
+                    Some(_) => self.adopt(repository, digest, &descriptor.media_type).await,
+                    None => None,
+                };
+                if adopted.is_some() || want == Want::Head {
+                    let answer = adopted.unwrap_or_else(|| plain(descriptor, None, Outcome::Miss));
+                    return Ok(ManifestAnswer { exchange: Some(exchange), ..answer });
+                }
             }
         }
         let (fetched, joined) = self.fetch(repository, *digest).await;
@@ -100,6 +113,14 @@ impl Mirror {
         let outcome = if joined { Outcome::Collapsed } else { Outcome::Miss };
         let answer = plain(manifest.descriptor().clone(), Some(manifest.bytes().clone()), outcome);
         Ok(ManifestAnswer { exchange: Some(exchange), ..answer })
+    }
+
+    /// A manifest that is here for another repository, and that this one may have: from now on it is this one's, too.
+    async fn adopt(&self, repository: &Repository, digest: &Digest, media_type: &MediaType) -> Option<ManifestAnswer> {
+        let bytes = self.store.manifest(digest).await.ok()??;
+        let manifest = Manifest::verified(bytes, Some(media_type.as_str()), digest).ok()?;
+        self.note(self.keep(repository, &manifest).await);
+        Some(plain(manifest.descriptor().clone(), Some(manifest.bytes().clone()), Outcome::Hit))
     }
 
     async fn by_tag(self: &Arc<Mirror>, repository: &Repository, tag: &Tag, want: Want) -> Result<ManifestAnswer, Error> {

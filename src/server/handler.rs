@@ -67,11 +67,13 @@ impl Handler {
                 Ok(Answered::plain(admin::probe(probe, &self.readiness)))
             }
             Route::Version { root, ns } => {
-                if !self.mirror.repositories().knows(&root, ns.as_deref()) {
+                let is_known = self.mirror.repositories().knows(&root, ns.as_deref());
+                record.ns = ns;
+                if !is_known {
                     return Err(Error::Mirror(mirror::Error::UnknownUpstream));
                 }
                 record.outcome = Outcome::Hit;
-                Ok(response::version())
+                Ok(response::version(record.ns.as_deref()))
             }
             Route::Manifest { target, reference } => {
                 record.kind = Kind::Manifest;

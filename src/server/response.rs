@@ -40,11 +40,14 @@ impl Answered {
 }
 
 /// `GET /v2/`: yes, this is a registry.
-pub fn version() -> Answered {
+pub fn version(ns: Option<&str>) -> Answered {
     let mut answered = Answered::plain(Response::new(Bytes::from_static(b"{}")));
     answered.set(CONTENT_TYPE, "application/json");
     answered.set(CONTENT_LENGTH, "2");
     answered.set(API_VERSION, "registry/2.0");
+    if let Some(ns) = ns {
+        answered.set(NAMESPACE, ns);
+    }
     answered
 }
 

@@ -68,6 +68,11 @@ impl Links {
         self.holders.get(manifest)?.get(repository)
     }
 
+    /// The media type under which somebody has a manifest; `None` for what is none.
+    pub fn any_media_type(&self, manifest: &Digest) -> Option<&MediaType> {
+        self.holders.get(manifest)?.values().next()
+    }
+
     pub fn manifest_count(&self) -> usize {
         self.holders.len()
     }

@@ -17,6 +17,7 @@ use larder::rng::Rng;
 use larder::server::connection::{self, Peer};
 use larder::store::disk::{Disk, SystemDisk};
 use tempfile::TempDir;
+use tokio::io::DuplexStream;
 use tokio_util::sync::CancellationToken;
 
 use super::client::{Client, Reply};
@@ -134,6 +135,11 @@ impl Larder {
 
     /// A connection of its own.
     pub async fn client(&self) -> Client {
+        Client::over(self.connect()).await
+    }
+
+    /// The client's end of a connection, for bytes that no client would send.
+    pub fn connect(&self) -> DuplexStream {
         let (near, far) = tokio::io::duplex(PIPE_BYTES);
         let handler = Arc::clone(&self.app.handler);
         let stop = self.stop.clone();
@@ -143,7 +149,7 @@ impl Larder {
             let answer = |peer, request| Arc::clone(&handler).handle(peer, request);
             let _ = connection::serve(far, Duration::from_secs(60), peer, answer, &stop).await;
         });
-        Client::over(near).await
+        near
     }
 
     pub async fn get(&self, path: &str) -> Reply {

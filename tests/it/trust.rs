@@ -1,0 +1,416 @@
+//! Who gets to see what: clients' secrets go nowhere, larder's own only where they belong, and no redirect leads inside.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use larder::config::{Credentials, Password};
+
+use crate::support::client::Reply;
+use crate::support::larder::{Larder, Setup};
+use crate::support::net::{Dns, FakeNet};
+use crate::support::registry::{Bearer, FakeRegistry, Fault, Image, any, get};
+
+const USER: &str = "larder-robot";
+const CANARY: &str = "canary-5f3a";
+const LATEST: &str = "/v2/library/app/manifests/latest";
+const HUB: &str = "93.184.216.34";
+const CDN: &str = "93.184.216.35";
+const BLOCKED_PRIVATE: &str = r#"larder_blocked_dials_total{reason="private"}"#;
+const BLOCKED_METADATA: &str = r#"larder_blocked_dials_total{reason="metadata"}"#;
+
+struct Scene {
+    net: FakeNet,
+    registry: FakeRegistry,
+    image: Image,
+}
+
+impl Scene {
+    fn new() -> Scene {
+        let (net, registry) = (FakeNet::new(), FakeRegistry::new());
+        net.host("hub.test", HUB, &registry);
+        let image = registry.push_image("library/app", "latest", &[2000], 1);
+        Scene { net, registry, image }
+    }
+
+    /// With the canary as the password for `docker.io`.
+    fn setup(&self) -> Setup {
+        let credentials = Credentials { username: USER.into(), password: Password::Inline(CANARY.into()) };
+        Setup::new(&self.net).hub(|hub| hub.credentials = Some(credentials))
+    }
+
+    fn blob(&self) -> String {
+        format!("/v2/library/app/blobs/{}", self.image.layers[0].digest)
+    }
+
+    async fn pull(&self, larder: &Larder) -> Vec<Reply> {
+        let replies =
+            vec![larder.head(LATEST).await, larder.get(LATEST).await, larder.head(&self.blob()).await, larder.get(&self.blob()).await];
+        assert_eq!(replies.iter().map(|reply| reply.status).collect::<Vec<_>>(), [200; 4]);
+        assert_eq!((replies[1].bytes(), replies[3].bytes()), (&self.image.bytes, &self.image.layers[0].bytes));
+        replies
+    }
+}
+
+fn basic() -> String {
+    format!("Basic {}", STANDARD.encode(format!("{USER}:{CANARY}")))
+}
+
+/// No trace of the password, plain or encoded.
+fn check_clean(what: &str, text: &str) {
+    let encoded = STANDARD.encode(format!("{USER}:{CANARY}"));
+    assert!(!text.contains(CANARY) && !text.contains(&encoded) && !text.contains("fake-token-"), "{what}: {text}");
+}
+
+fn check_replies(larder: &Larder, replies: &[Reply]) {
+    for reply in replies {
+        check_clean("an answer's headers", &format!("{:?}", reply.headers));
+        check_clean("an answer's body", &String::from_utf8_lossy(reply.bytes()));
+    }
+    check_clean("metrics", &larder.app.metrics.encode());
+}
+
+#[tokio::test]
+async fn client_11_what_a_client_sends_of_its_own_never_reaches_upstream() {
+    let scene = Scene::new();
+    scene.net.host("cdn.test", CDN, &scene.registry);
+    scene.registry.redirect_blobs("http://cdn.test");
+    scene.registry.require_bearer(Bearer::at("http://hub.test/token"));
+    let larder = Setup::new(&scene.net).start();
+    for path in [LATEST.to_owned(), scene.blob(), "/v2/library/none/manifests/latest".into()] {
+        let mut client = larder.client().await;
+        let ask = client.get(&path).header("authorization", "Bearer client-secret").header("proxy-authorization", "Basic client-secret");
+        let ask =
+            ask.header("cookie", "session=client-secret").header("x-forwarded-for", "client-secret").header("user-agent", "client-secret");
+        let reply = ask.header("x-registry-auth", "client-secret").header("referer", "client-secret").send().await;
+        assert!(matches!(reply.status, 200 | 404), "{path}");
+        assert_eq!((reply.header("www-authenticate"), reply.header("set-cookie")), (None, None));
+    }
+    assert!(scene.registry.count(any().token()) > 0 && scene.registry.count(any().signed()) > 0);
+    for request in scene.registry.requests() {
+        assert!(!format!("{request:?}").contains("client-secret"), "{request:?}");
+    }
+}
+
+#[tokio::test]
+async fn invariant_16_a_basic_password_goes_to_its_registry_and_nowhere_else() {
+    let scene = Scene::new();
+    scene.net.host("cdn.test", CDN, &scene.registry);
+    scene.registry.require_basic(USER, CANARY);
+    scene.registry.redirect_blobs("http://cdn.test");
+    scene.registry.redirect_manifests("http://cdn.test");
+    let larder = scene.setup().start();
+    let mut replies = scene.pull(&larder).await;
+    replies.push(larder.get("/v2/library/none/manifests/latest").await);
+    check_replies(&larder, &replies);
+    assert!(scene.registry.count(any().host("cdn.test")) >= 3);
+    for request in scene.registry.requests() {
+        match request.host.as_str() {
+            "hub.test" => assert!(request.authorization().is_none_or(|sent| sent == basic())),
+            _ => assert_eq!(request.authorization(), None, "{request:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn invariant_16_a_bearer_password_goes_to_the_token_server_alone() {
+    let scene = Scene::new();
+    for (name, address) in [("cdn.test", CDN), ("auth.test", "93.184.216.36")] {
+        scene.net.host(name, address, &scene.registry);
+    }
+    scene.registry.require_bearer(Bearer::at("http://auth.test/token").credentials(USER, CANARY).private("library/app"));
+    scene.registry.redirect_blobs("http://cdn.test");
+    let larder = scene.setup().hub(|hub| hub.token_hosts = vec!["auth.test".into()]).start();
+    let replies = scene.pull(&larder).await;
+    check_replies(&larder, &replies);
+    assert_eq!(
+        scene.registry.seen(any().token()).iter().map(|request| request.authorization().map(str::to_owned)).collect::<Vec<_>>(),
+        [Some(basic())]
+    );
+    for request in scene.registry.seen(any().host("hub.test")) {
+        assert!(request.authorization().is_none_or(|sent| sent.starts_with("Bearer ")), "{request:?}");
+    }
+    assert!(scene.registry.seen(any().host("cdn.test")).iter().all(|request| request.authorization().is_none()));
+}
+
+#[tokio::test]
+async fn invariant_16_another_port_of_the_same_host_is_another_origin() {
+    let scene = Scene::new();
+    scene.net.serve(&format!("{HUB}:8080"), &scene.registry);
+    scene.registry.require_basic(USER, CANARY);
+    scene.registry.redirect_blobs("http://hub.test:8080");
+    scene.pull(&scene.setup().start()).await;
+    let elsewhere = scene.registry.seen(any().host("hub.test:8080"));
+    assert!(!elsewhere.is_empty() && elsewhere.iter().all(|request| request.authorization().is_none()));
+}
+
+#[tokio::test]
+async fn invariant_16_a_token_server_that_nobody_vouches_for_gets_no_password() {
+    for tls in [false, true] {
+        let scene = Scene::new();
+        let directory = tempfile::tempdir().unwrap();
+        let mut setup = scene.setup();
+        if tls {
+            scene.net.tls_host("hub.test", HUB, &scene.registry);
+            scene.net.tls_host("evil.test", CDN, &scene.registry);
+            std::fs::write(directory.path().join("ca.pem"), scene.net.ca_pem()).unwrap();
+            setup = setup.hub(|hub| {
+                (hub.url.tls, hub.url.port) = (true, 443);
+                hub.ca_file = Some(directory.path().join("ca.pem"));
+            });
+        } else {
+            scene.net.host("evil.test", CDN, &scene.registry);
+        }
+        let scheme = if tls { "https" } else { "http" };
+        scene.registry.require_bearer(Bearer::at(&format!("{scheme}://evil.test/token")).credentials(USER, CANARY));
+        let larder = setup.start();
+        let reply = larder.get(LATEST).await;
+        assert_eq!(reply.status, 502, "tls: {tls}");
+        check_replies(&larder, &[reply]);
+        for request in scene.registry.requests() {
+            assert_eq!(request.authorization(), None, "tls: {tls}");
+            check_clean("a request", &format!("{request:?}"));
+        }
+        assert_eq!(scene.registry.token_requests(), 0);
+    }
+}
+
+#[tokio::test]
+async fn invariant_16_over_tls_a_listed_token_host_gets_the_password_and_no_clear_text_does() {
+    let scene = Scene::new();
+    let directory = tempfile::tempdir().unwrap();
+    scene.net.tls_host("hub.test", HUB, &scene.registry);
+    scene.net.tls_host("auth.test", CDN, &scene.registry);
+    scene.net.host("clear.test", "93.184.216.36", &scene.registry);
+    std::fs::write(directory.path().join("ca.pem"), scene.net.ca_pem()).unwrap();
+    let start = |scene: &Scene| {
+        let setup = scene.setup().hub(|hub| {
+            (hub.url.tls, hub.url.port) = (true, 443);
+            hub.ca_file = Some(directory.path().join("ca.pem"));
+            hub.token_hosts = vec!["auth.test".into(), "clear.test".into()];
+        });
+        setup.start()
+    };
+    scene.registry.require_bearer(Bearer::at("https://auth.test/token").credentials(USER, CANARY).private("library/app"));
+    scene.pull(&start(&scene)).await;
+    scene.registry.forget_requests();
+    scene.registry.require_bearer(Bearer::at("http://clear.test/token").credentials(USER, CANARY));
+    assert_eq!(start(&scene).get(LATEST).await.status, 502);
+    assert_eq!((scene.net.dials("93.184.216.36:80"), scene.registry.token_requests()), (0, 0));
+    // Nor does a redirect lead out of TLS.
+    scene.registry.open_to_all();
+    scene.registry.redirect_blobs("http://clear.test");
+    let larder = start(&scene);
+    assert_eq!(larder.get(LATEST).await.status, 200);
+    assert_eq!(larder.get(&scene.blob()).await.status, 502);
+    assert_eq!(scene.net.dials("93.184.216.36:80"), 0);
+}
+
+/// What is written to the log.
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn invariant_16_no_failure_prints_the_password() {
+    let lines = Lines::default();
+    let writer = lines.clone();
+    let subscriber = tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_writer(move || writer.clone()).finish();
+    let _guard = tracing::subscriber::set_default(subscriber);
+    for fault in [Fault::status(401), Fault::status(403), Fault::status(500), Fault::status(400), Fault::too_many_requests(5)] {
+        for bearer in [false, true] {
+            let scene = Scene::new();
+            if bearer {
+                scene.registry.require_bearer(Bearer::at("http://hub.test/token").credentials(USER, CANARY).credentials_required());
+            } else {
+                scene.registry.require_basic(USER, CANARY);
+            }
+            let larder = scene.setup().start();
+            let mut replies = scene.pull(&larder).await;
+            larder.clock.advance(Duration::from_secs(3600));
+            // A peer that repeats what it was sent is the worst there is.
+            let echo = format!("{} {CANARY}", basic());
+            scene.registry.when(any()).then(fault.clone());
+            scene
+                .registry
+                .when(any())
+                .then(Fault::Header("www-authenticate", format!("Bearer realm=\"http://hub.test/token?{CANARY}\",error=\"x\"")));
+            scene.registry.when(any()).then(Fault::Header("x-echo", echo.clone()));
+            scene.registry.when(any()).then(Fault::Body(format!(r#"{{"errors":[{{"code":"X","message":"{echo}"}}]}}"#).into()));
+            for path in [
+                LATEST,
+                "/v2/library/other/manifests/latest",
+                "/v2/library/app/blobs/sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+            ] {
+                replies.push(larder.get(path).await);
+            }
+            check_replies(&larder, &replies);
+        }
+    }
+    let text = String::from_utf8_lossy(&lines.0.lock().unwrap()).into_owned();
+    assert!(text.contains("upstream did not confirm a tag"), "the log was heard: {text}");
+    check_clean("the log", &text);
+}
+
+#[tokio::test]
+async fn invariant_17_a_redirect_leads_to_no_private_address() {
+    for address in
+        ["10.0.0.5", "127.0.0.1", "192.168.1.1", "169.254.1.1", "100.64.0.1", "::1", "fd00::5", "::ffff:10.0.0.5", "64:ff9b::a00:5"]
+    {
+        let scene = Scene::new();
+        scene.net.host("cdn.test", address, &scene.registry);
+        scene.registry.redirect_blobs("http://cdn.test");
+        let larder = Setup::new(&scene.net).start();
+        assert_eq!(larder.get(LATEST).await.status, 200);
+        let reply = larder.get(&scene.blob()).await;
+        assert_eq!((reply.status, reply.header("location")), (502, None), "{address}");
+        assert!(!reply.text().contains(address) && !reply.text().contains("cdn.test"), "{}", reply.text());
+        assert!(larder.metric(BLOCKED_PRIVATE) >= 1.0, "{address}");
+        assert!(scene.net.dialled().iter().all(|dialled| dialled.ip().to_string() == HUB), "{address}: {:?}", scene.net.dialled());
+    }
+}
+
+#[tokio::test]
+async fn invariant_17_addresses_in_figures_are_judged_too() {
+    for origin in ["http://10.0.0.5", "http://127.0.0.1:5001", "http://[::1]", "http://[::ffff:127.0.0.1]", "http://localhost"] {
+        let scene = Scene::new();
+        scene.net.name("localhost", &["127.0.0.1"]);
+        scene.registry.when(get().blob()).then(Fault::redirect(307, &format!("{origin}/secret")));
+        let larder = Setup::new(&scene.net).start();
+        assert_eq!(larder.get(&scene.blob()).await.status, 502, "{origin}");
+        assert!(larder.metric(BLOCKED_PRIVATE) >= 1.0, "{origin}");
+        assert!(scene.net.dialled().iter().all(|dialled| dialled.ip().to_string() == HUB), "{origin}: {:?}", scene.net.dialled());
+    }
+}
+
+#[tokio::test]
+async fn invariant_17_private_addresses_that_are_allowed_are_reached_and_metadata_services_never() {
+    let scene = Scene::new();
+    scene.net.host("cdn.test", "10.0.0.5", &scene.registry);
+    scene.registry.redirect_blobs("http://cdn.test");
+    let allow = |networks: &[&str]| {
+        let networks = networks.iter().map(|network| network.parse().unwrap()).collect();
+        Setup::new(&scene.net).hub(|hub| hub.allow_private_addresses = networks).start()
+    };
+    scene.pull(&allow(&["10.0.0.0/8"])).await;
+    assert_eq!(allow(&["192.168.0.0/16"]).get(&scene.blob()).await.status, 502);
+
+    let dialled = scene.net.dialled().len();
+    scene.net.host("cdn.test", "169.254.169.254", &scene.registry);
+    let larder = allow(&["0.0.0.0/0", "::/0"]);
+    assert_eq!(larder.get(&scene.blob()).await.status, 502);
+    assert!(larder.metric(BLOCKED_METADATA) >= 1.0);
+    assert!(scene.net.dialled()[dialled..].iter().all(|dialled| dialled.ip().to_string() == HUB));
+}
+
+#[tokio::test]
+async fn invariant_17_what_dns_says_is_judged_at_every_connection() {
+    let scene = Scene::new();
+    scene.net.host("cdn.test", CDN, &scene.registry);
+    scene.net.serve("10.0.0.5:80", &scene.registry);
+    scene.registry.redirect_blobs("http://cdn.test");
+    // Of two addresses, the public one alone; later the name turns.
+    scene.net.dns("cdn.test", [Dns::addresses(&["10.0.0.5", CDN]), Dns::addresses(&["10.0.0.5"])]);
+    let larder = Setup::new(&scene.net).start();
+    assert_eq!(larder.get(&scene.blob()).await.bytes(), &scene.image.layers[0].bytes);
+    let config = scene.image.config.clone().unwrap();
+    scene.net.down(CDN);
+    let reply = larder.get(&format!("/v2/library/app/blobs/{}", config.digest)).await;
+    assert_eq!(reply.status, 502);
+    assert_eq!((scene.net.dials("10.0.0.5:80"), scene.net.dials(&format!("{CDN}:80"))), (0, 1));
+}
+
+#[tokio::test]
+async fn invariant_17_a_token_server_inside_is_not_asked_unless_it_is_the_registry_s_own() {
+    let scene = Scene::new();
+    scene.net.host("auth.test", "10.0.0.7", &scene.registry);
+    scene.registry.require_bearer(Bearer::at("http://auth.test/token"));
+    let larder = Setup::new(&scene.net).hub(|hub| hub.token_hosts = vec!["auth.test".into()]).start();
+    assert_eq!(larder.get(LATEST).await.status, 502);
+    assert_eq!(scene.net.dials("10.0.0.7:80"), 0);
+    assert!(larder.metric(BLOCKED_PRIVATE) >= 1.0);
+}
+
+#[tokio::test]
+async fn invariant_17_a_configured_url_may_be_private_with_all_that_is_at_its_own_origin() {
+    let scene = Scene::new();
+    scene.net.host("hub.test", "10.1.2.3", &scene.registry);
+    scene.registry.require_bearer(Bearer::at("http://hub.test/token").credentials(USER, CANARY).private("library/app"));
+    scene.registry.redirect_blobs("http://hub.test");
+    let larder = scene.setup().start();
+    scene.pull(&larder).await;
+    assert_eq!(larder.metric(BLOCKED_PRIVATE), 0.0);
+    // A connection that was made to it is not used for anybody else's redirect there by number.
+    scene.registry.redirect_blobs("http://10.1.2.3");
+    let config = scene.image.config.clone().unwrap();
+    assert_eq!(larder.get(&format!("/v2/library/app/blobs/{}", config.digest)).await.status, 502);
+}
+
+#[tokio::test]
+async fn client_33_a_redirect_is_never_a_client_s_business() {
+    for status in [301, 302, 303, 307, 308] {
+        let scene = Scene::new();
+        scene.registry.when(any().manifest()).then(Fault::redirect(status, "http://93.184.216.40/elsewhere"));
+        scene.registry.when(any().blob()).then(Fault::redirect(status, "relative/../loop"));
+        let larder = Setup::new(&scene.net).start();
+        for path in [LATEST.to_owned(), scene.blob()] {
+            for reply in [larder.get(&path).await, larder.head(&path).await] {
+                assert!(!(300..400).contains(&reply.status), "{status} {path}");
+                assert_eq!(reply.header("location"), None);
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn twenty_pulls_cost_one_token_for_each_repository() {
+    let scene = Scene::new();
+    let other = scene.registry.push_image("library/other", "latest", &[100, 200], 2);
+    scene.registry.require_bearer(Bearer::at("http://hub.test/token").credentials(USER, CANARY).private("library/app"));
+    let larder = Arc::new(scene.setup().hub(|hub| hub.tag_ttl = Duration::ZERO).start());
+    let pulls: Vec<_> = (0..20)
+        .map(|n| {
+            let larder = Arc::clone(&larder);
+            let repository = if n % 2 == 0 { "library/app" } else { "library/other" };
+            let digests: Vec<_> = if n % 2 == 0 { &scene.image } else { &other }.layers.iter().map(|layer| layer.digest).collect();
+            tokio::spawn(async move {
+                assert_eq!(larder.get(&format!("/v2/{repository}/manifests/latest")).await.status, 200);
+                for digest in digests {
+                    assert_eq!(larder.get(&format!("/v2/{repository}/blobs/{digest}")).await.status, 200);
+                }
+            })
+        })
+        .collect();
+    for pull in pulls {
+        pull.await.unwrap();
+    }
+    assert_eq!(scene.registry.token_requests(), 2);
+}
+
+#[tokio::test]
+async fn a_token_that_is_refused_is_renewed_once() {
+    let scene = Scene::new();
+    scene.registry.require_bearer(Bearer::at("http://hub.test/token"));
+    let larder = Setup::new(&scene.net).start();
+    assert_eq!(larder.get(LATEST).await.status, 200);
+    scene.registry.revoke_tokens();
+    assert_eq!(larder.get(&scene.blob()).await.bytes(), &scene.image.layers[0].bytes);
+    assert_eq!(scene.registry.token_requests(), 2);
+    // A registry that likes no token is not asked for ever.
+    scene.registry.forget_requests();
+    let refusal = Fault::status(401).header("www-authenticate", "Bearer realm=\"http://hub.test/token\",service=\"fake-registry\"");
+    scene.registry.when(any().manifest()).then(refusal);
+    assert_eq!(larder.get("/v2/library/fresh/manifests/latest").await.status, 403);
+    assert!(scene.registry.token_requests() <= 2, "{}", scene.registry.token_requests());
+}
