@@ -3,5 +3,6 @@
 
 mod doubles;
 mod edge;
+mod fills;
 mod pull;
 mod support;
