@@ -5,6 +5,7 @@ mod cli;
 mod config;
 mod doubles;
 mod edge;
+mod fills;
 mod links;
 mod names;
 mod process;
