@@ -5,10 +5,12 @@ mod blobs;
 mod buffer;
 pub mod disk;
 mod evict;
+mod files;
 mod index;
 mod layout;
 mod links;
 mod lock;
+mod manifests;
 mod partial;
 mod recover;
 mod refs;
@@ -36,12 +38,12 @@ use moka::sync::Cache;
 use crate::clock::Clock;
 use crate::gate::Gate;
 use crate::metrics::Metrics;
-use crate::oci::{Digest, KIB, MANIFEST_BYTES_MAX, Manifest, MediaType, Tag};
+use crate::oci::{Digest, KIB};
 use blobs::{Content, Lease};
 use buffer::Buffers;
-use disk::{Disk, DiskFile};
+use disk::Disk;
 use evict::{Item, Ledger};
-use index::{Index, Record};
+use index::Index;
 use links::Links;
 use lock::DirectoryLock;
 use refs::Refs;
@@ -192,46 +194,9 @@ impl Store {
         }
     }
 
-    /// The bytes of a stored manifest; `None` when they are not held.
-    ///
-    /// # Errors
-    /// As [`Store::blob`].
-    pub async fn manifest(self: &Arc<Store>, digest: &Digest) -> Result<Option<Bytes>, StoreError> {
-        if let Some(bytes) = self.memory.get(digest) {
-            return Ok(Some(bytes));
-        }
-        let Some(blob) = self.blob(digest).await? else { return Ok(None) };
-        let mut bytes = Vec::new();
-        while (bytes.len() as u64) < blob.len().min(MANIFEST_BYTES_MAX) {
-            let rest = bytes.len() as u64..blob.len();
-            let chunk = blob.read(&rest).await.map_err(|error| io_error("read", &self.layout.blob(digest), error))?;
-            bytes.extend_from_slice(&chunk);
-        }
-        let bytes = Bytes::from(bytes);
-        self.memory.insert(*digest, bytes.clone());
-        Ok(Some(bytes))
-    }
-
     /// Whether a digest's bytes are held.
     pub fn contains(&self, digest: &Digest) -> bool {
         self.ledger().contains(&Item::Stored(*digest))
-    }
-
-    /// A manifest was pulled: that is a use of everything it lists, so that an image ages as a whole. The manifest comes
-    /// last, since what it lists can't be served without it.
-    pub fn touch_image(&self, manifest: &Digest) {
-        let now = self.clock.now();
-        let item = Item::Stored(*manifest);
-        let mut ledger = self.ledger();
-        let recently = ledger.last_used(&item).and_then(|used| now.since(used)).is_some_and(|age| age < TOUCH_INTERVAL);
-        if recently {
-            return;
-        }
-        let children = self.links().children(manifest).cloned();
-        for (child, _) in children.iter().flat_map(|children| children.iter()) {
-            ledger.touch(&Item::Stored(*child), now);
-        }
-        ledger.touch(&item, now);
     }
 
     fn touch(&self, digest: &Digest) {
@@ -244,22 +209,12 @@ impl Store {
         self.links().link(repository, digest)
     }
 
-    /// The media type of a manifest that this repository has; `None` when it has none of this digest.
-    pub fn media_type(&self, repository: &RepositoryKey, manifest: &Digest) -> Option<MediaType> {
-        self.links().media_type(repository, manifest).cloned()
-    }
-
     /// An upstream has answered for a blob. Blocks.
     pub fn confirm(&self, upstream: &Arc<str>, digest: &Digest) {
         self.links_mut().confirm(upstream, *digest);
         if let Err(error) = self.refs.add_confirmation(upstream, digest) {
             tracing::warn!(%upstream, %digest, %error, "a confirmation was not written; upstream will be asked again after a restart");
         }
-    }
-
-    /// The media type of a manifest that any repository has.
-    pub fn any_media_type(&self, manifest: &Digest) -> Option<MediaType> {
-        self.links().any_media_type(manifest).cloned()
     }
 
     /// Begins to store a blob, in place of any partial of it.
@@ -281,97 +236,6 @@ impl Store {
         }
         let (store, upstream, digest) = (Arc::clone(self), Arc::clone(upstream), *digest);
         self.gate.run(move || PartialBlob::resume(&store, &upstream, &digest)).await
-    }
-
-    /// Stores a manifest, then records that the repository has it.
-    ///
-    /// # Errors
-    /// When it cannot be written; then nothing is recorded.
-    pub async fn put_manifest(self: &Arc<Store>, repository: &RepositoryKey, manifest: &Manifest) -> Result<(), StoreError> {
-        let (store, repository, manifest) = (Arc::clone(self), repository.clone(), manifest.clone());
-        self.gate.run(move || store.write_manifest(&repository, &manifest)).await
-    }
-
-    fn write_manifest(self: &Arc<Store>, repository: &RepositoryKey, manifest: &Manifest) -> Result<(), StoreError> {
-        let descriptor = manifest.descriptor();
-        if !self.contains(&descriptor.digest) {
-            let mut partial = PartialBlob::of_manifest(self, &repository.upstream, descriptor)?;
-            let mut verifier = Verifier::new(&descriptor.digest);
-            verifier.update(manifest.bytes());
-            let verified = verifier.finish(&descriptor.digest);
-            let verified = verified.map_err(|_| StoreError::Incomplete { digest: descriptor.digest, len: descriptor.size })?;
-            partial.append(manifest.bytes()).and_then(|()| partial.commit(verified))?;
-        }
-        let path = self.layout.manifest_ref(repository, &descriptor.digest);
-        self.refs.add_manifest(repository, descriptor).map_err(|error| self.write_error("write", &path, error))?;
-        let children: links::Children = manifest.children().iter().map(|child| (child.digest, child.size)).collect();
-        self.index.put(descriptor.digest, Record { last_used: self.clock.now(), children: Some(Arc::clone(&children)) });
-        let mut links = self.links_mut();
-        links.list(descriptor.digest, children);
-        links.hold(repository.clone(), descriptor.digest, descriptor.media_type.clone());
-        drop(links);
-        self.memory.insert(descriptor.digest, manifest.bytes().clone());
-        Ok(())
-    }
-
-    /// The record of a tag, if it is in RAM.
-    pub fn recent_tag(&self, key: &(RepositoryKey, Tag)) -> Option<Arc<TagRecord>> {
-        self.refs.recent(key)
-    }
-
-    /// The record of a tag.
-    ///
-    /// # Errors
-    /// When the disk fails.
-    pub async fn tag(self: &Arc<Store>, key: &(RepositoryKey, Tag)) -> Result<Option<Arc<TagRecord>>, StoreError> {
-        if let Some(record) = self.recent_tag(key) {
-            return Ok(Some(record));
-        }
-        let (store, key) = (Arc::clone(self), key.clone());
-        self.gate.run(move || store.refs.tag(&key).map_err(|error| io_error("read", &store.layout.tag(&key.0, &key.1), error))).await
-    }
-
-    /// Writes the record of a tag whose manifest is stored (invariant 12).
-    ///
-    /// # Errors
-    /// When the disk fails; until the next stop the record is known all the same.
-    pub async fn put_tag(self: &Arc<Store>, key: &(RepositoryKey, Tag), record: TagRecord) -> Result<(), StoreError> {
-        let (store, key) = (Arc::clone(self), key.clone());
-        self.gate
-            .run(move || {
-                store.refs.set_tag(&key, record).map_err(|error| store.write_error("write", &store.layout.tag(&key.0, &key.1), error))
-            })
-            .await
-    }
-
-    /// Removes the record of a tag.
-    ///
-    /// # Errors
-    /// When the disk fails.
-    pub async fn drop_tag(self: &Arc<Store>, key: &(RepositoryKey, Tag)) -> Result<(), StoreError> {
-        let (store, key) = (Arc::clone(self), key.clone());
-        self.gate
-            .run(move || store.refs.drop_tag(&key).map_err(|error| store.write_error("remove", &store.layout.tag(&key.0, &key.1), error)))
-            .await
-    }
-
-    /// A stored blob could not be read while it was served.
-    async fn damaged(self: &Arc<Store>, digest: Digest) {
-        self.metrics.read_failed("io");
-        let store = Arc::clone(self);
-        self.gate.run(move || store.quarantine(&digest)).await;
-    }
-
-    /// A stored blob could not be read or was found wrong: it is put aside and held no longer. Blocks.
-    pub fn quarantine(&self, digest: &Digest) {
-        let _files = lock(&self.files);
-        self.remove_item(&Item::Stored(*digest));
-        let path = self.layout.blob(digest);
-        match self.disk.rename(&path, &self.layout.quarantined(digest)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => tracing::error!(%digest, "a stored blob is gone"),
-            Err(error) => tracing::error!(%digest, %error, "a damaged blob could not be put aside"),
-            Ok(()) => tracing::error!(%digest, "a damaged blob was put aside"),
-        }
     }
 
     /// Writes down what was used, and what the gauges should say. To be called every few seconds.
@@ -402,121 +266,6 @@ impl Store {
         if let Ok(free) = self.disk.free_space(self.layout.root()) {
             self.metrics.cache_disk_free.set(gauge(free));
         }
-    }
-
-    /// Makes room. Blocks.
-    fn reserve(&self, bytes: u64) -> Result<(), StoreError> {
-        let _files = lock(&self.files);
-        let victims = self.ledger().reserve(bytes).map_err(|evict::Full| {
-            self.metrics.write_failed("full");
-            StoreError::Full
-        })?;
-        for victim in &victims {
-            self.evict(victim);
-        }
-        Ok(())
-    }
-
-    fn unreserve(&self, bytes: u64) {
-        self.ledger().unreserve(bytes);
-    }
-
-    /// Lets go of the least recently used, until the bound holds again. The file lock is held.
-    fn trim(&self) {
-        let victims = self.ledger().reserve(0).unwrap_or_default();
-        for victim in &victims {
-            self.evict(victim);
-        }
-    }
-
-    /// Removes a victim: first what names it, then its bytes, so that a crash between leaves bytes nobody names. The file
-    /// lock is held.
-    fn evict(&self, victim: &Item) {
-        let age = self.ledger().last_used(victim).and_then(|used| self.clock.now().since(used)).unwrap_or_default();
-        let path = match victim {
-            Item::Stored(digest) => self.layout.blob(digest),
-            Item::Partial(upstream, digest) => self.layout.partial(upstream, digest),
-        };
-        let freed = self.remove_item(victim);
-        if let Err(error) = disk::remove_if_there(&*self.disk, &path) {
-            self.metrics.write_failed("io");
-            tracing::error!(path = %path.display(), %error, "an evicted file could not be removed");
-        }
-        self.metrics.evicted(freed, age);
-    }
-
-    /// Forgets an item and every record that names it.
-    fn remove_item(&self, item: &Item) -> u64 {
-        if let Item::Stored(digest) = item {
-            let (holders, upstreams) = {
-                let links = self.links();
-                (links.holders(digest).cloned().collect::<Vec<_>>(), links.confirmed(digest).to_vec())
-            };
-            let dropped = holders.iter().try_for_each(|holder| self.refs.drop_manifest(holder, digest));
-            let dropped = dropped.and(upstreams.iter().try_for_each(|upstream| self.refs.drop_confirmation(upstream, digest)));
-            if let Err(error) = dropped {
-                tracing::warn!(%digest, %error, "a record of an evicted object could not be removed");
-            }
-            self.links_mut().forget(digest);
-            self.memory.invalidate(digest);
-            self.index.remove(*digest);
-        }
-        self.ledger().remove(item).unwrap_or_default()
-    }
-
-    /// Moves a verified, synced file into `blobs/`.
-    fn adopt(&self, path: &Path, digest: &Digest, allocated: u64, reserved: u64) -> Result<(), StoreError> {
-        let target = self.layout.blob(digest);
-        let directory = target.parent().unwrap_or(&target);
-        let moved = || match self.disk.rename(path, &target) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                self.disk.create_dir_all(directory)?;
-                self.disk.rename(path, &target)
-            }
-            renamed => renamed,
-        };
-        {
-            let _files = lock(&self.files);
-            moved().map_err(|error| self.write_error("rename", &target, error))?;
-            let mut ledger = self.ledger();
-            ledger.unreserve(reserved);
-            ledger.insert(Item::Stored(*digest), allocated, self.clock.now());
-            drop(ledger);
-            self.trim();
-        }
-        self.disk.sync_dir(directory).map_err(|error| self.write_error("fsync", directory, error))?;
-        self.index.put(*digest, Record { last_used: self.clock.now(), children: None });
-        self.metrics.cache_writable.set(1);
-        Ok(())
-    }
-
-    fn create_file(&self, path: &Path) -> Result<Arc<dyn DiskFile>, StoreError> {
-        let created = match self.disk.create(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                self.disk.create_dir_all(path.parent().unwrap_or(path)).and_then(|()| self.disk.create(path))
-            }
-            created => created,
-        };
-        created.map_err(|error| self.write_error("create", path, error))
-    }
-
-    /// Takes an idle partial out of the ledger, for whoever goes on with it or overwrites it.
-    fn take_partial(&self, upstream: &Arc<str>, digest: &Digest) -> Option<u64> {
-        self.ledger().remove(&Item::Partial(Arc::clone(upstream), *digest))
-    }
-
-    /// Nobody goes on with a partial at present: it may be evicted.
-    fn leave_partial(&self, item: Item, allocated: u64, reserved: u64) {
-        let now = self.clock.now();
-        let mut ledger = self.ledger();
-        ledger.unreserve(reserved);
-        ledger.insert(item, allocated, now);
-    }
-
-    fn write_error(&self, operation: &'static str, path: &Path, source: io::Error) -> StoreError {
-        let full = matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
-        self.metrics.write_failed(if full { "full" } else { "io" });
-        if full { StoreError::Full } else { io_error(operation, path, source) }
     }
 
     fn ledger(&self) -> MutexGuard<'_, Ledger> {

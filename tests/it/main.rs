@@ -12,4 +12,5 @@ mod process;
 mod pull;
 mod support;
 mod tags;
+mod tidy;
 mod trust;

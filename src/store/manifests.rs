@@ -1,0 +1,133 @@
+//! Manifests and tags: their bytes are blobs like any other, and `refs/` says which repository has them.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::evict::Item;
+use super::index::Record;
+use super::partial::{PartialBlob, Verifier};
+use super::refs::TagRecord;
+use super::{RepositoryKey, Store, StoreError, TOUCH_INTERVAL, io_error, links};
+use crate::oci::{Digest, MANIFEST_BYTES_MAX, Manifest, MediaType, Tag};
+
+impl Store {
+    /// The bytes of a stored manifest; `None` when they are not held.
+    ///
+    /// # Errors
+    /// As [`Store::blob`].
+    pub async fn manifest(self: &Arc<Store>, digest: &Digest) -> Result<Option<Bytes>, StoreError> {
+        if let Some(bytes) = self.memory.get(digest) {
+            return Ok(Some(bytes));
+        }
+        let Some(blob) = self.blob(digest).await? else { return Ok(None) };
+        let mut bytes = Vec::new();
+        while (bytes.len() as u64) < blob.len().min(MANIFEST_BYTES_MAX) {
+            let rest = bytes.len() as u64..blob.len();
+            let chunk = blob.read(&rest).await.map_err(|error| io_error("read", &self.layout.blob(digest), error))?;
+            bytes.extend_from_slice(&chunk);
+        }
+        let bytes = Bytes::from(bytes);
+        self.memory.insert(*digest, bytes.clone());
+        Ok(Some(bytes))
+    }
+
+    /// The media type of a manifest that this repository has; `None` when it has none of this digest.
+    pub fn media_type(&self, repository: &RepositoryKey, manifest: &Digest) -> Option<MediaType> {
+        self.links().media_type(repository, manifest).cloned()
+    }
+
+    /// The media type of a manifest that any repository has.
+    pub fn any_media_type(&self, manifest: &Digest) -> Option<MediaType> {
+        self.links().any_media_type(manifest).cloned()
+    }
+
+    /// Stores a manifest, then records that the repository has it.
+    ///
+    /// # Errors
+    /// When it cannot be written; then nothing is recorded.
+    pub async fn put_manifest(self: &Arc<Store>, repository: &RepositoryKey, manifest: &Manifest) -> Result<(), StoreError> {
+        let (store, repository, manifest) = (Arc::clone(self), repository.clone(), manifest.clone());
+        self.gate.run(move || store.write_manifest(&repository, &manifest)).await
+    }
+
+    fn write_manifest(self: &Arc<Store>, repository: &RepositoryKey, manifest: &Manifest) -> Result<(), StoreError> {
+        let descriptor = manifest.descriptor();
+        if !self.contains(&descriptor.digest) {
+            let mut partial = PartialBlob::of_manifest(self, &repository.upstream, descriptor)?;
+            let mut verifier = Verifier::new(&descriptor.digest);
+            verifier.update(manifest.bytes());
+            let verified = verifier.finish(&descriptor.digest);
+            let verified = verified.map_err(|_| StoreError::Incomplete { digest: descriptor.digest, len: descriptor.size })?;
+            partial.append(manifest.bytes()).and_then(|()| partial.commit(verified))?;
+        }
+        let path = self.layout.manifest_ref(repository, &descriptor.digest);
+        self.refs.add_manifest(repository, descriptor).map_err(|error| self.write_error("write", &path, error))?;
+        let children: links::Children = manifest.children().iter().map(|child| (child.digest, child.size)).collect();
+        self.index.put(descriptor.digest, Record { last_used: self.clock.now(), children: Some(Arc::clone(&children)) });
+        let mut links = self.links_mut();
+        links.list(descriptor.digest, children);
+        links.hold(repository.clone(), descriptor.digest, descriptor.media_type.clone());
+        drop(links);
+        self.memory.insert(descriptor.digest, manifest.bytes().clone());
+        Ok(())
+    }
+
+    /// A manifest was pulled: that is a use of everything it lists, so that an image ages as a whole. The manifest comes
+    /// last, since what it lists can't be served without it.
+    pub fn touch_image(&self, manifest: &Digest) {
+        let now = self.clock.now();
+        let item = Item::Stored(*manifest);
+        let mut ledger = self.ledger();
+        let recently = ledger.last_used(&item).and_then(|used| now.since(used)).is_some_and(|age| age < TOUCH_INTERVAL);
+        if recently {
+            return;
+        }
+        let children = self.links().children(manifest).cloned();
+        for (child, _) in children.iter().flat_map(|children| children.iter()) {
+            ledger.touch(&Item::Stored(*child), now);
+        }
+        ledger.touch(&item, now);
+    }
+
+    /// The record of a tag, if it is in RAM.
+    pub fn recent_tag(&self, key: &(RepositoryKey, Tag)) -> Option<Arc<TagRecord>> {
+        self.refs.recent(key)
+    }
+
+    /// The record of a tag.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub async fn tag(self: &Arc<Store>, key: &(RepositoryKey, Tag)) -> Result<Option<Arc<TagRecord>>, StoreError> {
+        if let Some(record) = self.recent_tag(key) {
+            return Ok(Some(record));
+        }
+        let (store, key) = (Arc::clone(self), key.clone());
+        self.gate.run(move || store.refs.tag(&key).map_err(|error| io_error("read", &store.layout.tag(&key.0, &key.1), error))).await
+    }
+
+    /// Writes the record of a tag whose manifest is stored (invariant 12).
+    ///
+    /// # Errors
+    /// When the disk fails; until the next stop the record is known all the same.
+    pub async fn put_tag(self: &Arc<Store>, key: &(RepositoryKey, Tag), record: TagRecord) -> Result<(), StoreError> {
+        let (store, key) = (Arc::clone(self), key.clone());
+        self.gate
+            .run(move || {
+                store.refs.set_tag(&key, record).map_err(|error| store.write_error("write", &store.layout.tag(&key.0, &key.1), error))
+            })
+            .await
+    }
+
+    /// Removes the record of a tag.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub async fn drop_tag(self: &Arc<Store>, key: &(RepositoryKey, Tag)) -> Result<(), StoreError> {
+        let (store, key) = (Arc::clone(self), key.clone());
+        self.gate
+            .run(move || store.refs.drop_tag(&key).map_err(|error| store.write_error("remove", &store.layout.tag(&key.0, &key.1), error)))
+            .await
+    }
+}

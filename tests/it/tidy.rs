@@ -1,0 +1,129 @@
+//! What the tree promises about itself: who knows whom, what is pure, how long a file may be, which test guards which promise.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// Longest file before a noun is hiding in it.
+const LINES_MAX: usize = 400;
+/// Files that decide and do nothing else: no runtime, no files, no HTTP library, `now` as an argument.
+const PURE: [&str; 13] = [
+    "server/route.rs",
+    "server/range.rs",
+    "mirror/freshness.rs",
+    "mirror/outcome.rs",
+    "store/layout.rs",
+    "store/evict.rs",
+    "store/links.rs",
+    "upstream/challenge.rs",
+    "upstream/realm.rs",
+    "upstream/address.rs",
+    "upstream/retry.rs",
+    "upstream/url.rs",
+    "config/validate.rs",
+];
+/// What a folder must not name.
+const FORBIDDEN: [(&str, &[&str]); 4] = [
+    ("oci", &["crate::app", "crate::config", "crate::mirror", "crate::server", "crate::store", "crate::upstream", "crate::metrics"]),
+    ("store", &["crate::app", "crate::mirror", "crate::server", "crate::upstream", "hyper", "http::"]),
+    ("upstream", &["crate::app", "crate::mirror", "crate::server", "crate::store"]),
+    ("mirror", &["crate::app", "crate::server", "hyper", "http::"]),
+];
+
+/// All sources, by their path below `src`, without their tests.
+fn sources() -> BTreeMap<String, String> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut found = BTreeMap::new();
+    let mut folders = vec![root.clone()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap().map(Result::unwrap) {
+            let path: PathBuf = entry.path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let name = path.strip_prefix(&root).unwrap().to_string_lossy().into_owned();
+                let text = std::fs::read_to_string(&path).unwrap();
+                let code = text.split("\n#[cfg(test)]\n").next().unwrap().to_owned();
+                found.insert(name, code);
+            }
+        }
+    }
+    found.retain(|name, _| !name.contains("tests"));
+    found
+}
+
+/// The code of a line, without its comment.
+fn code(line: &str) -> &str {
+    line.split("//").next().unwrap_or_default()
+}
+
+#[test]
+fn a_file_opens_with_what_it_is_for_and_has_one_noun() {
+    for (name, text) in sources() {
+        assert!(text.starts_with("//! "), "{name} does not say what it is for");
+        let lines = text.lines().count();
+        assert!(lines <= LINES_MAX, "{name} has {lines} lines");
+    }
+}
+
+#[test]
+fn pure_files_do_nothing() {
+    let sources = sources();
+    for name in PURE {
+        let text = sources.get(name).unwrap_or_else(|| panic!("{name} is gone"));
+        for impure in ["tokio", "std::fs", "std::net::Tcp", "hyper", "Instant::now", "SystemTime::now"] {
+            let line = text.lines().find(|line| code(line).contains(impure));
+            assert_eq!(line, None, "{name} is to be pure");
+        }
+    }
+}
+
+#[test]
+fn dependencies_run_in_one_direction() {
+    for (name, text) in sources() {
+        for (folder, forbidden) in FORBIDDEN {
+            if name.starts_with(&format!("{folder}/")) || name == format!("{folder}.rs") {
+                for word in forbidden {
+                    let line = text.lines().find(|line| code(line).contains(word));
+                    assert_eq!(line, None, "{name} must not know {word}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn the_disk_is_the_store_s_and_the_network_upstream_s() {
+    for (name, text) in sources() {
+        let touches = |word: &str| text.lines().any(|line| code(line).contains(word));
+        let may_read_files = ["store", "config", "upstream/credentials.rs", "upstream/tls.rs"].iter().any(|may| name.starts_with(may));
+        assert!(may_read_files || !touches("std::fs::"), "{name} touches the disk");
+        let may_connect = ["upstream/connect.rs", "healthcheck.rs"].contains(&name.as_str());
+        assert!(may_connect || !touches("TcpStream::connect"), "{name} opens connections");
+    }
+}
+
+#[test]
+fn every_test_that_architecture_names_exists() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = std::fs::read_to_string(root.join("ARCHITECTURE.md")).unwrap();
+    let mut tests = String::new();
+    for folder in ["src", "tests"] {
+        let mut folders = vec![root.join(folder)];
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(folder).unwrap().map(Result::unwrap) {
+                if entry.path().is_dir() {
+                    folders.push(entry.path())
+                } else {
+                    tests += &std::fs::read_to_string(entry.path()).unwrap_or_default()
+                }
+            }
+        }
+    }
+    let table = page.split("## Invariants").nth(1).unwrap();
+    let rows: Vec<_> = table.lines().filter(|line| line.starts_with("| ") && line.contains('`')).collect();
+    assert!(rows.len() >= 20, "{} invariants have a test", rows.len());
+    for name in rows.iter().flat_map(|row| row.split('`').skip(1).step_by(2)) {
+        let function = name.rsplit("::").next().unwrap();
+        assert!(tests.contains(&format!("fn {function}(")), "ARCHITECTURE.md names {name}, which does not exist");
+    }
+}
