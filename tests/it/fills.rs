@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout};
 use crate::support::client::{Client, Reply, Streaming};
 use crate::support::larder::{Larder, Setup};
 use crate::support::net::FakeNet;
-use crate::support::registry::{Blob, Fault, FakeRegistry, Latch, get, head};
+use crate::support::registry::{Blob, FakeRegistry, Fault, Latch, get, head};
 
 const REPOSITORY: &str = "library/app";
 const MIB: usize = 1024 * 1024;

@@ -3,7 +3,7 @@
 
 use larder::oci::Algorithm;
 
-use super::{Blob, Bytes, Fault, FakeRegistry, KIB, Larder, MIB, assert_whole, get, hub, path, push, push_as, until};
+use super::{Blob, Bytes, FakeRegistry, Fault, KIB, Larder, MIB, assert_whole, get, hub, path, push, push_as, until};
 
 fn mismatches(larder: &Larder) -> f64 {
     larder.metric("larder_digest_mismatch_total{upstream=\"docker.io\",where=\"blob\"}")

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use tokio::runtime::Runtime;
 
-use super::{Blob, Fault, FakeNet, FakeRegistry, Larder, Latch, MIB, assert_whole, get, hub, open, path, push, until};
+use super::{Blob, FakeNet, FakeRegistry, Fault, Larder, Latch, MIB, assert_whole, get, hub, open, path, push, until};
 use crate::support::larder::Setup;
 
 const HALF: usize = 2 * MIB;

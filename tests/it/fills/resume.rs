@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Blob, Fault, FakeRegistry, Larder, MIB, assert_whole, fills, get, hub, open, path, push, until};
+use super::{Blob, FakeRegistry, Fault, Larder, MIB, assert_whole, fills, get, hub, open, path, push, until};
 
 const CUT: u64 = 1_000_003;
 
