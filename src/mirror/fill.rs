@@ -20,7 +20,7 @@ use crate::gate::Gate;
 use crate::metrics::{FillResult, Metrics};
 use crate::oci::{Digest, MIB, RepositoryName};
 use crate::rng::Rng;
-use crate::store::{PartialBlob, Phase, Store, StoreError, Tail, Verifier};
+use crate::store::{FileReader, PartialBlob, Phase, Store, StoreError, Tail, Verifier};
 use crate::upstream::{BlobStream, Call, Exchange, UnavailableReason, UpstreamError};
 
 /// From a fill's begin, and from each resumption, to upstream's headers.
@@ -191,6 +191,14 @@ struct Intake {
     partial: Option<PartialBlob>,
 }
 
+/// How a download begins.
+struct Begun {
+    intake: Intake,
+    /// What the readers read from, as far as it goes.
+    file: Option<FileReader>,
+    bypass: Option<BypassReason>,
+}
+
 /// A batch that was hashed, and written if it could be.
 struct Absorbed {
     intake: Intake,
@@ -268,10 +276,10 @@ impl Task {
             }
             (said, listed) => said.or(listed),
         };
-        let (intake, bypass) = self.open(held, size).await;
-        let file = intake.partial.as_ref().map(PartialBlob::reader);
+        let Begun { intake, file, bypass } = self.begin(held, size).await;
         let tail = Arc::new(Tail::new(file, intake.verifier.len(), size));
         if bypass.is_some() {
+            tail.divert();
             self.entry.retire();
         }
         let opened = Opened { tail: Arc::clone(&tail), repository: name.clone(), bypass };
@@ -282,22 +290,23 @@ impl Task {
     }
 
     /// The place for the bytes: a partial that goes on, a new one, or none.
-    async fn open(&self, held: Option<(PartialBlob, Verifier)>, size: Option<u64>) -> (Intake, Option<BypassReason>) {
-        let store = &self.fills.store;
-        if let Some((mut partial, verifier)) = held {
-            let grown = self.fills.gate.run(move || {
-                let room = partial.expect_size(size.unwrap_or_default());
-                room.map(|()| partial)
-            });
-            return match grown.await {
-                Ok(partial) => (Intake { verifier, partial: Some(partial) }, None),
-                Err(error) => (Intake { verifier, partial: None }, Some(self.bypass(&error))),
+    async fn begin(&self, held: Option<(PartialBlob, Verifier)>, size: Option<u64>) -> Begun {
+        let Some((mut partial, verifier)) = held else {
+            let verifier = Verifier::new(&self.fill.digest);
+            return match self.fills.store.begin(self.source.name(), &self.fill.digest, size).await {
+                Ok(partial) => Begun { file: Some(partial.reader()), intake: Intake { verifier, partial: Some(partial) }, bypass: None },
+                Err(error) => Begun { intake: Intake { verifier, partial: None }, file: None, bypass: Some(self.bypass(&error)) },
             };
-        }
-        let verifier = Verifier::new(&self.fill.digest);
-        match store.begin(self.source.name(), &self.fill.digest, size).await {
-            Ok(partial) => (Intake { verifier, partial: Some(partial) }, None),
-            Err(error) => (Intake { verifier, partial: None }, Some(self.bypass(&error))),
+        };
+        // Also where it cannot grow: upstream was asked for the rest only, so that readers need what it holds.
+        let file = Some(partial.reader());
+        let grown = self.fills.gate.run(move || {
+            let room = partial.expect_size(size.unwrap_or_default());
+            room.map(|()| partial)
+        });
+        match grown.await {
+            Ok(partial) => Begun { intake: Intake { verifier, partial: Some(partial) }, file, bypass: None },
+            Err(error) => Begun { intake: Intake { verifier, partial: None }, file, bypass: Some(self.bypass(&error)) },
         }
     }
 
