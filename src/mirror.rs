@@ -8,6 +8,8 @@ mod freshness;
 mod manifest;
 mod outcome;
 mod repository;
+mod tag;
+mod transfer;
 
 pub use blob::{BlobAnswer, BlobBody};
 pub use error::{Error, What};
@@ -29,7 +31,8 @@ use crate::rng::Rng;
 use crate::store::{RepositoryKey, Store, StoreError, TagRecord};
 use fill::Fills;
 use flight::Questions;
-use manifest::{Checked, Fetched, Peeked};
+use manifest::{Fetched, Peeked};
+use tag::Checked;
 
 /// Answers that are remembered for moments, each kind.
 const REMEMBERED_MAX: u64 = 50_000;

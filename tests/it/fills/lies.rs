@@ -53,7 +53,8 @@ async fn a_small_blob_with_a_wrong_bit_is_a_502() {
 /// Each lie, told of the first answer only, to a small blob and to a large one.
 #[tokio::test(start_paused = true)]
 async fn no_lie_becomes_a_complete_body() {
-    let lies: [(&str, fn() -> Fault); 7] = [
+    type Lie = (&'static str, fn() -> Fault);
+    let lies: [Lie; 7] = [
         ("longer", || Fault::ContentLengthOff(10)),
         ("shorter", || Fault::ContentLengthOff(-10)),
         ("other bytes", || Fault::Body(Bytes::from_static(b"other bytes"))),
