@@ -2,6 +2,7 @@
 #![allow(dead_code, unused_imports, reason = "a double offers more than today's tests use")]
 
 pub mod client;
+pub mod disk;
 pub mod larder;
 pub mod net;
 pub mod registry;
