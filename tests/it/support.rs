@@ -3,6 +3,7 @@
 
 pub mod client;
 pub mod daemon;
+pub mod disk;
 pub mod larder;
 pub mod net;
 pub mod registry;
