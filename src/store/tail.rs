@@ -170,7 +170,8 @@ impl Tail {
         let full_below = ring.end.saturating_sub(RING_BYTES_MAX);
         let in_time = |seat: &Seat| seat.moved_at.max(since).elapsed() <= STALLED_READER_TIMEOUT;
         seats.retain(|_, seat| seat.offset > full_below || ring.end - ring.start < RING_BYTES_MAX || in_time(seat));
-        let Some(slowest) = seats.values().map(|seat| seat.offset).min() else { return false };
+        // Without readers it fills up: the first of them may yet wait for a small blob to be verified whole.
+        let slowest = seats.values().map(|seat| seat.offset).min().unwrap_or(ring.start);
         while let Some(chunk) = ring.chunks.front() {
             let next = ring.start + chunk.len() as u64;
             if next > slowest {
