@@ -235,7 +235,11 @@ impl Task {
                 Err(error @ (UpstreamError::NotFound | UpstreamError::Denied { .. } | UpstreamError::CredentialRefused { .. })) => {
                     self.fill.state.send_modify(|state| state.refused.push((name, error)));
                 }
-                Err(error) => return self.end(FillError::Upstream(error)),
+                Err(error) => {
+                    // First: who asks from now on shall find it.
+                    drop(held);
+                    return self.end(FillError::Upstream(error));
+                }
             }
         }
     }
@@ -257,6 +261,7 @@ impl Task {
         let size = match (stream.size, self.listed) {
             (Some(said), Some(listed)) if said != listed => {
                 let detail = format!("upstream says {said} bytes, a manifest says {listed}");
+                drop(held);
                 return self.end(FillError::Upstream(UpstreamError::Corrupt { detail }));
             }
             (said, listed) => said.or(listed),

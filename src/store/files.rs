@@ -32,7 +32,11 @@ impl Store {
             drop(ledger);
             self.trim();
         }
-        self.disk.sync_dir(directory).map_err(|error| self.write_error("fsync", directory, error))?;
+        // It is stored, whole and verified, though a power cut might still undo the rename.
+        if let Err(error) = self.disk.sync_dir(directory) {
+            let error = self.write_error("fsync", directory, error);
+            tracing::error!(%digest, %error, "a stored blob's name may not survive a power cut");
+        }
         self.index.put(*digest, Record { last_used: self.clock.now(), children: None });
         self.metrics.cache_writable.set(1);
         Ok(())

@@ -167,8 +167,11 @@ impl PartialBlob {
     /// Promises room for the whole blob, now that its size is known. Blocks.
     ///
     /// # Errors
-    /// When it cannot be made.
+    /// When it cannot be made, or the blob is too large.
     pub fn expect_size(&mut self, size: u64) -> Result<(), StoreError> {
+        if size > self.store.max_blob_size {
+            return Err(StoreError::TooLarge);
+        }
         let more = allocation(size).saturating_sub(self.reserved);
         self.store.reserve(more)?;
         self.reserved += more;

@@ -20,6 +20,8 @@ use super::blobs::FileReader;
 pub const HOLD_BACK: u64 = 64 * 1024;
 /// Most bytes that the ring holds.
 const RING_BYTES_MAX: u64 = 4 * 1024 * 1024;
+/// Bytes that stay in the ring when all present readers have them.
+const RING_BYTES_KEPT: u64 = RING_BYTES_MAX / 4;
 /// A reader that keeps others waiting for so long is dropped, in bypass only; so is a download that nobody reads.
 const STALLED_READER_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -146,7 +148,8 @@ impl Tail {
         self.progress.send_modify(|progress| progress.phase = phase);
     }
 
-    /// Waits until the ring has room. `false` when nobody reads any more, or only readers that have stalled.
+    /// Waits until the ring has room, for which nobody need read yet: a small blob has its first reader when it is whole.
+    /// `false` when it stays full because nobody reads any more, or only readers that have stalled.
     pub async fn room(&self) -> bool {
         let since = Instant::now();
         loop {
@@ -162,25 +165,24 @@ impl Tail {
         }
     }
 
-    /// Lets go of what every reader has, and of readers that have kept the others waiting since `since`.
+    /// Lets go of what every reader has, and, where that is not enough, of readers that have stalled since `since`.
     fn make_room(&self, since: Instant) -> bool {
         let mut ring = lock(&self.ring);
         let Some(ring) = ring.as_mut() else { return true };
         let mut seats = lock(&self.seats);
-        let full_below = ring.end.saturating_sub(RING_BYTES_MAX);
-        let in_time = |seat: &Seat| seat.moved_at.max(since).elapsed() <= STALLED_READER_TIMEOUT;
-        seats.retain(|_, seat| seat.offset > full_below || ring.end - ring.start < RING_BYTES_MAX || in_time(seat));
-        // Without readers it fills up: the first of them may yet wait for a small blob to be verified whole.
-        let slowest = seats.values().map(|seat| seat.offset).min().unwrap_or(ring.start);
-        while let Some(chunk) = ring.chunks.front() {
-            let next = ring.start + chunk.len() as u64;
-            if next > slowest {
-                break;
+        loop {
+            let slowest = seats.iter().min_by_key(|(_, seat)| seat.offset).map(|(id, seat)| (*id, seat.offset, seat.moved_at));
+            if let Some((_, offset, _)) = slowest {
+                ring.release(offset);
             }
-            ring.start = next;
-            ring.chunks.pop_front();
+            if ring.len() < RING_BYTES_MAX {
+                return true;
+            }
+            match slowest {
+                Some((id, _, moved_at)) if moved_at.max(since).elapsed() > STALLED_READER_TIMEOUT => seats.remove(&id),
+                _ => return false,
+            };
         }
-        ring.end - ring.start < RING_BYTES_MAX
     }
 
     /// A reader of `start..end`; without an end, to the end of the blob. `None` when what it wants has passed by.
@@ -213,6 +215,22 @@ impl Tail {
 }
 
 impl Ring {
+    fn len(&self) -> u64 {
+        self.end - self.start
+    }
+
+    /// Lets go of what is before `offset`, but for the last of it: those who asked together do not come together.
+    fn release(&mut self, offset: u64) {
+        while let Some(chunk) = self.chunks.front() {
+            let next = self.start + chunk.len() as u64;
+            if next > offset || self.len() < RING_BYTES_KEPT {
+                return;
+            }
+            self.start = next;
+            self.chunks.pop_front();
+        }
+    }
+
     fn read(&self, offset: u64, max: u64) -> io::Result<Bytes> {
         let mut start = self.start;
         for chunk in &self.chunks {
@@ -288,5 +306,41 @@ impl Drop for TailReader {
     fn drop(&mut self) {
         lock(&self.tail.seats).remove(&self.seat);
         self.tail.moved.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A tail in bypass whose ring is full, one chunk of it read in part by a reader that then stalls.
+    fn full() -> (Arc<Tail>, TailReader) {
+        let tail = Arc::new(Tail::new(None, 0, Some(3 * RING_BYTES_MAX)));
+        let chunk = usize::try_from(RING_BYTES_MAX).expect("a size in memory");
+        tail.pass([Bytes::from(vec![7; chunk])]);
+        let mut reader = tail.reader(0, None).expect("nothing has passed by yet");
+        let read = reader.moved(Bytes::from_static(b"a few"));
+        assert!(read.is_ok());
+        (tail, reader)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reader_that_stalls_amid_a_chunk_is_dropped() {
+        let (tail, mut stalled) = full();
+        let _other = tail.reader(0, None).expect("nothing has passed by yet");
+        let begun = Instant::now();
+        // Both have stalled, so that nobody is left to read.
+        let room = tokio::time::timeout(STALLED_READER_TIMEOUT * 3, tail.room()).await;
+        assert_eq!(room, Ok(false));
+        assert!(begun.elapsed() >= STALLED_READER_TIMEOUT);
+        assert!(stalled.next().await.expect("not its end").is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_ring_with_room_waits_for_no_reader() {
+        let tail = Tail::new(None, 0, Some(100));
+        tail.pass([Bytes::from_static(b"a beginning")]);
+        let room = tokio::time::timeout(Duration::from_millis(1), tail.room()).await;
+        assert_eq!(room, Ok(true));
     }
 }

@@ -114,22 +114,28 @@ async fn invariant_09_a_commit_that_fails_fails_no_pull() {
     for op in [Op::Rename, Op::Sync, Op::SyncDir, Op::Stat, Op::Create, Op::CreateDir, Op::Write, Op::Remove] {
         for size in [100 * KIB, 3 * MIB] {
             let (net, registry) = hub();
-            let blob = push(&registry, size, 1);
+            let (blob, arriving) = (push(&registry, size, 1), push(&registry, 8 * MIB, 2));
+            registry.when(get().blob().of(arriving.digest)).then(Fault::HoldAt(MIB as u64, Latch::new()));
             let (larder, disk) = on_faulty_disk(&net);
+            // Another fill's promise, which no fault of this one may touch.
+            let mut client = larder.client().await;
+            let mut body = client.open(&path(arriving.digest)).await;
+            body.read_exactly(MIB).await.expect("a beginning");
             disk.fail(op, ErrorKind::Other);
             for _ in 0..2 {
                 assert_whole(&larder.get(&path(blob.digest)).await, &blob);
-                until("it has ended", || larder.metric("larder_fills_in_flight") == 0.0).await;
+                until("it has ended", || larder.metric("larder_fills_in_flight") == 1.0).await;
             }
             disk.heal();
             for _ in 0..2 {
                 assert_whole(&larder.get(&path(blob.digest)).await, &blob);
-                until("it has ended", || larder.metric("larder_fills_in_flight") == 0.0).await;
+                until("it has ended", || larder.metric("larder_fills_in_flight") == 1.0).await;
             }
             larder.app.store.tend().await;
             let files = larder.files("blobs");
             assert_eq!(files.len(), 1, "{op:?}");
-            assert_eq!(larder.metric("larder_cache_size_bytes"), allocated(&files) as f64, "{op:?}: the account is exact");
+            let size = larder.metric("larder_cache_size_bytes");
+            assert_eq!(size, (allocated(&files) + 8 * MIB as u64) as f64, "{op:?}: the account is exact");
         }
     }
 }
@@ -229,7 +235,7 @@ async fn a_reader_that_stalls_in_bypass_is_dropped_and_the_others_go_on() {
 /// Wherever the ring's edge falls within a chunk, nobody waits for a stalled reader for ever.
 #[tokio::test(start_paused = true)]
 async fn a_reader_that_stalls_anywhere_is_dropped() {
-    for offset in [1, 20_000, 65_536, 100_000, 300_000, 700_000, 1_000_000, 1_100_000] {
+    for offset in [1, 100_000, 1_000_000] {
         let (net, registry) = hub();
         let blob = push(&registry, 12 * MIB, 1);
         let (larder, disk) = on_faulty_disk(&net);
@@ -327,13 +333,16 @@ async fn pull_whole(larder: &Larder, image: &Image, disk: &FaultyDisk, when: &st
     }
 }
 
-/// Whole at once; but a read that fails amid the body of a large blob may break it: then it is whole the next time.
+/// Whole at once; but a read that fails amid a large blob may break its body: then it is whole the next time.
 async fn whole_in_the_end(larder: &Larder, blob: &Blob, disk: &FaultyDisk, when: &str) {
     let struck_before = disk.hit();
-    let reply = larder.get(&path(blob.digest)).await;
-    assert_eq!(reply.status, 200, "{when}, {:?}", disk.hit());
-    match &reply.body {
-        Ok(bytes) => assert!(*bytes == blob.bytes, "{when}, {:?}", disk.hit()),
+    let reply = larder.client().await.get(&path(blob.digest)).try_send().await;
+    let body = reply.map_err(|error| error.to_string()).and_then(|reply| {
+        assert_eq!(reply.status, 200, "{when}, {:?}", disk.hit());
+        reply.body.map_err(|broken| broken.to_string())
+    });
+    match body {
+        Ok(bytes) => assert!(bytes == blob.bytes, "{when}, {:?}", disk.hit()),
         Err(broken) => {
             assert_eq!((struck_before, disk.hit()), (None, Some(Op::Read)), "{when}: {broken}");
             assert_whole(&larder.get(&path(blob.digest)).await, blob);

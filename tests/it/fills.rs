@@ -50,13 +50,15 @@ pub fn path_in(repository: &str, digest: Digest) -> String {
     format!("/v2/{repository}/blobs/{digest}")
 }
 
-/// Returns once `done`; a minute of paused time is no time.
+/// Returns once `done`. Looks less and less often, as some of what is waited for takes minutes of paused time.
 pub async fn until(what: &str, mut done: impl FnMut() -> bool) {
-    for _ in 0..60_000 {
+    let mut pause = Duration::from_millis(1);
+    for _ in 0..200 {
         if done() {
             return;
         }
-        tokio::time::sleep(Duration::from_millis(1)).await;
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_millis(250));
     }
     panic!("waited in vain until {what}");
 }
