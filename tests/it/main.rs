@@ -15,3 +15,4 @@ mod support;
 mod tags;
 mod tidy;
 mod trust;
+mod truth;

@@ -1,0 +1,207 @@
+//! The files are the truth: what is under `blobs/` and `refs/` is all that larder needs to know, and nothing else counts.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use larder::store::disk::{Disk, DiskFile, Entry, Stat, SystemDisk};
+
+use crate::support::larder::{Larder, Setup};
+use crate::support::net::FakeNet;
+use crate::support::registry::{FakeRegistry, Image, get};
+
+const MIB: usize = 1 << 20;
+
+fn hub() -> (FakeNet, FakeRegistry) {
+    let (net, registry) = (FakeNet::new(), FakeRegistry::new());
+    net.host("hub.test", "93.184.216.34", &registry);
+    (net, registry)
+}
+
+async fn pull(larder: &Larder, repository: &str, image: &Image) {
+    let manifest = larder.get(&format!("/v2/{repository}/manifests/latest")).await;
+    assert_eq!((manifest.status, manifest.bytes()), (200, &image.bytes), "{repository}");
+    for blob in image.layers.iter().chain(&image.config) {
+        let reply = larder.get(&format!("/v2/{repository}/blobs/{}", blob.digest)).await;
+        assert_eq!((reply.status, reply.bytes() == &blob.bytes), (200, true), "{repository}");
+    }
+}
+
+/// Returns once every download has been committed.
+async fn settled(larder: &Larder) {
+    for _ in 0..1000 {
+        if larder.metric("larder_fills_in_flight") == 0.0 {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    panic!("downloads go on and on");
+}
+
+#[tokio::test]
+async fn invariant_05_the_index_may_be_deleted_or_damaged_at_any_stop() {
+    let (net, registry) = hub();
+    let images = [1, 2].map(|seed| registry.push_image(&format!("library/app{seed}"), "latest", &[300_000, 100], seed));
+    let larder = Larder::start(&net);
+    for (image, name) in images.iter().zip(["library/app1", "library/app2"]) {
+        pull(&larder, name, image).await;
+    }
+    settled(&larder).await;
+    let mut setup = larder.kill().await;
+    net.down("hub.test");
+    for damage in ["deleted", "garbage", "kept"] {
+        let index = setup.config.cache.path.join("index");
+        match damage {
+            "deleted" => std::fs::remove_dir_all(&index).unwrap(),
+            "garbage" => std::fs::read_dir(&index).unwrap().map(Result::unwrap).filter(|entry| entry.path().is_file()).for_each(|entry| {
+                std::fs::write(entry.path(), b"garbage").unwrap();
+            }),
+            _ => {}
+        }
+        let larder = setup.start();
+        for (image, name) in images.iter().zip(["library/app1", "library/app2"]) {
+            pull(&larder, name, image).await;
+        }
+        // And to no other.
+        let stranger = larder.get(&format!("/v2/library/app2/blobs/{}", images[0].layers[0].digest)).await;
+        assert_eq!(stranger.status, 502, "{damage}");
+        setup = larder.kill().await;
+    }
+}
+
+#[tokio::test]
+async fn invariant_04_a_file_s_presence_is_never_a_lock() {
+    let (net, registry) = hub();
+    let image = registry.push_image("library/app", "latest", &[300_000], 1);
+    let setup = Setup::new(&net);
+    let cache = setup.config.cache.path.clone();
+    let digest = image.layers[0].digest;
+    let leave = |path: PathBuf, text: &str| {
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    };
+    leave(cache.join("lock"), &format!(r#"{{"pid":{},"boot":"","clean":false}}"#, std::process::id()));
+    leave(cache.join("partial/docker.io").join(digest.to_string().replace(':', "-")), "left behind");
+    leave(cache.join("refs/docker.io/library/app/_tags/latest~"), "left behind");
+    pull(&setup.start(), "library/app", &image).await;
+}
+
+#[tokio::test]
+async fn two_daemons_never_share_a_directory() {
+    let (net, _registry) = hub();
+    let first = Larder::start(&net);
+    let second = Setup::new(&net).cache(|cache| cache.path = first.cache().to_owned());
+    let refused = second.try_start().err().expect("the directory is taken").to_string();
+    assert!(refused.contains(&format!("process {}", std::process::id())), "{refused}");
+}
+
+/// A disk that counts what would change a blob in place.
+struct Watching(Arc<AtomicUsize>);
+
+impl Watching {
+    fn opened_for_writing(&self, path: &Path) {
+        if path.components().any(|part| part.as_os_str() == "blobs") {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+}
+
+impl Disk for Watching {
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        SystemDisk.open(path)
+    }
+    fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        self.opened_for_writing(path);
+        SystemDisk.create(path)
+    }
+    fn reopen(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        self.opened_for_writing(path);
+        SystemDisk.reopen(path)
+    }
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        SystemDisk.rename(from, to)
+    }
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        SystemDisk.remove(path)
+    }
+    fn create_dir_all(&self, path: &Path) -> io::Result<()> {
+        SystemDisk.create_dir_all(path)
+    }
+    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        SystemDisk.sync_dir(path)
+    }
+    fn list(&self, directory: &Path) -> io::Result<Vec<Entry>> {
+        SystemDisk.list(directory)
+    }
+    fn stat(&self, path: &Path) -> io::Result<Stat> {
+        SystemDisk.stat(path)
+    }
+    fn free_space(&self, path: &Path) -> io::Result<u64> {
+        SystemDisk.free_space(path)
+    }
+}
+
+#[tokio::test]
+async fn invariant_02_nothing_under_blobs_is_ever_opened_for_writing() {
+    let (net, registry) = hub();
+    let writes = Arc::new(AtomicUsize::new(0));
+    let larder = Setup::new(&net).disk(Arc::new(Watching(Arc::clone(&writes)))).cache(|cache| cache.max_size = 3 * MIB as u64).start();
+    for seed in 0..5 {
+        let name = format!("library/app{seed}");
+        let image = registry.push_image(&name, "latest", &[900_000, 100], seed);
+        pull(&larder, &name, &image).await;
+        pull(&larder, &name, &image).await;
+    }
+    settled(&larder).await;
+    let larder = larder.kill().await.start();
+    assert!(!larder.files("blobs").is_empty());
+    assert_eq!(writes.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test]
+async fn invariant_01_what_stands_under_blobs_hashes_to_its_name() {
+    let (net, registry) = hub();
+    let larder = Larder::start(&net);
+    let image = registry.push_image("library/app", "latest", &[2 * MIB, 70_000, 0], 1);
+    pull(&larder, "library/app", &image).await;
+    settled(&larder).await;
+    let files = larder.files("blobs/sha256");
+    // Three layers, the configuration, the manifest.
+    assert_eq!(files.len(), 5);
+    for file in files {
+        let digest = larder::oci::Digest::of(larder::oci::Algorithm::Sha256, &std::fs::read(&file).unwrap());
+        assert_eq!(file.file_name().unwrap().to_string_lossy(), digest.hex());
+    }
+}
+
+#[tokio::test]
+async fn the_size_limit_holds_and_the_least_recently_used_leaves() {
+    use std::os::unix::fs::MetadataExt;
+    let (net, registry) = hub();
+    let limit = 6 * MIB as u64;
+    let larder = Setup::new(&net).cache(|cache| cache.max_size = limit).start();
+    let images: Vec<_> = (0..8).map(|seed| registry.push_image(&format!("library/app{seed}"), "latest", &[MIB, 100_000], seed)).collect();
+    for (seed, image) in images.iter().enumerate() {
+        pull(&larder, &format!("library/app{seed}"), image).await;
+        settled(&larder).await;
+        larder.clock.advance(std::time::Duration::from_secs(60));
+        // The first is used all the time, and stays.
+        pull(&larder, "library/app0", &images[0]).await;
+        let occupied: u64 = ["blobs", "partial", "quarantine"]
+            .iter()
+            .flat_map(|folder| larder.files(folder))
+            .map(|file| std::fs::metadata(file).map_or(0, |metadata| metadata.blocks() * 512))
+            .sum();
+        assert!(occupied <= limit, "{occupied} of {limit} bytes after {seed}");
+    }
+    assert_eq!(registry.count(get().blob().of(images[0].layers[0].digest)), 1, "the one in use was evicted");
+    assert!(larder.metric("larder_cache_evictions_total{reason=\"size\"}") > 0.0);
+}
+
+#[tokio::test]
+async fn starting_asks_nobody() {
+    let (net, _registry) = hub();
+    let _larder = Larder::start(&net);
+    assert_eq!((net.resolved(), net.dialled()), (Vec::new(), Vec::new()));
+}
