@@ -180,6 +180,8 @@ impl Store {
                 return Ok((len, Content::File(reader)));
             }
             let bytes = Bytes::from(disk::read_exact(&*file, usize::try_from(len).unwrap_or_default())?);
+            // It is read once and served from RAM ever after; to hash it costs less than the read.
+            check(&digest, &bytes)?;
             self.memory.insert(digest, bytes.clone());
             Ok((len, Content::Memory(bytes)))
         };
@@ -187,11 +189,29 @@ impl Store {
             Ok((len, content)) => Ok(Some(Blob { digest, len, content, store: Arc::clone(self), _lease: lease })),
             Err(error) => {
                 drop(lease);
-                self.metrics.read_failed(if error.kind() == io::ErrorKind::NotFound { "corrupt" } else { "io" });
+                let damaged = matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidData);
+                self.metrics.read_failed(if damaged { "corrupt" } else { "io" });
                 self.quarantine(&digest);
                 if error.kind() == io::ErrorKind::NotFound { Ok(None) } else { Err(io_error("open", &path, error)) }
             }
         }
+    }
+
+    /// Hashes a stored blob again, of which something is doubtful; one that is damaged is put aside.
+    pub async fn is_intact(self: &Arc<Store>, blob: &Blob) -> bool {
+        let Content::File(reader) = &blob.content else { return true };
+        let (store, file, digest) = (Arc::clone(self), Arc::clone(&reader.file), blob.digest);
+        let len = blob.len;
+        self.gate
+            .run(move || {
+                let intact = partial::rehash(&*file, &digest, len).is_ok_and(|verifier| verifier.finish(&digest).is_ok());
+                if !intact {
+                    store.metrics.read_failed("corrupt");
+                    store.quarantine(&digest);
+                }
+                intact
+            })
+            .await
     }
 
     /// Whether a digest's bytes are held.
@@ -283,6 +303,13 @@ impl Store {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn check(digest: &Digest, bytes: &[u8]) -> io::Result<()> {
+    if Digest::of(digest.algorithm(), bytes) == *digest {
+        return Ok(());
+    }
+    Err(io::Error::new(io::ErrorKind::InvalidData, "the file's bytes are not those of its name"))
 }
 
 fn io_error(operation: &'static str, path: &Path, source: io::Error) -> StoreError {

@@ -103,13 +103,17 @@ impl Mirror {
             return Ok(None);
         }
         let mut exchange = None;
-        if !self.may_have(repository, digest, self.store.link(&repository.key, digest)) {
+        let link = self.store.link(&repository.key, digest);
+        let mut size = listed_size(link);
+        if !self.may_have(repository, digest, link) {
             self.remembered(repository, &Asked::Blob(*digest))?;
             let call = Call::until(deadline);
-            self.confirm(repository, digest, &call).await?;
+            size = self.confirm(repository, digest, &call).await?.or(size);
             exchange = Some(call.exchange);
         }
         match self.store.blob(digest).await {
+            // Either somebody has been at the file, or what was said of its size is wrong: the bytes tell.
+            Ok(Some(blob)) if size.is_some_and(|size| size != blob.len()) && !self.store.is_intact(&blob).await => Ok(None),
             Ok(blob) => Ok(blob.map(|blob| BlobAnswer {
                 size: Some(blob.len()),
                 body: Some(BlobBody::Stored(Arc::new(blob))),

@@ -8,7 +8,7 @@ use super::evict::Item;
 use super::index::Record;
 use super::partial::{PartialBlob, Verifier};
 use super::refs::TagRecord;
-use super::{RepositoryKey, Store, StoreError, TOUCH_INTERVAL, io_error, links};
+use super::{RepositoryKey, Store, StoreError, TOUCH_INTERVAL, check, io_error, links};
 use crate::oci::{Digest, MANIFEST_BYTES_MAX, Manifest, MediaType, Tag};
 
 impl Store {
@@ -28,8 +28,20 @@ impl Store {
             bytes.extend_from_slice(&chunk);
         }
         let bytes = Bytes::from(bytes);
-        self.memory.insert(*digest, bytes.clone());
-        Ok(Some(bytes))
+        let (store, digest) = (Arc::clone(self), *digest);
+        self.gate
+            .run(move || match check(&digest, &bytes) {
+                Ok(()) => {
+                    store.memory.insert(digest, bytes.clone());
+                    Ok(Some(bytes))
+                }
+                Err(error) => {
+                    store.metrics.read_failed("corrupt");
+                    store.quarantine(&digest);
+                    Err(io_error("read", &store.layout.blob(&digest), error))
+                }
+            })
+            .await
     }
 
     /// The media type of a manifest that this repository has; `None` when it has none of this digest.

@@ -1,5 +1,6 @@
 //! Writing: a blob that is not yet believed, and the one way in which it becomes one that is.
 
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -16,7 +17,7 @@ use crate::oci::{Descriptor, Digest, Hasher};
 const RESERVE_STEP: u64 = 16 * 1024 * 1024;
 /// What file systems allocate by.
 const BLOCK: u64 = 4096;
-/// Read at a time when a partial is hashed again: small enough to be hashed while it is in cache.
+/// Read at a time when a file is hashed again: small enough to be hashed while it is in cache.
 const REHASH_CHUNK: usize = 256 * 1024;
 
 /// Hashes and counts what arrives, whether it is stored or passes through.
@@ -96,6 +97,22 @@ pub(super) fn allocation(len: u64) -> u64 {
     len.div_ceil(BLOCK).saturating_mul(BLOCK)
 }
 
+/// Hashes the first `len` bytes of a file. Blocks.
+///
+/// # Errors
+/// When it cannot be read, or is shorter.
+pub(super) fn rehash(file: &dyn DiskFile, digest: &Digest, len: u64) -> io::Result<Verifier> {
+    let mut verifier = Verifier::new(digest);
+    let mut buffer = vec![0; REHASH_CHUNK];
+    while verifier.len() < len {
+        match file.read_at(&mut buffer, verifier.len())? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            count => verifier.update(&buffer[..count]),
+        }
+    }
+    Ok(verifier)
+}
+
 impl PartialBlob {
     /// Opens an empty partial of `size` bytes, or of an unknown size. Blocks.
     pub(super) fn create(store: &Arc<Store>, upstream: &Arc<str>, digest: &Digest, size: Option<u64>) -> Result<PartialBlob, StoreError> {
@@ -139,14 +156,7 @@ impl PartialBlob {
             reserved,
             fate: Fate::Discard,
         };
-        let mut verifier = Verifier::new(digest);
-        let mut buffer = vec![0; REHASH_CHUNK];
-        while verifier.len() < len {
-            match partial.file.read_at(&mut buffer, verifier.len()) {
-                Ok(count) if count > 0 => verifier.update(&buffer[..count]),
-                _ => return None,
-            }
-        }
+        let verifier = rehash(&*partial.file, digest, len).ok()?;
         partial.fate = Fate::Keep;
         Some((partial, verifier))
     }

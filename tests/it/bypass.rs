@@ -304,10 +304,10 @@ async fn invariant_09_no_single_disk_fault_fails_a_pull() {
     let mut struck: HashMap<Op, usize> = HashMap::new();
     for n in 1.. {
         let (net, registry) = hub();
-        let image = registry.push_image("library/app", "latest", &[1_500_000, 300_000, 1000], 1);
+        let image = registry.push_image("library/app", "latest", &[1_200_000, 300_000], 1);
         let other = push(&registry, 1_500_000, 9);
         let disk = FaultyDisk::new();
-        let larder = Setup::new(&net).disk(Arc::new(disk.clone())).cache(|cache| cache.max_size = 3 * MIB as u64).start();
+        let larder = Setup::new(&net).disk(Arc::new(disk.clone())).cache(|cache| cache.max_size = 5 * MIB as u64 / 2).start();
         disk.fail_nth(n);
         for round in 0..2 {
             pull_whole(&larder, &image, &disk, &format!("n = {n}, round {round}")).await;

@@ -169,9 +169,9 @@ impl Disk for FaultyDisk {
         SystemDisk.create_dir_all(path)
     }
 
-    fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        self.attempt(Op::SyncDir)?;
-        SystemDisk.sync_dir(path)
+    /// Only counted: no test pulls the plug, and hundreds of real ones take minutes.
+    fn sync_dir(&self, _path: &Path) -> io::Result<()> {
+        self.attempt(Op::SyncDir)
     }
 
     fn list(&self, directory: &Path) -> io::Result<Vec<Entry>> {
@@ -214,8 +214,7 @@ impl DiskFile for FaultyFile {
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.disk.attempt(Op::Sync)?;
-        self.file.sync()
+        self.disk.attempt(Op::Sync)
     }
 
     fn stat(&self) -> io::Result<Stat> {
