@@ -210,7 +210,10 @@ async fn a_clean_stop_keeps_everything() {
 }
 
 /// What somebody does to a stored file by hand.
-const DAMAGES: [(&str, fn(&Path)); 3] = [
+/// What is done to a file, and how.
+type Damage = (&'static str, fn(&Path));
+
+const DAMAGES: [Damage; 3] = [
     ("deleted", |file| std::fs::remove_file(file).expect("a file")),
     ("truncated", |file| {
         let len = std::fs::metadata(file).expect("a file").len();
