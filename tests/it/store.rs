@@ -210,7 +210,6 @@ async fn a_clean_stop_keeps_everything() {
 }
 
 /// What somebody does to a stored file by hand.
-/// What is done to a file, and how.
 type Damage = (&'static str, fn(&Path));
 
 const DAMAGES: [Damage; 3] = [

@@ -9,7 +9,7 @@ use larder::store::disk::{Disk, DiskFile, Entry, Stat, SystemDisk};
 
 use crate::support::larder::{Larder, Setup};
 use crate::support::net::FakeNet;
-use crate::support::registry::{FakeRegistry, Image, get};
+use crate::support::registry::{FakeRegistry, Image};
 
 const MIB: usize = 1 << 20;
 
@@ -40,37 +40,6 @@ async fn settled(larder: &Larder) {
 }
 
 #[tokio::test]
-async fn invariant_05_the_index_may_be_deleted_or_damaged_at_any_stop() {
-    let (net, registry) = hub();
-    let images = [1, 2].map(|seed| registry.push_image(&format!("library/app{seed}"), "latest", &[300_000, 100], seed));
-    let larder = Larder::start(&net);
-    for (image, name) in images.iter().zip(["library/app1", "library/app2"]) {
-        pull(&larder, name, image).await;
-    }
-    settled(&larder).await;
-    let mut setup = larder.kill().await;
-    net.down("hub.test");
-    for damage in ["deleted", "garbage", "kept"] {
-        let index = setup.config.cache.path.join("index");
-        match damage {
-            "deleted" => std::fs::remove_dir_all(&index).unwrap(),
-            "garbage" => std::fs::read_dir(&index).unwrap().map(Result::unwrap).filter(|entry| entry.path().is_file()).for_each(|entry| {
-                std::fs::write(entry.path(), b"garbage").unwrap();
-            }),
-            _ => {}
-        }
-        let larder = setup.start();
-        for (image, name) in images.iter().zip(["library/app1", "library/app2"]) {
-            pull(&larder, name, image).await;
-        }
-        // And to no other.
-        let stranger = larder.get(&format!("/v2/library/app2/blobs/{}", images[0].layers[0].digest)).await;
-        assert_eq!(stranger.status, 502, "{damage}");
-        setup = larder.kill().await;
-    }
-}
-
-#[tokio::test]
 async fn invariant_04_a_file_s_presence_is_never_a_lock() {
     let (net, registry) = hub();
     let image = registry.push_image("library/app", "latest", &[300_000], 1);
@@ -85,15 +54,6 @@ async fn invariant_04_a_file_s_presence_is_never_a_lock() {
     leave(cache.join("partial/docker.io").join(digest.to_string().replace(':', "-")), "left behind");
     leave(cache.join("refs/docker.io/library/app/_tags/latest~"), "left behind");
     pull(&setup.start(), "library/app", &image).await;
-}
-
-#[tokio::test]
-async fn two_daemons_never_share_a_directory() {
-    let (net, _registry) = hub();
-    let first = Larder::start(&net);
-    let second = Setup::new(&net).cache(|cache| cache.path = first.cache().to_owned());
-    let refused = second.try_start().err().expect("the directory is taken").to_string();
-    assert!(refused.contains(&format!("process {}", std::process::id())), "{refused}");
 }
 
 /// A disk that counts what would change a blob in place.
@@ -173,30 +133,6 @@ async fn invariant_01_what_stands_under_blobs_hashes_to_its_name() {
         let digest = larder::oci::Digest::of(larder::oci::Algorithm::Sha256, &std::fs::read(&file).unwrap());
         assert_eq!(file.file_name().unwrap().to_string_lossy(), digest.hex());
     }
-}
-
-#[tokio::test]
-async fn the_size_limit_holds_and_the_least_recently_used_leaves() {
-    use std::os::unix::fs::MetadataExt;
-    let (net, registry) = hub();
-    let limit = 6 * MIB as u64;
-    let larder = Setup::new(&net).cache(|cache| cache.max_size = limit).start();
-    let images: Vec<_> = (0..8).map(|seed| registry.push_image(&format!("library/app{seed}"), "latest", &[MIB, 100_000], seed)).collect();
-    for (seed, image) in images.iter().enumerate() {
-        pull(&larder, &format!("library/app{seed}"), image).await;
-        settled(&larder).await;
-        larder.clock.advance(std::time::Duration::from_secs(60));
-        // The first is used all the time, and stays.
-        pull(&larder, "library/app0", &images[0]).await;
-        let occupied: u64 = ["blobs", "partial", "quarantine"]
-            .iter()
-            .flat_map(|folder| larder.files(folder))
-            .map(|file| std::fs::metadata(file).map_or(0, |metadata| metadata.blocks() * 512))
-            .sum();
-        assert!(occupied <= limit, "{occupied} of {limit} bytes after {seed}");
-    }
-    assert_eq!(registry.count(get().blob().of(images[0].layers[0].digest)), 1, "the one in use was evicted");
-    assert!(larder.metric("larder_cache_evictions_total{reason=\"size\"}") > 0.0);
 }
 
 #[tokio::test]

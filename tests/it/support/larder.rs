@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use larder::app::{App, Failure, World};
+use larder::app::{App, World};
 use larder::clock::{Clock, Timestamp};
 use larder::config::{
     AdminConfig, BaseUrl, CacheConfig, Config, FillsConfig, LogConfig, LogFormat, ServerConfig, UpstreamConfig, Visibility,
@@ -119,18 +119,12 @@ impl Setup {
     }
 
     pub fn start(self) -> Larder {
-        self.try_start().expect("a larder")
-    }
-
-    /// # Errors
-    /// As the daemon's start.
-    pub fn try_start(self) -> Result<Larder, Failure> {
         let Setup { config, world, directory } = self;
         let stop = CancellationToken::new();
         let metrics = Arc::new(Metrics::new(config.upstreams.keys()));
-        let app = App::build(&config, world.clone(), metrics, None, stop.clone())?;
+        let app = App::build(&config, world.clone(), metrics, None, stop.clone()).expect("a larder");
         app.readiness.ready();
-        Ok(Larder { app, clock: world.clock.clone(), config, world, directory, stop })
+        Larder { app, clock: world.clock.clone(), config, world, directory, stop }
     }
 }
 
