@@ -90,7 +90,7 @@ async fn invariant_14_a_blob_of_another_repository_is_served_only_on_upstream_s_
     );
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn invariant_14_without_upstream_s_word_there_is_no_answer_and_no_404() {
     let scene = Scene::new();
     let image = scene.hub.push_image("library/a", "latest", &[1000], 1);

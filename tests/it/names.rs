@@ -1,13 +1,14 @@
 //! What a URL means: every spelling of a repository is one repository, and what is none reaches neither network nor disk.
 
-use std::io;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+mod disk;
+
+use std::path::PathBuf;
+use std::sync::Arc;
 
 use http::Method;
-use larder::store::disk::{Disk, DiskFile, Entry, Stat, SystemDisk};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use self::disk::NotingDisk;
 use crate::support::larder::{Larder, Setup, upstream};
 use crate::support::net::FakeNet;
 use crate::support::registry::{FakeRegistry, Image, any, get, head};
@@ -381,71 +382,5 @@ async fn client_22_to_27_a_blob_s_headers_and_ranges_cold_and_warm() {
     }
     for request in scene.hub.seen(any()) {
         assert_eq!(request.header("accept-encoding"), Some("identity"));
-    }
-}
-
-/// The system's disk, and a list of the paths that were asked of it.
-#[derive(Clone, Default)]
-struct NotingDisk {
-    paths: Arc<Mutex<Vec<PathBuf>>>,
-}
-
-impl NotingDisk {
-    fn touched(&self) -> Vec<PathBuf> {
-        self.paths.lock().unwrap().clone()
-    }
-
-    fn note(&self, path: &Path) {
-        self.paths.lock().unwrap().push(path.into());
-    }
-}
-
-impl Disk for NotingDisk {
-    fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        self.note(path);
-        SystemDisk.open(path)
-    }
-
-    fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        self.note(path);
-        SystemDisk.create(path)
-    }
-
-    fn reopen(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        self.note(path);
-        SystemDisk.reopen(path)
-    }
-
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.note(to);
-        SystemDisk.rename(from, to)
-    }
-
-    fn remove(&self, path: &Path) -> io::Result<()> {
-        self.note(path);
-        SystemDisk.remove(path)
-    }
-
-    fn create_dir_all(&self, path: &Path) -> io::Result<()> {
-        self.note(path);
-        SystemDisk.create_dir_all(path)
-    }
-
-    fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        SystemDisk.sync_dir(path)
-    }
-
-    fn list(&self, directory: &Path) -> io::Result<Vec<Entry>> {
-        self.note(directory);
-        SystemDisk.list(directory)
-    }
-
-    fn stat(&self, path: &Path) -> io::Result<Stat> {
-        self.note(path);
-        SystemDisk.stat(path)
-    }
-
-    fn free_space(&self, path: &Path) -> io::Result<u64> {
-        SystemDisk.free_space(path)
     }
 }
