@@ -210,7 +210,9 @@ async fn a_clean_stop_keeps_everything() {
 }
 
 /// What somebody does to a stored file by hand.
-const DAMAGES: [(&str, fn(&Path)); 3] = [
+type Damage = fn(&Path);
+
+const DAMAGES: [(&str, Damage); 3] = [
     ("deleted", |file| std::fs::remove_file(file).expect("a file")),
     ("truncated", |file| {
         let len = std::fs::metadata(file).expect("a file").len();
