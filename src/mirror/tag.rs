@@ -104,9 +104,13 @@ impl Mirror {
                     Ok(Found::Same(record)) => Some(record),
                     Ok(Found::Moved(_)) | Err(_) => None,
                 };
-                let record = confirmed.or(record);
-                let served = self.serve_record(repository, record, outcome).await;
-                served.map(|answer| ManifestAnswer { exchange, ..answer })
+                let can_ask = confirmed.is_some();
+                match self.serve_record(repository, confirmed.or(record), outcome).await {
+                    Ok(answer) => Ok(ManifestAnswer { exchange, ..answer }),
+                    // What upstream has just confirmed could not be read here: it is held no longer, and upstream has it (invariant 9).
+                    Err(_) if can_ask => Box::pin(self.revalidated(repository, tag, None)).await,
+                    Err(error) => Err(error),
+                }
             }
             (Answer::Refuse | Answer::Forget, Err(error), _) => Err(self.failed(repository, asked, &error)),
             (Answer::Refuse | Answer::Forget, Ok(_), _) => Err(self.gone(repository)),
