@@ -210,9 +210,9 @@ async fn a_clean_stop_keeps_everything() {
 }
 
 /// What somebody does to a stored file by hand.
-type Damage = (&'static str, fn(&Path));
+type Damage = fn(&Path);
 
-const DAMAGES: [Damage; 3] = [
+const DAMAGES: [(&str, Damage); 3] = [
     ("deleted", |file| std::fs::remove_file(file).expect("a file")),
     ("truncated", |file| {
         let len = std::fs::metadata(file).expect("a file").len();
@@ -247,16 +247,28 @@ async fn a_blob_that_was_damaged_by_hand_is_fetched_again() {
 #[tokio::test]
 async fn a_manifest_that_was_damaged_by_hand_is_fetched_again() {
     for (name, damage) in DAMAGES {
-        let (net, registry) = hub();
-        let image = registry.push_image("library/app", "latest", &[1000], 1);
-        let larder = Larder::start(&net);
-        pull(&larder, "library/app", &image).await;
-        let setup = larder.stop().await;
-        damage(&blob_file(&setup.config.cache.path, image.digest));
-        let larder = setup.start();
-        for reference in ["latest".to_owned(), image.digest.to_string()] {
-            let reply = larder.get(&format!("/v2/library/app/manifests/{reference}")).await;
-            assert_eq!((reply.status, reply.bytes()), (200, &image.bytes), "{name}, {reference}");
+        for (restarted, expired) in [(true, false), (true, true), (false, true)] {
+            let (net, registry) = hub();
+            let image = registry.push_image("library/app", "latest", &[1000], 1);
+            let no_memory = Setup::new(&net).cache(|cache| cache.memory_cache_size = 0);
+            let mut larder = no_memory.start();
+            pull(&larder, "library/app", &image).await;
+            if restarted {
+                let setup = larder.stop().await;
+                damage(&blob_file(&setup.config.cache.path, image.digest));
+                larder = setup.start();
+            } else {
+                damage(&blob_file(larder.cache(), image.digest));
+            }
+            if expired {
+                larder.clock.advance(Duration::from_secs(3600));
+            }
+            for reference in ["latest".to_owned(), image.digest.to_string()] {
+                let reply = larder.get(&format!("/v2/library/app/manifests/{reference}")).await;
+                let when = format!("{name}, {reference}, restarted: {restarted}, expired: {expired}");
+                assert_eq!(reply.status, 200, "{when}");
+                assert_eq!(reply.bytes(), &image.bytes, "{when}");
+            }
         }
     }
 }
