@@ -22,7 +22,7 @@ impl MediaType {
 
     /// What servers say that don't know better; a manifest's own `mediaType` is to be believed instead.
     pub fn says_nothing(&self) -> bool {
-        matches!(self.as_str(), "application/json" | "text/plain" | "application/octet-stream")
+        matches!(self.as_str(), "application/json" | "text/plain" | "text/html" | "application/octet-stream")
     }
 
     /// Docker's first manifests, retired.

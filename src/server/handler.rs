@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use http::header::{HOST, RANGE};
 use http::request::Parts;
+use http::uri::Authority;
 use http::{Method, Request, Response, Version};
 use tokio::time::Instant;
 use ulid::Ulid;
@@ -96,7 +97,8 @@ impl Handler {
     }
 
     fn resolve(&self, record: &mut Record, target: Target) -> Result<Repository, Error> {
-        let host = record.header(&HOST).map(|host| host.split(':').next().unwrap_or(host).to_ascii_lowercase());
+        let authority = record.header(&HOST).and_then(|host| host.parse::<Authority>().ok());
+        let host = authority.map(|authority| authority.host().to_ascii_lowercase());
         let resolved = self.mirror.repositories().resolve(&target, host.as_deref());
         record.ns = target.ns;
         let repository = resolved.map_err(|error| match error {
@@ -173,7 +175,13 @@ impl Handler {
         let answer = error.answer(&record.request_id, self.clock.now());
         record.error_code = Some(answer.code);
         let mut answered = Answered::plain(answer.into_response());
-        response::mark(&mut answered, record.outcome, None, record.ns.as_deref());
+        // What larder refuses by itself went neither to the cache nor past it.
+        match error {
+            Error::Mirror(_) | Error::Deadline => response::mark(&mut answered, record.outcome, None, record.ns.as_deref()),
+            Error::Route(_) | Error::Contradiction | Error::RangeNotSatisfiable { .. } => {
+                response::sign(&mut answered, record.ns.as_deref())
+            }
+        }
         answered
     }
 }

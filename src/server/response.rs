@@ -44,20 +44,22 @@ pub fn version(ns: Option<&str>) -> Answered {
     let mut answered = Answered::plain(Response::new(Bytes::from_static(b"{}")));
     answered.set(CONTENT_TYPE, "application/json");
     answered.set(CONTENT_LENGTH, "2");
-    answered.set(API_VERSION, "registry/2.0");
-    if let Some(ns) = ns {
-        answered.set(NAMESPACE, ns);
-    }
+    sign(&mut answered, ns);
     answered
 }
 
-/// What every answer about content says of how it came to be.
-pub fn mark(answered: &mut Answered, outcome: Outcome, ttl: Option<i64>, ns: Option<&str>) {
+/// What every answer says: which protocol, and which namespace was asked about.
+pub fn sign(answered: &mut Answered, ns: Option<&str>) {
     answered.set(API_VERSION, "registry/2.0");
-    answered.set(CACHE_STATUS, outcome.cache_status(ttl));
     if let Some(ns) = ns {
         answered.set(NAMESPACE, ns);
     }
+}
+
+/// What every answer about content says of how it came to be, beside that.
+pub fn mark(answered: &mut Answered, outcome: Outcome, ttl: Option<i64>, ns: Option<&str>) {
+    sign(answered, ns);
+    answered.set(CACHE_STATUS, outcome.cache_status(ttl));
 }
 
 pub fn manifest(manifest: ManifestAnswer, ns: Option<&str>) -> Answered {

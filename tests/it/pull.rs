@@ -58,3 +58,14 @@ async fn a_manifest_that_comes_late_does_not_turn_its_tag_back() {
     }
     assert_eq!(larder.get("/v2/library/app/manifests/latest").await.bytes(), &new.bytes);
 }
+
+#[tokio::test]
+async fn what_larder_refuses_by_itself_says_nothing_of_the_cache() {
+    let (net, _registry) = hub();
+    let larder = Larder::start(&net);
+    for path in ["/v2/UPPER/manifests/latest", "/v2/library/app/blobs/sha256:short", "/v2/_catalog"] {
+        let reply = larder.get(path).await;
+        assert!(matches!(reply.status, 400 | 404));
+        assert_eq!((reply.header("cache-status"), reply.header("docker-distribution-api-version")), (None, Some("registry/2.0")));
+    }
+}
