@@ -165,8 +165,13 @@ impl Fills {
             Joined::New(_) if self.store.contains(digest) => None,
             Joined::New(entry) => {
                 let fill = Arc::clone(entry.flight());
-                let task =
-                    Task { fills: Arc::clone(self), source: Arc::clone(&repository.source), fill: Arc::clone(&fill), entry, listed: size };
+                let task = Task {
+                    fills: Arc::clone(self),
+                    source: Arc::clone(&repository.source),
+                    fill: Arc::clone(&fill),
+                    entry,
+                    listed: size.map(|size| (name.clone(), size)),
+                };
                 tokio::spawn(task.run());
                 Some((fill, false))
             }
@@ -180,8 +185,8 @@ pub(super) struct Task {
     pub(super) source: Arc<Source>,
     pub(super) fill: Arc<Fill>,
     pub(super) entry: Entry<Key, Fill>,
-    /// The size that a manifest announced.
-    listed: Option<u64>,
+    /// The size that a manifest of this repository announced.
+    listed: Option<(RepositoryName, u64)>,
 }
 
 /// How a download begins.
@@ -226,14 +231,17 @@ impl Task {
             };
             let received = held.as_ref().map_or(0, |(partial, _)| partial.len());
             match self.get(&name, received).await {
-                Ok(stream) => return self.receive(name, stream, held).await,
+                Ok(stream) => match self.size(&name, &stream) {
+                    Ok(size) => return self.receive(name, stream, size, held).await,
+                    Err(error) => self.refuse(name, error),
+                },
                 // What the partial holds is not where upstream's blob goes on (it may even be all of it): from the start, then.
                 Err(UpstreamError::Corrupt { .. }) if received > 0 => {
                     self.fills.discard(held.take()).await;
                     lock(&self.fill.wanted).pending.push_front(name);
                 }
                 Err(error @ (UpstreamError::NotFound | UpstreamError::Denied { .. } | UpstreamError::CredentialRefused { .. })) => {
-                    self.fill.state.send_modify(|state| state.refused.push((name, error)));
+                    self.refuse(name, error);
                 }
                 Err(error) => {
                     // First: who asks from now on shall find it.
@@ -257,15 +265,24 @@ impl Task {
         self.fill.fail(error);
     }
 
-    async fn receive(&self, name: RepositoryName, stream: BlobStream, held: Option<(PartialBlob, Verifier)>) {
-        let size = match (stream.size, self.listed) {
+    /// This repository gets nothing; others may.
+    fn refuse(&self, name: RepositoryName, error: UpstreamError) {
+        tracing::info!(upstream = %self.source.name(), repository = %name, digest = %self.fill.digest, %error, "a download was refused");
+        self.fill.state.send_modify(|state| state.refused.push((name, error)));
+    }
+
+    /// The blob's size: upstream's word, else the manifest's. Where they differ, the repository of that manifest gets nothing.
+    fn size(&self, name: &RepositoryName, stream: &BlobStream) -> Result<Option<u64>, UpstreamError> {
+        let listed = self.listed.as_ref().filter(|(lister, _)| lister == name).map(|(_, size)| *size);
+        match (stream.size, listed) {
             (Some(said), Some(listed)) if said != listed => {
-                let detail = format!("upstream says {said} bytes, a manifest says {listed}");
-                drop(held);
-                return self.end(FillError::Upstream(UpstreamError::Corrupt { detail }));
+                Err(UpstreamError::Corrupt { detail: format!("upstream says {said} bytes, a manifest says {listed}") })
             }
-            (said, listed) => said.or(listed),
-        };
+            (said, listed) => Ok(said.or(listed)),
+        }
+    }
+
+    async fn receive(&self, name: RepositoryName, stream: BlobStream, size: Option<u64>, held: Option<(PartialBlob, Verifier)>) {
         let Begun { intake, file, bypass } = self.begin(held, size).await;
         let tail = Arc::new(Tail::new(file, intake.verifier.len(), size));
         if bypass.is_some() {

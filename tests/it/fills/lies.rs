@@ -3,7 +3,7 @@
 
 use larder::oci::Algorithm;
 
-use super::{Blob, Bytes, FakeRegistry, Fault, KIB, Larder, MIB, assert_whole, get, hub, path, push, push_as, until};
+use super::{Blob, Bytes, FakeRegistry, Fault, KIB, Larder, Latch, MIB, assert_whole, get, hub, path, push, push_as, until};
 
 fn mismatches(larder: &Larder) -> f64 {
     larder.metric("larder_digest_mismatch_total{upstream=\"docker.io\",where=\"blob\"}")
@@ -181,4 +181,34 @@ fn lie_without_length(registry: &FakeRegistry, body: Bytes) {
     registry.when(get().blob()).then(Fault::Body(body));
     registry.when(get().blob()).then(Fault::Chunked);
     registry.when(get().blob().with_header("range")).then(Fault::Hangup);
+}
+
+/// A manifest that lies about a size takes the blob from nobody else.
+#[tokio::test(start_paused = true)]
+async fn a_manifest_that_lies_about_a_size_hurts_its_own_repository_only() {
+    let (net, registry) = hub();
+    let image = registry.push_image("library/app", "latest", &[3 * MIB], 1);
+    let layer = &image.layers[0];
+    registry.push_blob("library/liar", layer.bytes.clone());
+    let text = String::from_utf8(image.bytes.to_vec()).expect("JSON");
+    let lie = text.replace(&(3 * MIB).to_string(), "1000");
+    registry.push_manifest("library/liar", Some("latest"), image.media_type, lie);
+    let larder = Larder::start(&net);
+    for repository in ["library/app", "library/liar"] {
+        assert_eq!(larder.get(&format!("/v2/{repository}/manifests/latest")).await.status, 200);
+    }
+    let gate = Latch::new();
+    registry.when(get().blob()).first(1).then(Fault::Hold(gate.clone()));
+    let liar_path = format!("/v2/library/liar/blobs/{}", layer.digest);
+    let open = async {
+        until("both ask", || larder.metric("larder_requests_in_flight") == 2.0).await;
+        gate.open();
+    };
+    let honest = async {
+        registry.wait_for(get().blob(), 1).await;
+        larder.get(&path(layer.digest)).await
+    };
+    let (lied, reply, ()) = tokio::join!(larder.get(&liar_path), honest, open);
+    assert_eq!(lied.status, 502);
+    assert_whole(&reply, layer);
 }
