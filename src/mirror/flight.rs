@@ -135,21 +135,24 @@ impl<V: Clone> Pending<V> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn metrics() -> Arc<Metrics> {
         Arc::new(Metrics::new([""; 0]))
     }
 
-    #[tokio::test]
-    async fn invariant_8_a_question_that_panics_is_asked_anew() {
+    #[tokio::test(start_paused = true)]
+    async fn invariant_08_a_question_that_panics_is_asked_anew() {
         let metrics = metrics();
         let questions = Questions::<&str, u32>::new(Arc::clone(&metrics));
         #[expect(clippy::panic, reason = "the point of the test")]
         let broken = questions.ask("key", || async { panic!("on purpose") });
         let joined = questions.ask("key", || async { 2 });
         assert!(joined.joined);
-        assert_eq!((broken.answer().await, joined.answer().await), (None, None));
+        let both = tokio::time::timeout(Duration::from_secs(1), async { (broken.answer().await, joined.answer().await) });
+        assert_eq!(both.await, Ok((None, None)), "whoever waits is told");
         let again = questions.ask("key", || async { 3 });
         assert!(!again.joined);
         assert_eq!(again.answer().await, Some(3));

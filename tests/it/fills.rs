@@ -78,7 +78,7 @@ pub fn assert_whole(reply: &Reply, blob: &Blob) {
 }
 
 /// Everything that comes now.
-async fn all_that_comes(body: &mut Streaming) -> Vec<u8> {
+pub async fn all_that_comes(body: &mut Streaming) -> Vec<u8> {
     let mut came = Vec::new();
     while let Ok(Ok(bytes)) = timeout(QUIET, body.read_exactly(1)).await {
         came.extend_from_slice(&bytes);
