@@ -116,7 +116,7 @@ async fn many_clients_of_one_cold_blob_cost_one_upstream_get_and_flat_memory() {
     let daemon = Arc::new(Daemon::start(directory.path(), upstream).await);
     daemon.client().await.get("/v2/library/big/manifests/latest").send().await;
 
-    // One reads a KiB a second, from before the others to after them.
+    // One reads a KiB, then nothing until the others have everything, then on.
     let mut slow = daemon.client().await.open(&path("library/big", &layer.digest)).await;
     slow.read_exactly(1024).await.expect("the first KiB");
     let began = Arc::new(AtomicU64::new(0));
