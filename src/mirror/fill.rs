@@ -17,7 +17,7 @@ use crate::gate::Gate;
 use crate::metrics::{FillResult, Metrics};
 use crate::oci::{Digest, RepositoryName};
 use crate::rng::Rng;
-use crate::store::{FileReader, PartialBlob, Store, StoreError, Tail, Verifier};
+use crate::store::{FileReader, PartialBlob, Phase, Store, StoreError, Tail, Verifier};
 use crate::upstream::{BlobStream, Call, Exchange, UpstreamError};
 
 /// From a fill's begin, and from each resumption, to upstream's headers.
@@ -138,6 +138,16 @@ impl Fill {
         });
     }
 
+    /// Whoever still waits is told that nothing comes; after a proper end nobody does.
+    fn abandon(&self) {
+        self.state.send_modify(|state| {
+            if let Some(opened) = state.opened.as_ref().filter(|opened| opened.tail.progress().phase == Phase::Receiving) {
+                opened.tail.finish(Phase::Failed);
+            }
+            state.failed.get_or_insert_with(|| FillError::Upstream(broken("the download's task ended")));
+        });
+    }
+
     fn fail(&self, error: FillError) {
         self.state.send_modify(|state| state.failed = Some(error));
     }
@@ -159,10 +169,11 @@ impl Fills {
     pub fn join(self: &Arc<Fills>, repository: &Repository, digest: &Digest, size: Option<u64>) -> Option<(Arc<Fill>, bool)> {
         let key = (Arc::clone(repository.upstream_name()), *digest);
         let name = repository.name();
-        match self.flights.join(key, |fill| fill.want(name), || Fill::new(*digest, name.clone())) {
+        // It may have ended between the caller's look into the store and this one.
+        let make = || (!self.store.contains(digest)).then(|| Fill::new(*digest, name.clone()));
+        match self.flights.join(key, |fill| fill.want(name), make) {
+            Joined::Needless => None,
             Joined::Running(fill) => Some((fill, true)),
-            // It may have ended between the caller's look into the store and this one.
-            Joined::New(_) if self.store.contains(digest) => None,
             Joined::New(entry) => {
                 let fill = Arc::clone(entry.flight());
                 let task = Task {
@@ -195,6 +206,14 @@ struct Begun {
     /// What the readers read from, as far as it goes.
     file: Option<FileReader>,
     bypass: Option<BypassReason>,
+}
+
+/// However the task ends, by panic too, nobody waits for what will never come.
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.entry.retire();
+        self.fill.abandon();
+    }
 }
 
 impl Task {

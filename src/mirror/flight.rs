@@ -21,6 +21,8 @@ pub enum Joined<K: Eq + Hash, T> {
     Running(Arc<T>),
     /// Nobody is at it: the caller is to spawn the job, which owns the entry.
     New(Entry<K, T>),
+    /// There is nothing to do.
+    Needless,
 }
 
 impl<K: Eq + Hash + Clone, T> Flights<K, T> {
@@ -28,14 +30,15 @@ impl<K: Eq + Hash + Clone, T> Flights<K, T> {
         Flights { running: Arc::default(), metrics }
     }
 
-    /// Joins the job of this key, or begins one. `visit` sees the running job while it cannot end.
-    pub fn join(&self, key: K, visit: impl FnOnce(&T), make: impl FnOnce() -> T) -> Joined<K, T> {
+    /// Joins the job of this key, or begins one, if `make` still finds something to do while nobody can join or end it.
+    /// `visit` sees the running job while it cannot end.
+    pub fn join(&self, key: K, visit: impl FnOnce(&T), make: impl FnOnce() -> Option<T>) -> Joined<K, T> {
         let mut running = lock(&self.running);
         if let Some(flight) = running.get(&key) {
             visit(flight);
             return Joined::Running(Arc::clone(flight));
         }
-        let flight = Arc::new(make());
+        let Some(flight) = make().map(Arc::new) else { return Joined::Needless };
         running.insert(key.clone(), Arc::clone(&flight));
         Joined::New(Entry { running: Arc::clone(&self.running), metrics: Arc::clone(&self.metrics), key, flight })
     }
@@ -109,7 +112,10 @@ where
 
     /// Asks in a task of its own, or waits for whoever has asked the same.
     pub fn ask<F: Future<Output = V> + Send + 'static>(&self, key: K, work: impl FnOnce() -> F) -> Pending<V> {
-        match self.0.join(key, |_| (), || watch::Sender::new(None)) {
+        let nobody = || Pending { answer: watch::Sender::new(None).subscribe(), joined: false };
+        match self.0.join(key, |_| (), || Some(watch::Sender::new(None))) {
+            // A question always has something to ask; without an asker its answer is `None`.
+            Joined::Needless => nobody(),
             Joined::Running(flight) => Pending { answer: flight.subscribe(), joined: true },
             Joined::New(entry) => {
                 let answer = entry.flight().subscribe();

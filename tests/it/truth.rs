@@ -9,7 +9,7 @@ use larder::store::disk::{Disk, DiskFile, Entry, Stat, SystemDisk};
 
 use crate::support::larder::{Larder, Setup};
 use crate::support::net::FakeNet;
-use crate::support::registry::{FakeRegistry, Image};
+use crate::support::registry::{FakeRegistry, Fault, Image, get, head};
 
 const MIB: usize = 1 << 20;
 
@@ -57,12 +57,16 @@ async fn invariant_04_a_file_s_presence_is_never_a_lock() {
 }
 
 /// A disk that counts what would change a blob in place.
-struct Watching(Arc<AtomicUsize>);
+struct Watching {
+    writes: Arc<AtomicUsize>,
+    /// Whether a download that begins panics.
+    panics: bool,
+}
 
 impl Watching {
     fn opened_for_writing(&self, path: &Path) {
         if path.components().any(|part| part.as_os_str() == "blobs") {
-            self.0.fetch_add(1, Ordering::SeqCst);
+            self.writes.fetch_add(1, Ordering::SeqCst);
         }
     }
 }
@@ -72,6 +76,7 @@ impl Disk for Watching {
         SystemDisk.open(path)
     }
     fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        assert!(!self.panics || !path.components().any(|part| part.as_os_str() == "partial"), "on purpose");
         self.opened_for_writing(path);
         SystemDisk.create(path)
     }
@@ -106,7 +111,10 @@ impl Disk for Watching {
 async fn invariant_02_nothing_under_blobs_is_ever_opened_for_writing() {
     let (net, registry) = hub();
     let writes = Arc::new(AtomicUsize::new(0));
-    let larder = Setup::new(&net).disk(Arc::new(Watching(Arc::clone(&writes)))).cache(|cache| cache.max_size = 3 * MIB as u64).start();
+    let larder = Setup::new(&net)
+        .disk(Arc::new(Watching { writes: Arc::clone(&writes), panics: false }))
+        .cache(|cache| cache.max_size = 3 * MIB as u64)
+        .start();
     for seed in 0..5 {
         let name = format!("library/app{seed}");
         let image = registry.push_image(&name, "latest", &[900_000, 100], seed);
@@ -140,4 +148,33 @@ async fn starting_asks_nobody() {
     let (net, _registry) = hub();
     let _larder = Larder::start(&net);
     assert_eq!((net.resolved(), net.dialled()), (Vec::new(), Vec::new()));
+}
+
+#[tokio::test]
+async fn invariant_08_a_download_that_panics_leaves_nobody_waiting() {
+    let (net, registry) = hub();
+    let digest = registry.push_blob("library/app", vec![7; 3 * MIB]);
+    let larder = Setup::new(&net).disk(Arc::new(Watching { writes: Arc::default(), panics: true })).start();
+    for panics in 1..3_u64 {
+        let path = format!("/v2/library/app/blobs/{digest}");
+        let reply = tokio::time::timeout(std::time::Duration::from_secs(10), larder.get(&path)).await;
+        assert_eq!(reply.expect("an answer at once").status, 502);
+        assert_eq!(larder.app.metrics.task_panics.get(), panics);
+    }
+}
+
+#[tokio::test]
+async fn a_blob_that_an_upstream_calls_a_manifest_stays_a_blob() {
+    let (net, registry) = hub();
+    let image = registry.push_image("library/app", "latest", &[5 * MIB], 1);
+    let larder = Larder::start(&net);
+    pull(&larder, "library/app", &image).await;
+    settled(&larder).await;
+    let layer = image.layers[0].digest;
+    registry.push_image("library/app", "lie", &[100], 2);
+    registry.when(head().manifest()).then(Fault::Header("docker-content-digest", layer.to_string()));
+    larder.get("/v2/library/app/manifests/lie").await;
+    assert!(larder.files("quarantine").is_empty());
+    pull(&larder, "library/app", &image).await;
+    assert_eq!(registry.count(get().blob().of(layer)), 1);
 }
