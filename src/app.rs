@@ -192,7 +192,7 @@ async fn run(config: Config, log: AccessLog, metrics: Arc<Metrics>) -> Result<()
     if let Some(limit) = crate::server::raise_file_limit()? {
         tracing::debug!(limit, "file descriptors");
     }
-    let clients = Server::bind(&config.server.listen)?;
+    let clients = Server::bind(&config.server.listen.iter().map(|listener| listener.address).collect::<Vec<_>>())?;
     let operators = Server::bind(&[config.admin.listen])?;
     let app = App::build(&config, World::system(), metrics, Some(log), stop.clone())?;
     for address in clients.addresses() {

@@ -3,7 +3,7 @@
 
 mod templates;
 
-use crate::config::{BaseUrl, Config};
+use crate::config::{BaseUrl, Config, Listener};
 
 /// The clients whose files we know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -82,8 +82,9 @@ impl Request {
 /// The URL that clients on this machine can use.
 fn listening_url(config: &Config, notes: &mut Vec<String>) -> BaseUrl {
     let listen = config.server.listen.first();
-    let (mut host, port) = listen.map_or(("127.0.0.1".to_owned(), 5000), |address| (address.ip().to_string(), address.port()));
-    if listen.is_some_and(|address| address.ip().is_unspecified()) {
+    let (mut host, port) =
+        listen.map_or(("127.0.0.1".to_owned(), 5000), |Listener { address, .. }| (address.ip().to_string(), address.port()));
+    if listen.is_some_and(|Listener { address, .. }| address.ip().is_unspecified()) {
         "127.0.0.1".clone_into(&mut host);
         notes.push("larder listens on every address; for clients on other machines, give --url with the name they know it by".into());
     }

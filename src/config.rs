@@ -3,6 +3,7 @@
 //! `file` reads YAML into a `tree`, `environment` writes over it, `keys` says which keys there are, `validate` and
 //! `upstreams` say what they mean. Every mistake is told, with its place and its fix.
 
+mod credentials;
 mod environment;
 mod file;
 mod keys;
@@ -25,6 +26,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use secrecy::SecretString;
 
+pub use credentials::{CredentialConfig, CredentialKind, Credentials, Patterns, Secret};
 pub use keys::{KEYS, Kind};
 pub use load::{DEFAULT_FILE, find_file};
 pub use mistake::{Mistake, Mistakes, Place, Position, Warning};
@@ -50,7 +52,7 @@ impl Config {
 
 #[derive(Clone, Debug)]
 pub struct ServerConfig {
-    pub listen: Vec<SocketAddr>,
+    pub listen: Vec<Listener>,
     /// `Host` header (lower case, without port) → upstream.
     pub hosts: BTreeMap<String, String>,
     /// The operator's word that whoever reaches larder may read private upstreams.
@@ -62,12 +64,26 @@ pub struct ServerConfig {
 impl Default for ServerConfig {
     fn default() -> ServerConfig {
         ServerConfig {
-            listen: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 5000))],
+            listen: vec![Listener::from(SocketAddr::from((Ipv4Addr::LOCALHOST, 5000)))],
             hosts: BTreeMap::new(),
             allow_anonymous_private: false,
             max_connections: 16_384,
             drain_timeout: Duration::from_secs(60),
         }
+    }
+}
+
+/// An address for clients.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listener {
+    pub address: SocketAddr,
+    /// The upstream of requests that name none and come in here, else the global one.
+    pub default_upstream: Option<String>,
+}
+
+impl From<SocketAddr> for Listener {
+    fn from(address: SocketAddr) -> Listener {
+        Listener { address, default_upstream: None }
     }
 }
 
@@ -91,6 +107,8 @@ pub struct CacheConfig {
     pub max_blob_size: u64,
     pub revalidate_wait: Duration,
     pub negative_ttl: Duration,
+    /// Serve a held tag although upstream says that it is gone.
+    pub keep_deleted_tags: bool,
     /// Bytes.
     pub memory_cache_size: u64,
 }
@@ -124,18 +142,28 @@ impl Default for FillsConfig {
 pub struct UpstreamConfig {
     /// The key it stands under; a metric label and a directory name.
     pub name: String,
-    pub url: BaseUrl,
+    /// At least one; tried in this order when one is down or limits the rate.
+    pub urls: Vec<BaseUrl>,
     /// Further first path components (and `ns` values) that mean this upstream.
     pub aliases: Vec<String>,
-    pub credentials: Option<Credentials>,
+    /// None: anonymous.
+    pub credentials: Vec<CredentialConfig>,
     pub visibility: Visibility,
     /// Its own, else the cache's, else the default of the contract.
     pub tag_ttl: Duration,
     pub stale_if_error: Duration,
+    /// Tags that never move once they are held: upstream is not asked about them again.
+    pub immutable_tags: Patterns,
     /// `host` or `host:port` beyond the known ones that may receive the credentials.
     pub token_hosts: Vec<String>,
     pub allow_private_addresses: Vec<IpNet>,
     pub ca_file: Option<PathBuf>,
+    /// PEM: the certificate chain and its key, shown to the hosts of `urls` alone.
+    pub client_cert_file: Option<PathBuf>,
+    /// `http://[user:password@]host:port`; else what `HTTPS_PROXY` and `NO_PROXY` say.
+    pub proxy: Option<ProxyUrl>,
+    /// Any certificate will do at the hosts of `urls`, and only there.
+    pub insecure_skip_verify: bool,
 }
 
 /// Who may read what the credentials can read.
@@ -184,18 +212,12 @@ impl fmt::Display for BaseUrl {
     }
 }
 
-/// A username and where its password is.
+/// A proxy that requests go through.
 #[derive(Clone, Debug)]
-pub struct Credentials {
-    pub username: String,
-    pub password: Password,
-}
-
-#[derive(Clone, Debug)]
-pub enum Password {
-    Inline(SecretString),
-    /// Read at each use; one trailing newline is not part of it.
-    File(PathBuf),
+pub struct ProxyUrl {
+    pub url: BaseUrl,
+    /// `username:password`.
+    pub userinfo: Option<SecretString>,
 }
 
 #[derive(Clone, Debug)]

@@ -10,7 +10,7 @@ use super::mistake::{Finding, Place};
 use super::section::{Findings, Section};
 use super::tree::Origin;
 use super::validate::{Machine, validate};
-use super::{Config, Mistake, Mistakes, Password, Warning, file, keys, upstreams};
+use super::{Config, CredentialKind, Credentials, Mistake, Mistakes, Secret, Warning, file, keys, upstreams};
 
 /// Read when it is there and nothing else is named.
 pub const DEFAULT_FILE: &str = "/etc/larder/larder.yaml";
@@ -118,7 +118,8 @@ fn check_files(config: &Config, root: &Section<'_>, findings: &mut Findings) {
         {
             findings.mistake(&section.origin("ca_file"), &section.key("ca_file"), fault);
         }
-        if let Some(Password::File(path)) = upstream.credentials.as_ref().map(|credentials| &credentials.password)
+        if let Some(CredentialKind::Password(Credentials { password: Secret::File(path), .. })) =
+            upstream.credentials.first().map(|credential| &credential.kind)
             && let Err(error) = std::fs::File::open(path)
         {
             let credentials = section.inner("credentials");

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::{Config, Credentials, LogFormat, Password, UpstreamConfig, Visibility, file};
+use super::{Config, CredentialConfig, CredentialKind, LogFormat, Secret as ConfiguredSecret, UpstreamConfig, Visibility, file};
 
 impl Config {
     /// Every value as it is in effect. `cache.tag_ttl` and `cache.stale_if_error` show in the upstreams that take them.
@@ -95,7 +95,7 @@ impl<'a> From<&'a Config> for Document<'a> {
         let Config { server, admin, cache, fills, default_upstream, upstreams, log } = config;
         Document {
             server: Server {
-                listen: server.listen.iter().map(ToString::to_string).collect(),
+                listen: server.listen.iter().map(|listener| listener.address.to_string()).collect(),
                 hosts: &server.hosts,
                 allow_anonymous_private: server.allow_anonymous_private,
                 max_connections: server.max_connections,
@@ -132,9 +132,9 @@ impl<'a> From<&'a Config> for Document<'a> {
 impl<'a> From<&'a UpstreamConfig> for Upstream<'a> {
     fn from(upstream: &'a UpstreamConfig) -> Upstream<'a> {
         Upstream {
-            url: upstream.url.to_string(),
+            url: upstream.urls.first().map(ToString::to_string).unwrap_or_default(),
             aliases: &upstream.aliases,
-            credentials: upstream.credentials.as_ref().map(Secret::from),
+            credentials: upstream.credentials.first().and_then(secret),
             visibility: match upstream.visibility {
                 Visibility::Public => "public",
                 Visibility::Private => "private",
@@ -148,14 +148,13 @@ impl<'a> From<&'a UpstreamConfig> for Upstream<'a> {
     }
 }
 
-impl<'a> From<&'a Credentials> for Secret<'a> {
-    fn from(credentials: &'a Credentials) -> Secret<'a> {
-        let (password, password_file) = match &credentials.password {
-            Password::Inline(_) => (Some("REDACTED"), None),
-            Password::File(path) => (None, Some(path.as_path())),
-        };
-        Secret { username: &credentials.username, password, password_file }
-    }
+fn secret(credential: &CredentialConfig) -> Option<Secret<'_>> {
+    let CredentialKind::Password(credentials) = &credential.kind else { return None };
+    let (password, password_file) = match &credentials.password {
+        ConfiguredSecret::Inline(_) => (Some("REDACTED"), None),
+        ConfiguredSecret::File(path) => (None, Some(path.as_path())),
+    };
+    Some(Secret { username: &credentials.username, password, password_file })
 }
 
 /// In the largest unit that leaves nothing over.

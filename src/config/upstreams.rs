@@ -9,7 +9,7 @@ use super::keys::nearest;
 use super::section::{Findings, Section};
 use super::tree::{Entry, Node, Origin, Value};
 use super::value::{self, Fault};
-use super::{BaseUrl, CacheConfig, Credentials, Password, ServerConfig, UpstreamConfig, Visibility};
+use super::{BaseUrl, CacheConfig, CredentialConfig, Patterns, Secret, ServerConfig, UpstreamConfig, Visibility};
 
 /// Docker Hub's registry does not live at the host that its image names have.
 const DOCKER_HUB: &str = "docker.io";
@@ -110,9 +110,9 @@ fn read_upstream(name: &str, section: &Section<'_>, fallback: &Fallback, finding
     let unplaced = |items: Vec<(Origin, String)>| items.into_iter().map(|(_, item)| item).collect();
     UpstreamConfig {
         name: name.to_owned(),
-        url,
+        urls: vec![url],
         aliases: unplaced(section.list("aliases", findings, value::alias)),
-        credentials,
+        credentials: credentials.into_iter().collect(),
         visibility: section.read("visibility", findings, visibility).unwrap_or(if private_by_default {
             Visibility::Private
         } else {
@@ -127,6 +127,10 @@ fn read_upstream(name: &str, section: &Section<'_>, fallback: &Fallback, finding
             .map(|(_, network)| network)
             .collect(),
         ca_file: section.read("ca_file", findings, value::absolute_path),
+        immutable_tags: Patterns::default(),
+        client_cert_file: None,
+        proxy: None,
+        insecure_skip_verify: false,
     }
 }
 
@@ -145,7 +149,7 @@ fn visibility(text: &str) -> Result<Visibility, Fault> {
     }
 }
 
-fn read_credentials(section: &Section<'_>, url: &BaseUrl, findings: &mut Findings) -> Option<Credentials> {
+fn read_credentials(section: &Section<'_>, url: &BaseUrl, findings: &mut Findings) -> Option<CredentialConfig> {
     let username = section.text("username", findings);
     let inline = section.text("password", findings);
     let file = section.read("password_file", findings, value::absolute_path);
@@ -179,10 +183,10 @@ fn read_credentials(section: &Section<'_>, url: &BaseUrl, findings: &mut Finding
         findings.warning(&section.origin("username"), &section.path, message);
     }
     let password = match (file, inline) {
-        (Some(path), _) => Password::File(path),
-        (None, inline) => Password::Inline(SecretString::from(inline?)),
+        (Some(path), _) => Secret::File(path),
+        (None, inline) => Secret::Inline(SecretString::from(inline?)),
     };
-    Some(Credentials { username: username?.to_owned(), password })
+    Some(CredentialConfig::password(username?, password))
 }
 
 /// Every name that means an upstream; no name may mean two.
@@ -214,7 +218,10 @@ pub(super) fn refuse_open_private(
     upstreams: &BTreeMap<String, UpstreamConfig>,
     findings: &mut Findings,
 ) {
-    let Some(open) = server.listen.iter().find(|address| !address.ip().to_canonical().is_loopback()) else { return };
+    let Some(open) = server.listen.iter().map(|listener| listener.address).find(|address| !address.ip().to_canonical().is_loopback())
+    else {
+        return;
+    };
     if server.allow_anonymous_private {
         return;
     }

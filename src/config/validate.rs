@@ -10,7 +10,7 @@ use super::section::{Findings, Section};
 use super::tree::Node;
 use super::upstreams::{Names, read_upstreams, refuse_open_private};
 use super::value::{self, Share};
-use super::{AdminConfig, CacheConfig, Config, FillsConfig, LogConfig, LogFormat, ServerConfig};
+use super::{AdminConfig, CacheConfig, Config, FillsConfig, Listener, LogConfig, LogFormat, ServerConfig};
 
 /// Larger caches are asked for, not assumed.
 pub(super) const DEFAULT_SIZE_MAX: u64 = 20 << 30;
@@ -77,7 +77,7 @@ fn read_server(section: &Section<'_>, names: &Names, findings: &mut Findings) ->
     }
 }
 
-fn read_listen(section: &Section<'_>, findings: &mut Findings) -> Option<Vec<SocketAddr>> {
+fn read_listen(section: &Section<'_>, findings: &mut Findings) -> Option<Vec<Listener>> {
     section.get("listen")?;
     let before = findings.mistakes.len();
     let mut addresses: Vec<SocketAddr> = Vec::new();
@@ -91,7 +91,7 @@ fn read_listen(section: &Section<'_>, findings: &mut Findings) -> Option<Vec<Soc
     if addresses.is_empty() && findings.mistakes.len() == before {
         findings.mistake(&section.origin("listen"), &section.key("listen"), "is an empty list; write an address such as 127.0.0.1:5000");
     }
-    Some(addresses)
+    Some(addresses.into_iter().map(Listener::from).collect())
 }
 
 fn read_hosts(section: &Section<'_>, names: &Names, findings: &mut Findings) -> BTreeMap<String, String> {
@@ -121,7 +121,7 @@ fn read_hosts(section: &Section<'_>, names: &Names, findings: &mut Findings) -> 
 fn read_admin(root: &Section<'_>, server: &ServerConfig, findings: &mut Findings) -> AdminConfig {
     let section = root.inner("admin");
     let listen = section.read("listen", findings, value::socket_address).unwrap_or(AdminConfig::default().listen);
-    if listen.port() != 0 && server.listen.contains(&listen) {
+    if listen.port() != 0 && server.listen.iter().any(|other| other.address == listen) {
         let written = if section.get("listen").is_some() { section.origin("listen") } else { root.inner("server").origin("listen") };
         findings.mistake(&written, &section.key("listen"), format!("{listen} is one of server.listen; give admin another port"));
     }
@@ -138,6 +138,7 @@ fn read_cache(section: &Section<'_>, machine: &Machine<'_>, findings: &mut Findi
     let max_size = read_max_size(section, (machine.disk_size)(&path), findings);
     let share = section.read("max_blob_size", findings, |text| within(value::share(text)?, max_size));
     CacheConfig {
+        keep_deleted_tags: false,
         max_size,
         max_blob_size: share.unwrap_or(percent_of(max_size, CacheConfig::MAX_BLOB_PERCENT)),
         revalidate_wait: section

@@ -14,7 +14,7 @@ use super::credentials::basic;
 use super::token::{TokenKey, Tokens};
 use super::url::Url;
 use super::wire::{Answer, Wire};
-use crate::config::{Credentials, UpstreamConfig};
+use crate::config::{CredentialKind, Credentials, UpstreamConfig};
 use crate::oci::RepositoryName;
 
 const REPOSITORIES_MAX: u64 = 10_000;
@@ -46,8 +46,12 @@ enum Sent {
 
 impl Auth {
     pub(super) fn new(config: &UpstreamConfig, wire: &Arc<Wire>) -> Auth {
-        let tokens = Tokens::new(Arc::clone(wire), config.credentials.clone(), config.token_hosts.clone());
-        Auth { credentials: config.credentials.clone(), tokens, basic: AtomicBool::new(false), learned: Cache::new(REPOSITORIES_MAX) }
+        let credentials = config.credentials.first().and_then(|credential| match &credential.kind {
+            CredentialKind::Password(credentials) => Some(credentials.clone()),
+            _ => None,
+        });
+        let tokens = Tokens::new(Arc::clone(wire), credentials.clone(), config.token_hosts.clone());
+        Auth { credentials, tokens, basic: AtomicBool::new(false), learned: Cache::new(REPOSITORIES_MAX) }
     }
 
     /// Begins with what worked last time.

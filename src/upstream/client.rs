@@ -57,11 +57,12 @@ impl Upstream {
     /// # Errors
     /// When `ca_file` cannot be used, or the URL is none.
     pub fn new(config: &UpstreamConfig, connect: Arc<dyn Connect>, metrics: &Arc<Metrics>, rng: Arc<Rng>) -> Result<Upstream, SetupError> {
-        let base = Url::new(Origin::from(&config.url), format!("{}/v2/", config.url.path));
+        let url = config.urls.first().ok_or(SetupError::Url)?;
+        let base = Url::new(Origin::from(url), format!("{}/v2/", url.path));
         base.uri().map_err(|_| SetupError::Url)?;
-        let wire = Arc::new(Wire::new(config, connect, metrics)?);
+        let wire = Arc::new(Wire::new(config, url, connect, metrics)?);
         let auth = Auth::new(config, &wire);
-        Ok(Upstream { name: config.name.as_str().into(), path: config.url.path.clone(), asker: Asker { wire, auth, rng } })
+        Ok(Upstream { name: config.name.as_str().into(), path: url.path.clone(), asker: Asker { wire, auth, rng } })
     }
 
     pub fn name(&self) -> &Arc<str> {

@@ -8,13 +8,13 @@ use http::HeaderValue;
 use secrecy::{ExposeSecret as _, SecretString};
 
 use super::UpstreamError;
-use crate::config::{Credentials, Password};
+use crate::config::{Credentials, Secret};
 
 /// `Basic <username:password>`, the password's file read anew: rotated secrets need no restart.
 pub(super) async fn basic(credentials: &Credentials) -> Result<HeaderValue, UpstreamError> {
     match &credentials.password {
-        Password::Inline(secret) => header(&credentials.username, secret.expose_secret()),
-        Password::File(path) => {
+        Secret::Inline(secret) => header(&credentials.username, secret.expose_secret()),
+        Secret::File(path) => {
             let secret = read(path).await?;
             header(&credentials.username, secret.expose_secret())
         }
@@ -52,7 +52,7 @@ mod tests {
     async fn a_password_file_is_read_at_each_use_and_loses_one_newline() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("password");
-        let credentials = Credentials { username: "me".into(), password: Password::File(path.clone()) };
+        let credentials = Credentials { username: "me".into(), password: Secret::File(path.clone()) };
         assert!(matches!(basic(&credentials).await, Err(UpstreamError::CredentialRefused { .. })));
         for (content, meant) in [("one\n", "one"), ("two", "two"), ("three\r\n", "three"), ("four\n\n", "four\n"), ("a:b \n", "a:b ")] {
             std::fs::write(&path, content).expect("a file");
@@ -63,7 +63,7 @@ mod tests {
 
     #[tokio::test]
     async fn nothing_prints_the_password() {
-        let credentials = Credentials { username: "me".into(), password: Password::Inline("hunter2".into()) };
+        let credentials = Credentials { username: "me".into(), password: Secret::Inline("hunter2".into()) };
         let value = basic(&credentials).await.expect("a header");
         let printed = format!("{credentials:?} {value:?}");
         assert!(!printed.contains("hunter2") && !printed.contains(&STANDARD.encode("me:hunter2")), "{printed}");

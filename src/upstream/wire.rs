@@ -22,7 +22,7 @@ use super::tls::{self, SetupError};
 use super::url::{Origin, Url};
 use super::{UnavailableReason, UpstreamError};
 use crate::clock::{Clock, Timestamp};
-use crate::config::UpstreamConfig;
+use crate::config::{BaseUrl, UpstreamConfig};
 use crate::metrics::{Metrics, UpstreamKind, UpstreamMetrics};
 use crate::oci::KIB;
 
@@ -68,12 +68,17 @@ pub(super) struct Answer {
 }
 
 impl Wire {
-    pub(super) fn new(config: &UpstreamConfig, connect: Arc<dyn Connect>, metrics: &Arc<Metrics>) -> Result<Wire, SetupError> {
+    pub(super) fn new(
+        config: &UpstreamConfig,
+        url: &BaseUrl,
+        connect: Arc<dyn Connect>,
+        metrics: &Arc<Metrics>,
+    ) -> Result<Wire, SetupError> {
         let tls = tls::connector(config.ca_file.as_deref())?;
         let allowed = config.allow_private_addresses.as_slice().into();
         let connector = |reach| Connector { connect: Arc::clone(&connect), tls: tls.clone(), reach, metrics: Arc::clone(metrics) };
         Ok(Wire {
-            origin: Origin::from(&config.url),
+            origin: Origin::from(url),
             metrics: Arc::clone(metrics.upstream(&config.name)),
             own: pool(connector(Reach::Anywhere)),
             elsewhere: pool(connector(Reach::Global(allowed))),

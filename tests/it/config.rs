@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use larder::config::{Config, KEYS, Kind, Mistakes, Password, Place, Visibility, WELL_KNOWN, Warning};
+use larder::config::{Config, CredentialKind, Credentials, KEYS, Kind, Listener, Mistakes, Place, Secret, Visibility, WELL_KNOWN, Warning};
 
 const EXAMPLE: &str = include_str!("../../config.example.yaml");
 
@@ -40,12 +40,12 @@ fn check_mistakes(text: &str, expected: &[&str]) {
 fn an_empty_file_mirrors_the_public_registries_on_loopback() {
     for text in ["", "# nothing yet\n", "server:\nupstreams:\n"] {
         let config = config(text);
-        assert_eq!(config.server.listen, ["127.0.0.1:5000".parse::<SocketAddr>().unwrap()]);
+        assert_eq!(config.server.listen, [Listener::from("127.0.0.1:5000".parse::<SocketAddr>().unwrap())]);
         assert_eq!(config.admin.listen, "127.0.0.1:5001".parse().unwrap());
         assert_eq!(config.default_upstream, "docker.io");
         assert_eq!(config.upstreams.keys().map(String::as_str).collect::<Vec<_>>(), WELL_KNOWN);
-        assert_eq!(config.upstreams["docker.io"].url.to_string(), "https://registry-1.docker.io");
-        assert_eq!(config.upstreams["ghcr.io"].url.to_string(), "https://ghcr.io");
+        assert_eq!(config.upstreams["docker.io"].urls[0].to_string(), "https://registry-1.docker.io");
+        assert_eq!(config.upstreams["ghcr.io"].urls[0].to_string(), "https://ghcr.io");
         for upstream in config.upstreams.values() {
             assert_eq!((upstream.visibility, upstream.tag_ttl), (Visibility::Public, Duration::from_secs(300)));
             assert_eq!(upstream.stale_if_error, Duration::from_secs(7 * 24 * 3600));
@@ -293,7 +293,10 @@ fn credentials_are_whole_or_a_mistake() {
         &["config:3:29: upstreams.docker.io.credentials.username: is empty or has a colon"],
     );
     let config = config(&text("username: u, password_file: /p"));
-    let Password::File(path) = &config.upstreams["docker.io"].credentials.as_ref().unwrap().password else { panic!() };
+    let CredentialKind::Password(Credentials { password: Secret::File(path), .. }) = &config.upstreams["docker.io"].credentials[0].kind
+    else {
+        panic!()
+    };
     assert_eq!(path.to_str(), Some("/p"));
 }
 
@@ -349,11 +352,12 @@ fn the_environment_wins_over_the_file() {
     let (config, warnings) = load(text, &variables).unwrap();
     assert_eq!(warnings, []);
     assert_eq!(config.cache.max_size, 2 << 30);
-    assert_eq!(config.server.listen, ["127.0.0.1:1".parse().unwrap(), "[::1]:2".parse::<SocketAddr>().unwrap()]);
+    assert_eq!(config.server.listen, ["127.0.0.1:1", "[::1]:2"].map(|address| Listener::from(address.parse::<SocketAddr>().unwrap())));
     assert_eq!((config.server.max_connections, config.fills.max_concurrent), (7, 64));
     assert_eq!((config.log.level.as_str(), config.default_upstream.as_str()), ("debug", "my-reg.corp:5000"));
     assert_eq!(config.upstreams["docker.io"].tag_ttl, Duration::from_secs(120));
-    assert_eq!(config.upstreams["my-reg.corp:5000"].credentials.as_ref().unwrap().username, "robot");
+    let CredentialKind::Password(credentials) = &config.upstreams["my-reg.corp:5000"].credentials[0].kind else { panic!() };
+    assert_eq!(credentials.username, "robot");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Whose bytes are whose: what is in the cache is served to a repository only if that repository has it.
 
-use larder::config::{Credentials, Password, UpstreamConfig, Visibility};
+use larder::config::{CredentialConfig, Secret, UpstreamConfig, Visibility};
 use larder::oci::{Digest, MediaType};
 
 use crate::support::larder::{Larder, Setup, upstream};
@@ -16,8 +16,8 @@ struct Scene {
 }
 
 fn corp() -> UpstreamConfig {
-    let credentials = Credentials { username: "me".into(), password: Password::Inline("secret".into()) };
-    UpstreamConfig { visibility: Visibility::Private, credentials: Some(credentials), ..upstream("corp.test", "corp.test") }
+    let credentials = CredentialConfig::password("me", Secret::Inline("secret".into()));
+    UpstreamConfig { visibility: Visibility::Private, credentials: vec![credentials], ..upstream("corp.test", "corp.test") }
 }
 
 impl Scene {

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use larder::clock::Clock;
-use larder::config::{Credentials, Password};
+use larder::config::{CredentialConfig, Secret};
 use larder::gate::Gate;
 
 use crate::support::client::Reply;
@@ -176,8 +176,8 @@ const TROUBLES: [(&str, Trouble, [&str; 3]); 11] = [
 ];
 
 async fn troubled(trouble: Trouble, age: Option<Duration>) -> (Scene, Reply) {
-    let credentials = Credentials { username: "me".into(), password: Password::Inline("secret".into()) };
-    let scene = Scene::with(|setup| setup.hub(|hub| hub.credentials = Some(credentials)));
+    let credentials = CredentialConfig::password("me", Secret::Inline("secret".into()));
+    let scene = Scene::with(|setup| setup.hub(|hub| hub.credentials = vec![credentials]));
     scene.registry.require_basic("me", "secret");
     let scene = match age {
         Some(age) => scene.held_for(age).await,

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use larder::config::{Credentials, Password};
+use larder::config::{CredentialConfig, Secret};
 
 use crate::support::client::Reply;
 use crate::support::larder::{Larder, Setup};
@@ -38,8 +38,8 @@ impl Scene {
 
     /// With the canary as the password for `docker.io`.
     fn setup(&self) -> Setup {
-        let credentials = Credentials { username: USER.into(), password: Password::Inline(CANARY.into()) };
-        Setup::new(&self.net).hub(|hub| hub.credentials = Some(credentials))
+        let credentials = CredentialConfig::password(USER, Secret::Inline(CANARY.into()));
+        Setup::new(&self.net).hub(|hub| hub.credentials = vec![credentials])
     }
 
     fn blob(&self) -> String {
@@ -158,7 +158,7 @@ async fn invariant_16_a_token_server_that_nobody_vouches_for_gets_no_password() 
             scene.net.tls_host("evil.test", CDN, &scene.registry);
             std::fs::write(directory.path().join("ca.pem"), scene.net.ca_pem()).unwrap();
             setup = setup.hub(|hub| {
-                (hub.url.tls, hub.url.port) = (true, 443);
+                (hub.urls[0].tls, hub.urls[0].port) = (true, 443);
                 hub.ca_file = Some(directory.path().join("ca.pem"));
             });
         } else {
@@ -188,7 +188,7 @@ async fn invariant_16_over_tls_a_listed_token_host_gets_the_password_and_no_clea
     std::fs::write(directory.path().join("ca.pem"), scene.net.ca_pem()).unwrap();
     let start = |scene: &Scene| {
         let setup = scene.setup().hub(|hub| {
-            (hub.url.tls, hub.url.port) = (true, 443);
+            (hub.urls[0].tls, hub.urls[0].port) = (true, 443);
             hub.ca_file = Some(directory.path().join("ca.pem"));
             hub.token_hosts = vec!["auth.test".into(), "clear.test".into()];
         });

@@ -118,7 +118,7 @@ async fn what_cannot_be_true_is_corrupt() {
 async fn a_name_without_an_address_is_dns() {
     let net = Net::new(|_| answer(200, &[], ""));
     let mut config = config();
-    config.url.host = "nowhere.example".into();
+    config.urls[0].host = "nowhere.example".into();
     let (upstream, _) = upstream(&config, &net);
     let error = upstream.get_manifest(&repository(), &tag(), &call()).await.expect_err("an error");
     assert!(matches!(error, UpstreamError::Unavailable { reason: UnavailableReason::Dns, .. }), "{error}");
@@ -203,7 +203,7 @@ async fn a_206_that_leaves_out_the_end_does_not_look_whole() {
 async fn a_connection_that_does_not_come_is_given_up_after_5_seconds() {
     let net = Net::new(|_| answer(200, &[], ""));
     let mut config = config();
-    config.url.host = "dead.example".into();
+    config.urls[0].host = "dead.example".into();
     let (upstream, _) = upstream(&config, &net);
     let begun = tokio::time::Instant::now();
     let error = upstream.get_manifest(&repository(), &tag(), &call()).await.expect_err("an error");
@@ -215,7 +215,7 @@ async fn a_connection_that_does_not_come_is_given_up_after_5_seconds() {
 async fn one_dead_address_of_two_costs_2_seconds() {
     let net = Net::new(|_| answer(200, &[], "hello"));
     let mut config = config();
-    config.url.host = "half.example".into();
+    config.urls[0].host = "half.example".into();
     let (upstream, _) = upstream(&config, &net);
     let begun = tokio::time::Instant::now();
     upstream.get_manifest(&repository(), &tag(), &call()).await.expect("a manifest");

@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 
-use crate::config::{BaseUrl, Credentials, Password, UpstreamConfig, Visibility};
+use crate::config::{BaseUrl, CredentialConfig, Patterns, Secret, UpstreamConfig, Visibility};
 use crate::metrics::Metrics;
 use crate::oci::{Algorithm, Digest, Reference, RepositoryName};
 use crate::rng::Rng;
@@ -172,20 +172,24 @@ impl Connect for Net {
 pub(super) fn config() -> UpstreamConfig {
     UpstreamConfig {
         name: "r.example".into(),
-        url: BaseUrl { tls: false, host: "r.example".into(), port: 80, path: String::new() },
+        urls: vec![BaseUrl { tls: false, host: "r.example".into(), port: 80, path: String::new() }],
         aliases: Vec::new(),
-        credentials: None,
+        credentials: Vec::new(),
         visibility: Visibility::Public,
         tag_ttl: Duration::ZERO,
         stale_if_error: Duration::ZERO,
         token_hosts: Vec::new(),
         allow_private_addresses: Vec::new(),
         ca_file: None,
+        immutable_tags: Patterns::default(),
+        client_cert_file: None,
+        proxy: None,
+        insecure_skip_verify: false,
     }
 }
 
 pub(super) fn signed_in(mut config: UpstreamConfig) -> UpstreamConfig {
-    config.credentials = Some(Credentials { username: "me".into(), password: Password::Inline("hunter2".into()) });
+    config.credentials = vec![CredentialConfig::password("me", Secret::Inline("hunter2".into()))];
     config
 }
 

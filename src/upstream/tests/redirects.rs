@@ -176,7 +176,7 @@ async fn tls_is_checked_against_ca_file_and_never_left() {
     let ca_file = directory.path().join("ca.pem");
     std::fs::write(&ca_file, key.cert.pem()).expect("a file");
     let mut config = config();
-    (config.url.tls, config.url.port, config.ca_file) = (true, 443, Some(ca_file));
+    (config.urls[0].tls, config.urls[0].port, config.ca_file) = (true, 443, Some(ca_file));
     let (trusting, _) = upstream(&config, &net);
     assert!(trusting.get_manifest(&repository(), &tag(), &call()).await.is_ok());
     let error = trusting.get_blob(&repository(), &digest(), 0, &call()).await.err().expect("an error");

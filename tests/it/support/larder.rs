@@ -9,7 +9,7 @@ use std::time::Duration;
 use larder::app::{App, World};
 use larder::clock::{Clock, Timestamp};
 use larder::config::{
-    AdminConfig, BaseUrl, CacheConfig, Config, FillsConfig, LogConfig, LogFormat, ServerConfig, UpstreamConfig, Visibility,
+    AdminConfig, BaseUrl, CacheConfig, Config, FillsConfig, LogConfig, LogFormat, Patterns, ServerConfig, UpstreamConfig, Visibility,
 };
 use larder::gate::Gate;
 use larder::metrics::Metrics;
@@ -49,15 +49,19 @@ pub struct Larder {
 pub fn upstream(name: &str, host: &str) -> UpstreamConfig {
     UpstreamConfig {
         name: name.into(),
-        url: BaseUrl { tls: false, host: host.into(), port: 80, path: String::new() },
+        urls: vec![BaseUrl { tls: false, host: host.into(), port: 80, path: String::new() }],
         aliases: Vec::new(),
-        credentials: None,
+        credentials: Vec::new(),
         visibility: Visibility::Public,
         tag_ttl: Duration::from_secs(300),
         stale_if_error: Duration::from_secs(7 * 86_400),
         token_hosts: Vec::new(),
         allow_private_addresses: Vec::new(),
         ca_file: None,
+        immutable_tags: Patterns::default(),
+        client_cert_file: None,
+        proxy: None,
+        insecure_skip_verify: false,
     }
 }
 
@@ -67,7 +71,7 @@ impl Setup {
         let anywhere = SocketAddr::from(([127, 0, 0, 1], 0));
         let config = Config {
             server: ServerConfig {
-                listen: vec![anywhere],
+                listen: vec![anywhere.into()],
                 hosts: BTreeMap::new(),
                 max_connections: 1024,
                 drain_timeout: Duration::from_secs(5),
@@ -80,6 +84,7 @@ impl Setup {
                 max_blob_size: 1 << 29,
                 revalidate_wait: Duration::from_secs(2),
                 negative_ttl: Duration::from_secs(10),
+                keep_deleted_tags: false,
                 memory_cache_size: 16 << 20,
             },
             fills: FillsConfig { max_concurrent: 64, max_concurrent_per_upstream: 32, queue_timeout: Duration::from_secs(20) },
