@@ -3,6 +3,7 @@
 mod address;
 mod auth;
 mod body;
+mod budget;
 mod call;
 mod challenge;
 mod client;
@@ -12,6 +13,7 @@ mod credentials;
 mod error;
 mod realm;
 mod request;
+mod rest;
 mod retry;
 mod tls;
 mod token;
@@ -19,6 +21,7 @@ mod url;
 mod wire;
 
 pub use body::BlobStream;
+pub use budget::Budget;
 pub use call::{Call, Exchange};
 pub use client::{FetchedManifest, ManifestHead, Upstream};
 pub use error::{UnavailableReason, UpstreamError};
