@@ -1,9 +1,11 @@
 //! What larder signs in with, by every convention users have. A source says what the login is right now: files are read at
 //! each use, programs are run when their answer has expired. What to do with a login is `auth`'s and `token`'s business.
 
+mod docker_config;
 mod environment;
 mod files;
 mod login;
+mod pattern;
 
 use std::path::Path;
 
