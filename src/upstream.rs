@@ -1,5 +1,6 @@
 //! One remote registry as larder may use it.
 
+mod account;
 mod address;
 mod auth;
 mod body;
@@ -11,11 +12,13 @@ pub mod connect;
 mod connector;
 #[cfg_attr(not(test), expect(dead_code, reason = "the sources of logins are not asked yet"))]
 mod credentials;
+mod endpoint;
 mod error;
 mod realm;
 mod request;
 mod rest;
 mod retry;
+mod signer;
 mod tls;
 mod token;
 mod url;

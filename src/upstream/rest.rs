@@ -105,7 +105,7 @@ impl Rest {
         began
     }
 
-    /// Begins a rest, or lengthens it. `asked`: how long, where that was said.
+    /// Begins a rest, or lengthens it. `asked`: how long, where that was said. Returns how long it is, and whether it began.
     pub(super) fn begin(
         &self,
         begun: Instant,
@@ -114,16 +114,15 @@ impl Rest {
         asked: Option<Duration>,
         backoff: Backoff,
         jitter: impl Fn(Duration) -> Duration,
-    ) -> Duration {
+    ) -> (Duration, bool) {
         let mut state = self.state();
-        if state.is_late(begun)
-            && let Some(resting) = &state.resting
-        {
-            return resting.until.saturating_duration_since(now);
+        if let Some(resting) = state.resting.as_ref().filter(|_| state.is_late(begun)) {
+            return (resting.until.saturating_duration_since(now), false);
         }
+        let began = state.resting.is_none();
         let rest = asked.unwrap_or_else(|| jitter(backoff.after(state.rests)));
         state.begin(now, rest, why);
-        rest
+        (rest, began)
     }
 
     /// Forgets all.
@@ -196,7 +195,7 @@ mod tests {
     fn one_probe_goes_out_and_decides_for_all() {
         let (rest, start) = (Rest::default(), Instant::now());
         let limited = UpstreamError::RateLimited { retry_after: None };
-        assert_eq!(rest.begin(start, start, &limited, Some(seconds(60)), BACKOFF, |rest| rest), seconds(60));
+        assert_eq!(rest.begin(start, start, &limited, Some(seconds(60)), BACKOFF, |rest| rest), (seconds(60), true));
         assert_eq!(rest.enter(start + seconds(20)), Err(UpstreamError::RateLimited { retry_after: Some(seconds(40)) }));
         let back = start + seconds(60);
         assert_eq!(rest.enter(back), Ok(()), "the probe");
