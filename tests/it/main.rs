@@ -11,6 +11,7 @@ mod links;
 mod names;
 mod process;
 mod pull;
+mod shield;
 mod store;
 mod support;
 mod tags;
