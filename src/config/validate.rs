@@ -93,7 +93,6 @@ fn read_server(section: &Section<'_>, names: &Names, findings: &mut Findings) ->
 
 fn read_listen(section: &Section<'_>, names: &Names, findings: &mut Findings) -> Option<Vec<Listener>> {
     section.get("listen")?;
-    let before = findings.mistakes.len();
     let mut listeners: Vec<Listener> = Vec::new();
     for (entry, item) in section.items("listen") {
         let (origin, key) = (item.origin.clone(), section.key("listen"));
@@ -116,7 +115,7 @@ fn read_listen(section: &Section<'_>, names: &Names, findings: &mut Findings) ->
         }
         listeners.push(listener);
     }
-    if listeners.is_empty() && findings.mistakes.len() == before {
+    if section.get("listen").is_some_and(Node::is_empty_list) {
         findings.mistake(&section.origin("listen"), &section.key("listen"), "is an empty list; write an address such as 127.0.0.1:5000");
     }
     Some(listeners)
