@@ -10,6 +10,8 @@ pub mod connect;
 mod connector;
 mod credentials;
 mod error;
+mod pool;
+mod proxy;
 mod realm;
 mod request;
 mod retry;
