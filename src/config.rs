@@ -10,6 +10,7 @@ mod keys;
 mod load;
 mod mistake;
 mod print;
+mod proxy;
 mod section;
 mod tree;
 mod upstreams;
@@ -24,12 +25,12 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use secrecy::SecretString;
 
 pub use credentials::{CredentialConfig, CredentialKind, Credentials, Patterns, Secret};
 pub use keys::{KEYS, Kind};
 pub use load::{DEFAULT_FILE, find_file};
 pub use mistake::{Mistake, Mistakes, Place, Position, Warning};
+pub use proxy::{NoProxy, ProxyUrl};
 pub use upstreams::WELL_KNOWN;
 
 /// Everything `serve` needs to know.
@@ -160,8 +161,10 @@ pub struct UpstreamConfig {
     pub ca_file: Option<PathBuf>,
     /// PEM: the certificate chain and its key, shown to the hosts of `urls` alone.
     pub client_cert_file: Option<PathBuf>,
-    /// `http://[user:password@]host:port`; else what `HTTPS_PROXY` and `NO_PROXY` say.
+    /// The one that is written, else the environment's. Not for hosts that `no_proxy` covers.
     pub proxy: Option<ProxyUrl>,
+    /// Asked at each connection: redirects and token servers have other hosts than `urls`.
+    pub no_proxy: NoProxy,
     /// Any certificate will do at the hosts of `urls`, and only there.
     pub insecure_skip_verify: bool,
 }
@@ -210,14 +213,6 @@ impl fmt::Display for BaseUrl {
         }
         f.write_str(&self.path)
     }
-}
-
-/// A proxy that requests go through.
-#[derive(Clone, Debug)]
-pub struct ProxyUrl {
-    pub url: BaseUrl,
-    /// `username:password`.
-    pub userinfo: Option<SecretString>,
 }
 
 #[derive(Clone, Debug)]

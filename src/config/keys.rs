@@ -14,7 +14,7 @@ pub enum Kind {
 }
 
 /// Every key that means something. `*` stands for the name of an upstream. `config.example.yaml` explains each.
-pub const KEYS: [(&str, Kind); 31] = [
+pub const KEYS: [(&str, Kind); 32] = [
     ("server.listen", Kind::List),
     ("server.hosts", Kind::Names),
     ("server.allow_anonymous_private", Kind::Scalar),
@@ -44,6 +44,7 @@ pub const KEYS: [(&str, Kind); 31] = [
     ("upstreams.*.token_hosts", Kind::List),
     ("upstreams.*.allow_private_addresses", Kind::List),
     ("upstreams.*.ca_file", Kind::Scalar),
+    ("upstreams.*.proxy", Kind::Scalar),
     ("log.format", Kind::Scalar),
     ("log.level", Kind::Scalar),
 ];

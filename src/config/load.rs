@@ -7,6 +7,7 @@ use rustls_pki_types::pem::PemObject;
 
 use super::environment::{FILE_VARIABLE, Variables, overlay};
 use super::mistake::{Finding, Place};
+use super::proxy::Proxies;
 use super::section::{Findings, Section};
 use super::tree::Origin;
 use super::validate::{Machine, validate};
@@ -67,7 +68,12 @@ fn interpret(
     let overlaid = overlay(&mut tree, variables);
     findings.mistakes.extend(overlaid.mistakes);
     findings.warnings.extend(overlaid.warnings);
-    let machine = Machine { cache_directory: cache_directory(variables), disk_size: &disk_size };
+    let machine = Machine {
+        cache_directory: cache_directory(variables),
+        disk_size: &disk_size,
+        credentials_directory: absolute(variables, "CREDENTIALS_DIRECTORY"),
+        proxies: Proxies::new(variables),
+    };
     let config = validate(&tree, &machine, &mut findings);
     check(&config, &Section::root(&tree), &mut findings);
     if findings.mistakes.is_empty() { Ok((config, place(text, findings.warnings))) } else { Err(place(text, findings.mistakes)) }
@@ -94,13 +100,16 @@ fn whole_file(message: String) -> Mistake {
 
 /// systemd's, else the user's.
 fn cache_directory(variables: &Variables) -> Option<PathBuf> {
-    let absolute = |name: &str| variables.get(name).map(PathBuf::from).filter(|path| path.is_absolute());
     // systemd joins several directories with colons; the first is the one meant for data.
     let systemd = variables.get("CACHE_DIRECTORY").and_then(|paths| paths.split(':').next()).map(PathBuf::from);
     let systemd = systemd.filter(|path| path.is_absolute());
     systemd
-        .or_else(|| absolute("XDG_CACHE_HOME").map(|path| path.join("larder")))
-        .or_else(|| absolute("HOME").map(|path| path.join(".cache/larder")))
+        .or_else(|| absolute(variables, "XDG_CACHE_HOME").map(|path| path.join("larder")))
+        .or_else(|| absolute(variables, "HOME").map(|path| path.join(".cache/larder")))
+}
+
+fn absolute(variables: &Variables, name: &str) -> Option<PathBuf> {
+    variables.get(name).map(PathBuf::from).filter(|path| path.is_absolute())
 }
 
 /// Of the file system that holds the path, or will hold it.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::{Config, CredentialConfig, CredentialKind, LogFormat, Secret as ConfiguredSecret, UpstreamConfig, Visibility, file};
+use super::{Config, CredentialConfig, CredentialKind, LogFormat, Secret as ConfiguredSecret, UpstreamConfig, Visibility, file, proxy};
 
 impl Config {
     /// Every value as it is in effect. `cache.tag_ttl` and `cache.stale_if_error` show in the upstreams that take them.
@@ -73,6 +73,7 @@ struct Upstream<'a> {
     allow_private_addresses: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     ca_file: Option<&'a Path>,
+    proxy: String,
 }
 
 #[derive(Serialize)]
@@ -144,6 +145,7 @@ impl<'a> From<&'a UpstreamConfig> for Upstream<'a> {
             token_hosts: &upstream.token_hosts,
             allow_private_addresses: upstream.allow_private_addresses.iter().map(ToString::to_string).collect(),
             ca_file: upstream.ca_file.as_deref(),
+            proxy: proxy::shown(upstream.proxy.as_ref()),
         }
     }
 }

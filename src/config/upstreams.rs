@@ -6,10 +6,12 @@ use std::time::Duration;
 use secrecy::SecretString;
 
 use super::keys::nearest;
+use super::proxy::{self, FromVariable, Proxies};
 use super::section::{Findings, Section};
 use super::tree::{Entry, Node, Origin, Value};
+use super::validate::Machine;
 use super::value::{self, Fault};
-use super::{BaseUrl, CacheConfig, CredentialConfig, Patterns, Secret, ServerConfig, UpstreamConfig, Visibility};
+use super::{BaseUrl, CacheConfig, CredentialConfig, Patterns, ProxyUrl, Secret, ServerConfig, UpstreamConfig, Visibility};
 
 /// Docker Hub's registry does not live at the host that its image names have.
 const DOCKER_HUB: &str = "docker.io";
@@ -71,7 +73,11 @@ struct Fallback {
     stale_if_error: Duration,
 }
 
-pub(super) fn read_upstreams(root: &Section<'_>, findings: &mut Findings) -> (BTreeMap<String, UpstreamConfig>, Names) {
+pub(super) fn read_upstreams(
+    root: &Section<'_>,
+    machine: &Machine<'_>,
+    findings: &mut Findings,
+) -> (BTreeMap<String, UpstreamConfig>, Names) {
     let cache = root.inner("cache");
     let fallback = Fallback {
         tag_ttl: cache.read("tag_ttl", findings, value::duration),
@@ -83,7 +89,7 @@ pub(super) fn read_upstreams(root: &Section<'_>, findings: &mut Findings) -> (BT
     for entry in entries {
         match upstream_name(&entry.key) {
             Ok(name) => {
-                let upstream = read_upstream(&name, &section.inner(&name), &fallback, findings);
+                let upstream = read_upstream(&name, &section.inner(&name), &fallback, machine, findings);
                 upstreams.insert(name, upstream);
             }
             Err(fault) => findings.mistake(&entry.key_origin, &section.key(&entry.key), fault),
@@ -100,13 +106,14 @@ fn upstream_name(text: &str) -> Result<String, Fault> {
     value::registry_host(text)
 }
 
-fn read_upstream(name: &str, section: &Section<'_>, fallback: &Fallback, findings: &mut Findings) -> UpstreamConfig {
+fn read_upstream(name: &str, section: &Section<'_>, fallback: &Fallback, machine: &Machine<'_>, findings: &mut Findings) -> UpstreamConfig {
     let own_url = own_url(name);
     let url = section.read("url", findings, value::base_url).unwrap_or_else(|| own_url.clone());
     let well_known = WELL_KNOWN.contains(&name) && url == own_url;
     let credentials = read_credentials(&section.inner("credentials"), &url, findings);
     let private_by_default = credentials.is_some() && !well_known;
     let default_ttl = if well_known { CacheConfig::TAG_TTL_WELL_KNOWN } else { Duration::ZERO };
+    let proxy = read_proxy(section, &url, &machine.proxies, findings);
     let unplaced = |items: Vec<(Origin, String)>| items.into_iter().map(|(_, item)| item).collect();
     UpstreamConfig {
         name: name.to_owned(),
@@ -129,9 +136,28 @@ fn read_upstream(name: &str, section: &Section<'_>, fallback: &Fallback, finding
         ca_file: section.read("ca_file", findings, value::absolute_path),
         immutable_tags: Patterns::default(),
         client_cert_file: None,
-        proxy: None,
+        proxy,
+        no_proxy: machine.proxies.no_proxy.clone(),
         insecure_skip_verify: false,
     }
+}
+
+/// What is written, else what the environment says.
+fn read_proxy(section: &Section<'_>, url: &BaseUrl, proxies: &Proxies, findings: &mut Findings) -> Option<ProxyUrl> {
+    if section.get("proxy").is_some() {
+        return section.read("proxy", findings, proxy::setting).flatten();
+    }
+    let FromVariable { variable, proxy } = proxies.for_url(url)?;
+    match proxy {
+        Ok(proxy) => return Some(proxy.clone()),
+        // Once, not for each upstream.
+        Err(_) if findings.mistakes.iter().any(|earlier| earlier.key == *variable) => {}
+        Err(fault) => {
+            let message = format!("{fault}; or write {}: none", section.key("proxy"));
+            findings.mistake(&Origin::Variable((*variable).to_owned()), variable, message);
+        }
+    }
+    None
 }
 
 /// Where a registry lives unless something else is written.

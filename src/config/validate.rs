@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::proxy::Proxies;
 use super::section::{Findings, Section};
 use super::tree::Node;
 use super::upstreams::{Names, read_upstreams, refuse_open_private};
@@ -26,12 +27,15 @@ pub(super) struct Machine<'a> {
     pub(super) cache_directory: Option<PathBuf>,
     /// The bytes of the file system that holds, or will hold, a directory.
     pub(super) disk_size: &'a dyn Fn(&Path) -> Option<u64>,
+    /// Where systemd puts what `LoadCredential=` names.
+    pub(super) credentials_directory: Option<PathBuf>,
+    pub(super) proxies: Proxies,
 }
 
 /// The configuration that a tree means; only to be used when no mistakes were found.
 pub(super) fn validate(tree: &Node, machine: &Machine<'_>, findings: &mut Findings) -> Config {
     let root = Section::root(tree);
-    let (upstreams, names) = read_upstreams(&root, findings);
+    let (upstreams, names) = read_upstreams(&root, machine, findings);
     let default_upstream = read_default_upstream(&root, &names, findings);
     let server = read_server(&root.inner("server"), &names, findings);
     let admin = read_admin(&root, &server, findings);
