@@ -11,8 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::connect::Stream;
 use super::credentials::sensitive;
-use super::tls::SetupError;
-use crate::config::{BaseUrl, UpstreamConfig};
+use crate::config::{BaseUrl, NoProxy, UpstreamConfig};
 
 /// Of a proxy's answer to CONNECT.
 const ANSWER_BYTES_MAX: usize = 16 * 1024;
@@ -24,7 +23,7 @@ const AGENT: &str = concat!("larder/", env!("CARGO_PKG_VERSION"));
 pub(super) struct Proxy {
     url: BaseUrl,
     authorization: Option<HeaderValue>,
-    goes_direct: Box<dyn Fn(&str, u16) -> bool + Send + Sync>,
+    no_proxy: NoProxy,
 }
 
 /// Why a proxy opened no tunnel.
@@ -44,16 +43,16 @@ pub(super) enum TunnelError {
 
 impl Proxy {
     /// The proxy that `config` names, if it names one.
-    pub(super) fn of(config: &UpstreamConfig) -> Result<Option<Proxy>, SetupError> {
-        let Some(proxy) = &config.proxy else { return Ok(None) };
-        let authorization = proxy.userinfo.as_ref().map(|userinfo| basic(userinfo).ok_or(SetupError::ProxyPassword)).transpose()?;
-        Ok(Some(Proxy { url: proxy.url.clone(), authorization, goes_direct: Box::new(|_, _| false) }))
+    pub(super) fn of(config: &UpstreamConfig) -> Option<Proxy> {
+        let proxy = config.proxy.as_ref()?;
+        let authorization = proxy.userinfo.as_ref().and_then(basic);
+        Some(Proxy { url: proxy.url.clone(), authorization, no_proxy: config.no_proxy.clone() })
     }
 
     /// Whether a request to `uri` goes this way.
     pub(super) fn takes(&self, uri: &Uri) -> bool {
         let (host, port) = host_and_port(uri);
-        !(self.goes_direct)(host, port)
+        !self.no_proxy.covers(host, port)
     }
 
     /// What a request to `uri` must show the proxy. Within a tunnel nobody but the target listens.

@@ -37,8 +37,6 @@ pub enum SetupError {
     Tls(#[from] rustls::Error),
     #[error("url is not one that a request can be sent to")]
     Url,
-    #[error("the user name and password of proxy do not fit into a header")]
-    ProxyPassword,
 }
 
 /// TLS as one pool of connections speaks it.

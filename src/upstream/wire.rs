@@ -69,7 +69,7 @@ impl Wire {
         metrics: &Arc<Metrics>,
     ) -> Result<Wire, SetupError> {
         let (own, elsewhere) = tls::set_up(config)?;
-        let proxy = Proxy::of(config)?.map(Arc::new);
+        let proxy = Proxy::of(config).map(Arc::new);
         let allowed = config.allow_private_addresses.as_slice().into();
         let pool = |tls, reach| {
             let (connect, proxy, metrics) = (Arc::clone(&connect), proxy.clone(), Arc::clone(metrics));
