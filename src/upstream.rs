@@ -14,6 +14,8 @@ mod connector;
 mod credentials;
 mod endpoint;
 mod error;
+mod pool;
+mod proxy;
 mod realm;
 mod request;
 mod rest;

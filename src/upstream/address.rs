@@ -30,6 +30,40 @@ pub(super) fn judge(address: IpAddr, allowed: &[IpNet]) -> Result<(), Refusal> {
     if allowed.iter().any(|network| network.contains(&address)) || is_global(address) { Ok(()) } else { Err(Refusal::Private) }
 }
 
+/// Judges a host whose name somebody else will resolve: by how it looks. Figures in any spelling are addresses, and some
+/// names are never public.
+pub(super) fn judge_name(host: &str, allowed: &[IpNet]) -> Result<(), Refusal> {
+    let name = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
+    if let Ok(address) = name.parse() {
+        return judge(address, allowed);
+    }
+    let (rest, last) = name.rsplit_once('.').unwrap_or(("", &name));
+    match last {
+        _ if METADATA_NAMES.contains(&name.as_str()) => Err(Refusal::Metadata),
+        "localhost" | "internal" | "" => Err(Refusal::Private),
+        "localdomain" if rest == "localhost" => Err(Refusal::Private),
+        _ if is_number(last) || name.contains([':', '%']) => Err(Refusal::Private),
+        _ => Ok(()),
+    }
+}
+
+/// What the metadata services of EC2, Google, Azure and Tencent are called.
+const METADATA_NAMES: [&str; 7] = [
+    "instance-data",
+    "instance-data.ec2.internal",
+    "metadata",
+    "metadata.goog",
+    "metadata.google.internal",
+    "metadata.azure.internal",
+    "metadata.tencentyun.com",
+];
+
+/// No domain ends so; resolvers read `127.1`, `2130706433` and `0x7f000001` as addresses.
+fn is_number(label: &str) -> bool {
+    label.bytes().all(|byte| byte.is_ascii_digit())
+        || label.strip_prefix("0x").is_some_and(|hex| hex.bytes().all(|byte| byte.is_ascii_hexdigit()))
+}
+
 /// The IPv4 address inside a mapped or translated one: what would be reached in the end.
 fn embedded(address: IpAddr) -> IpAddr {
     match address {
@@ -137,6 +171,49 @@ mod tests {
         assert_eq!(judged("10.1.2.3", &["10.0.0.0/8"]), Ok(()));
         assert_eq!(judged("fd12::1", &["10.0.0.0/8", "fd00::/8"]), Ok(()));
         assert_eq!(judged("192.168.0.1", &["10.0.0.0/8"]), Err(Refusal::Private));
+    }
+
+    #[test]
+    fn a_name_that_a_proxy_would_resolve_is_judged_by_its_looks() {
+        let judged = |host: &str| judge_name(host, &["10.0.0.0/8".parse().expect("a network")]);
+        for host in
+            ["cdn.example", "cdn.example.", "1.1.1.1", "2606:4700::1111", "10.1.2.3", "internal.example", "0x.example", "localhost.example"]
+        {
+            assert_eq!(judged(host), Ok(()), "{host}");
+        }
+        for host in [
+            "127.0.0.1",
+            "127.0.0.1.",
+            "127.1",
+            "2130706433",
+            "0x7f000001",
+            "0X7F.1",
+            "017700000001",
+            "::1",
+            "fe80::1%25eth0",
+            "fe80::1%eth0",
+            "::ffff:192.168.0.1",
+            "0.0.0.0",
+            "localhost",
+            "LOCALHOST.",
+            "a.localhost",
+            "localhost.localdomain",
+            "store.corp.internal",
+            "",
+            ".",
+        ] {
+            assert_eq!(judged(host), Err(Refusal::Private), "{host}");
+        }
+        for host in [
+            "169.254.169.254",
+            "169.254.169.254.",
+            "::ffff:169.254.169.254",
+            "metadata.google.internal",
+            "Metadata.Google.Internal.",
+            "metadata",
+        ] {
+            assert_eq!(judged(host), Err(Refusal::Metadata), "{host}");
+        }
     }
 
     #[test]

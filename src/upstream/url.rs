@@ -72,7 +72,12 @@ impl Url {
         if host.is_empty() {
             return Err(InvalidUrl::Syntax);
         }
-        let port = authority.port_u16().unwrap_or(default_port(tls));
+        // An `Authority` says of a port beyond 65535 that there is none.
+        let port = match authority.as_str().get(host.len()..).and_then(|rest| rest.strip_prefix(':')) {
+            None | Some("") => default_port(tls),
+            Some(digits) if digits.bytes().all(|byte| byte.is_ascii_digit()) => digits.parse().map_err(|_| InvalidUrl::Syntax)?,
+            Some(_) => return Err(InvalidUrl::Syntax),
+        };
         let target = uri.path_and_query().map_or("/", |target| target.as_str());
         let target = if target.starts_with('/') { target.to_owned() } else { format!("/{target}") };
         Ok(Url { origin: Origin { tls, host, port }, target })
@@ -217,6 +222,12 @@ mod tests {
         assert_eq!(Url::parse("https://user:secret@a/b"), Err(InvalidUrl::UserInfo));
         assert_eq!(Url::parse("/only/a/path"), Err(InvalidUrl::Syntax));
         assert_eq!(Url::parse("https://a b/"), Err(InvalidUrl::Syntax));
+        for port in ["65536", "99999", "4430000000443", "+443", "443a"] {
+            assert_eq!(Url::parse(&format!("https://a:{port}/")), Err(InvalidUrl::Syntax), "{port}");
+        }
+        for (text, port) in [("https://a:/", 443), ("http://[::1]/", 80), ("https://[::1]:5000/", 5000)] {
+            assert_eq!(Url::parse(text).expect("a URL").origin.port, port, "{text}");
+        }
     }
 
     #[test]

@@ -11,13 +11,13 @@ use http::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, HeaderM
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
-use hyper_util::client::legacy::Client;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::time::Instant;
 
 use super::call::Exchange;
 use super::connect::Connect;
 use super::connector::{Connector, Reach};
+use super::pool::Pool;
+use super::proxy::Proxy;
 use super::rest::{Backoff, Rest};
 use super::retry::{Refused, retry_after};
 use super::tls::{self, SetupError};
@@ -30,9 +30,6 @@ use crate::oci::KIB;
 use crate::rng::Rng;
 
 const HEADERS_TIMEOUT: Duration = Duration::from_secs(20);
-/// Shorter than nginx's and the cloud balancers' keep-alive (75 s, 60 s), so that we rarely use a connection they just closed.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
-const IDLE_PER_HOST_MAX: usize = 32;
 const REDIRECTS_MAX: usize = 5;
 /// Of an answer that is not content.
 const ERROR_BODY_BYTES_MAX: usize = 64 * KIB as usize;
@@ -40,10 +37,7 @@ const ERROR_BODY_TIMEOUT: Duration = Duration::from_secs(5);
 /// The first rest of a host that is down, and the longest.
 const DOWN: Backoff = Backoff { first: Duration::from_secs(1), max: Duration::from_secs(30) };
 const SILENCE_MIN: Duration = Duration::from_secs(4);
-const BUFFER_BYTES_MAX: usize = 64 * KIB as usize;
 const AGENT: &str = concat!("larder/", env!("CARGO_PKG_VERSION"));
-
-type Pool = Client<Connector, Full<Bytes>>;
 
 /// The way to one upstream and to where it points.
 pub(super) struct Wire {
@@ -91,17 +85,21 @@ impl Wire {
         metrics: &Arc<Metrics>,
         rng: Arc<Rng>,
     ) -> Result<Wire, SetupError> {
-        let tls = tls::connector(config.ca_file.as_deref())?;
+        let (own, elsewhere) = tls::set_up(config)?;
+        let proxy = Proxy::of(config).map(Arc::new);
         let allowed = config.allow_private_addresses.as_slice().into();
-        let connector = |reach| Connector { connect: Arc::clone(&connect), tls: tls.clone(), reach, metrics: Arc::clone(metrics) };
+        let pool = |tls, reach| {
+            let (connect, proxy, metrics) = (Arc::clone(&connect), proxy.clone(), Arc::clone(metrics));
+            Pool::new(Connector { connect, tls, reach, proxy, metrics })
+        };
         Ok(Wire {
             origin: Origin::from(url),
             metrics: Arc::clone(metrics.upstream(&config.name)),
             health: Rest::default(),
             is_resting: AtomicBool::new(false),
             rng,
-            own: pool(connector(Reach::Anywhere)),
-            elsewhere: pool(connector(Reach::Global(allowed))),
+            own: pool(own, Reach::Anywhere),
+            elsewhere: pool(elsewhere, Reach::Global(allowed)),
         })
     }
 
@@ -130,7 +128,7 @@ impl Wire {
         let begun = Instant::now();
         let deadline = outgoing.deadline.min(begun + HEADERS_TIMEOUT);
         let result = match tokio::time::timeout_at(deadline, pool.request(request)).await {
-            Ok(result) => result.map_err(|error| meaning(&error, url)),
+            Ok(result) => result.map_err(|error| meaning(&error, url)).and_then(|response| pool.heard(response, url)),
             Err(_) => Err(UpstreamError::TimedOut { detail: format!("no headers from {url}") }),
         };
         let status = result.as_ref().ok().map(|response| response.status().as_u16());
@@ -197,16 +195,6 @@ impl Wire {
             self.metrics.circuit_open.add(if resting { 1 } else { -1 });
         }
     }
-}
-
-fn pool(connector: Connector) -> Pool {
-    Client::builder(TokioExecutor::new())
-        .timer(TokioTimer::new())
-        .pool_timer(TokioTimer::new())
-        .pool_idle_timeout(IDLE_TIMEOUT)
-        .pool_max_idle_per_host(IDLE_PER_HOST_MAX)
-        .http1_max_buf_size(BUFFER_BYTES_MAX)
-        .build(connector)
 }
 
 impl Outgoing<'_> {

@@ -1,6 +1,7 @@
 //! The tests of the whole: larder's parts over fake hosts, in process.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on should stop where it stands")]
 
+mod advisories;
 mod bypass;
 mod cli;
 mod config;

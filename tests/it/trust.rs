@@ -1,6 +1,8 @@
 //! Who gets to see what: clients' secrets go nowhere, larder's own only where they belong, and no redirect leads inside.
 
 mod addresses;
+mod proxy;
+mod tls;
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -8,6 +10,8 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use larder::config::{CredentialConfig, Secret, Visibility};
+use tracing::Dispatch;
+use tracing::subscriber::{DefaultGuard, NoSubscriber};
 
 use crate::support::client::Reply;
 use crate::support::larder::{Larder, Setup};
@@ -73,6 +77,7 @@ fn check_replies(larder: &Larder, replies: &[Reply]) {
     check_clean("metrics", &larder.app.metrics.encode());
 }
 
+/// Also: upstreams_a10_34
 #[tokio::test]
 async fn client_11_what_a_client_sends_of_its_own_never_reaches_upstream() {
     let scene = Scene::new();
@@ -80,7 +85,7 @@ async fn client_11_what_a_client_sends_of_its_own_never_reaches_upstream() {
     scene.registry.redirect_blobs("http://cdn.test");
     scene.registry.require_bearer(Bearer::at("http://hub.test/token"));
     let larder = Setup::new(&scene.net).start();
-    for path in [LATEST.to_owned(), scene.blob(), "/v2/library/none/manifests/latest".into()] {
+    for path in [LATEST.to_owned(), format!("{}?ns=docker.io", scene.blob()), "/v2/library/none/manifests/latest?ns=docker.io".into()] {
         let mut client = larder.client().await;
         let ask = client.get(&path).header("authorization", "Bearer client-secret").header("proxy-authorization", "Basic client-secret");
         let ask =
@@ -91,10 +96,11 @@ async fn client_11_what_a_client_sends_of_its_own_never_reaches_upstream() {
     }
     assert!(scene.registry.count(any().token()) > 0 && scene.registry.count(any().signed()) > 0);
     for request in scene.registry.requests() {
-        assert!(!format!("{request:?}").contains("client-secret"), "{request:?}");
+        assert!(!format!("{request:?}").contains("client-secret") && !request.query.contains("ns="), "{request:?}");
     }
 }
 
+/// Also: upstreams_a10_28, upstreams_b9_09
 #[tokio::test]
 async fn invariant_16_a_basic_password_goes_to_its_registry_and_nowhere_else() {
     let scene = Scene::new();
@@ -147,6 +153,7 @@ async fn invariant_16_another_port_of_the_same_host_is_another_origin() {
     assert!(!elsewhere.is_empty() && elsewhere.iter().all(|request| request.authorization().is_none()));
 }
 
+/// Also: upstreams_a10_18, u12
 #[tokio::test]
 async fn invariant_16_a_token_server_that_nobody_vouches_for_gets_no_password() {
     for tls in [false, true] {
@@ -178,6 +185,7 @@ async fn invariant_16_a_token_server_that_nobody_vouches_for_gets_no_password() 
     }
 }
 
+/// Also: upstreams_a10_18, upstreams_b9_09
 #[tokio::test]
 async fn invariant_16_over_tls_a_listed_token_host_gets_the_password_and_no_clear_text_does() {
     let scene = Scene::new();
@@ -211,7 +219,13 @@ async fn invariant_16_over_tls_a_listed_token_host_gets_the_password_and_no_clea
 
 /// What is written to the log.
 #[derive(Clone, Default)]
-struct Lines(Arc<Mutex<Vec<u8>>>);
+pub struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl Lines {
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.0.lock().unwrap()).into_owned()
+    }
+}
 
 impl std::io::Write for Lines {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
@@ -224,15 +238,20 @@ impl std::io::Write for Lines {
     }
 }
 
-#[tokio::test(start_paused = true)]
-async fn invariant_16_no_failure_prints_the_password() {
+/// Everything that this thread logs from now on, at trace level, as long as the guards live.
+pub fn listen() -> (Lines, (DefaultGuard, Dispatch)) {
     let lines = Lines::default();
     let writer = lines.clone();
     let subscriber = tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_writer(move || writer.clone()).finish();
     // With one subscriber alone, tracing lets the thread that first comes by an event decide whether anybody wants it, and
     // other tests' threads want none.
-    let _second = tracing::Dispatch::new(tracing::subscriber::NoSubscriber::default());
-    let _guard = tracing::subscriber::set_default(subscriber);
+    let second = Dispatch::new(NoSubscriber::default());
+    (lines, (tracing::subscriber::set_default(subscriber), second))
+}
+
+#[tokio::test(start_paused = true)]
+async fn invariant_16_no_failure_prints_the_password() {
+    let (lines, _guard) = listen();
     for fault in [Fault::status(401), Fault::status(403), Fault::status(500), Fault::status(400), Fault::too_many_requests(5)] {
         for bearer in [false, true] {
             let scene = Scene::new();
@@ -263,7 +282,7 @@ async fn invariant_16_no_failure_prints_the_password() {
             check_replies(&larder, &replies);
         }
     }
-    let text = String::from_utf8_lossy(&lines.0.lock().unwrap()).into_owned();
+    let text = lines.text();
     assert!(text.contains("upstream did not confirm a tag"), "the log was heard: {text}");
     check_clean("the log", &text);
 }

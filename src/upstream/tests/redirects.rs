@@ -16,6 +16,7 @@ fn guarded(seen: &Seen, to: &str) -> Reply {
     }
 }
 
+/// Also: upstreams_a10_28, upstreams_a10_29, upstreams_b9_09
 #[tokio::test(start_paused = true)]
 async fn a_cdn_gets_the_range_and_the_query_as_it_stands_but_no_credentials() {
     let net = Net::new(|seen| match seen.host.as_str() {
@@ -32,6 +33,7 @@ async fn a_cdn_gets_the_range_and_the_query_as_it_stands_but_no_credentials() {
     );
 }
 
+/// Also: upstreams_a10_28
 #[tokio::test(start_paused = true)]
 async fn credentials_follow_to_the_same_origin_and_not_to_another_port_of_the_host() {
     for (to, host, expected) in [("/elsewhere?s=1", "r.example", Some(BASIC)), ("http://r.example:81/elsewhere", "r.example:81", None)] {
@@ -48,6 +50,7 @@ async fn credentials_follow_to_the_same_origin_and_not_to_another_port_of_the_ho
     }
 }
 
+/// Also: upstreams_a10_27, upstreams_b9_10
 #[tokio::test(start_paused = true)]
 async fn every_kind_of_redirect_is_followed_for_manifests_too_without_waiting_for_its_body() {
     for status in [301, 302, 303, 307, 308] {
@@ -63,6 +66,52 @@ async fn every_kind_of_redirect_is_followed_for_manifests_too_without_waiting_fo
 }
 
 #[tokio::test(start_paused = true)]
+async fn upstreams_b9_10_a_relative_location_is_beside_the_url_it_came_from() {
+    for (to, target) in [
+        ("/artifacts-downloads/namespaces/n/downloads/A?s=a%2Fb&t=1", "/artifacts-downloads/namespaces/n/downloads/A?s=a%2Fb&t=1"),
+        ("../../store/x?s=1", "/v2/library/store/x?s=1"),
+        ("?link=2", "/v2/library/a/manifests/1?link=2"),
+    ] {
+        let net = Net::new(move |seen| match seen.header("authorization") {
+            None => answer(401, &[("WWW-Authenticate", "Basic realm=\"r\"")], ""),
+            Some(_) if seen.target == target => answer(200, &[], "hello"),
+            Some(_) => redirect(to),
+        });
+        let (upstream, _) = upstream(&signed_in(config()), &net);
+        let fetched = upstream.get_manifest(&repository(), &tag(), &call()).await.expect("a manifest");
+        assert_eq!(fetched.bytes.as_ref(), b"hello", "{to}");
+        assert_eq!(net.to("r.example").pop().expect("a request").target, target);
+    }
+}
+
+/// A10.33 for whatever goes wrong behind a presigned link.
+#[tokio::test(start_paused = true)]
+async fn upstreams_a10_33_no_failure_tells_a_presigned_query() {
+    let failures: [(&'static str, fn() -> Reply); 9] = [
+        ("http://cdn.example", || answer(403, &[], "sig=s3cret")),
+        ("http://cdn.example", || answer(500, &[], "sig=s3cret")),
+        ("http://cdn.example", || answer(418, &[], "sig=s3cret")),
+        ("http://cdn.example", || Reply::Cut(String::new())),
+        ("http://cdn.example", || Reply::Cut("sig=s3cret is not HTTP\r\n\r\n".into())),
+        ("http://cdn.example", || Reply::Late(Duration::from_secs(60), String::new())),
+        ("http://cdn.example", || redirect("ftp://other.example/b?sig=s3cret")),
+        ("http://cdn.example", || redirect("/b?sig=s3cret")),
+        ("http://dead.example", || answer(200, &[], "")),
+    ];
+    for (origin, reply) in failures {
+        let net = Net::new(move |seen| match seen.host.as_str() {
+            "r.example" => redirect(&format!("{origin}/b?sig=s3cret")),
+            _ => reply(),
+        });
+        let (upstream, metrics) = upstream(&config(), &net);
+        let error = upstream.get_blob(&repository(), &digest(), 0, &call()).await.err().expect("an error");
+        let told = format!("{error} {error:?} {}", metrics.encode());
+        assert!(!told.contains("s3cret"), "{told}");
+    }
+}
+
+/// Also: upstreams_a10_27, upstreams_b9_10, u10
+#[tokio::test(start_paused = true)]
 async fn loops_and_long_chains_end() {
     for (script, requests) in [("loop", 2), ("chain", 6)] {
         let net = Net::new(move |seen| match script {
@@ -76,6 +125,7 @@ async fn loops_and_long_chains_end() {
     }
 }
 
+/// Also: u11, upstreams_b9_13
 #[tokio::test(start_paused = true)]
 async fn a_redirect_leads_to_no_private_address() {
     for (host, reason) in [
@@ -157,6 +207,7 @@ async fn a_store_that_refuses_head_still_tells_the_size() {
     assert_eq!(net.log().len(), 4);
 }
 
+/// Also: u10, u15, upstreams_b9_09
 #[tokio::test]
 async fn tls_is_checked_against_ca_file_and_never_left() {
     let key = rcgen::generate_simple_self_signed(["r.example".to_owned()]).expect("a certificate");

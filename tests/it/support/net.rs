@@ -8,6 +8,7 @@
 
 mod certificate;
 mod endpoint;
+mod proxy;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
@@ -19,10 +20,12 @@ use bytes::Bytes;
 use larder::upstream::connect::{BoxFuture, Connect, Stream};
 use tokio::io::DuplexStream;
 use tokio::sync::{mpsc, watch};
+use tokio_rustls::TlsAcceptor;
 
 use super::registry::{FakeRegistry, PIPE_BYTES};
 use certificate::Authority;
-use endpoint::Endpoint;
+use endpoint::{Endpoint, Shown};
+pub use proxy::FakeProxy;
 
 /// What DNS says of a name.
 #[derive(Clone, Debug)]
@@ -66,6 +69,7 @@ struct State {
     resolutions: Vec<String>,
     dials: Vec<SocketAddr>,
     authority: Option<Authority>,
+    shown: HashMap<SocketAddr, Shown>,
 }
 
 /// How a test lays out its network.
@@ -100,13 +104,38 @@ impl FakeNet {
     }
 
     pub fn serve_tls(&self, address: &str, registry: &FakeRegistry, certificate_name: &str) {
-        let acceptor = self.state().authority.get_or_insert_with(Authority::new).acceptor(certificate_name);
-        self.put(address, Endpoint::Tls(registry.clone(), acceptor));
+        let acceptor = self.authority(|authority| authority.acceptor(certificate_name));
+        self.put_tls(address, registry, acceptor);
+    }
+
+    /// With a certificate that nobody vouches for.
+    pub fn serve_tls_as_stranger(&self, address: &str, registry: &FakeRegistry, certificate_name: &str) {
+        let acceptor = self.authority(|authority| authority.stranger(certificate_name));
+        self.put_tls(address, registry, acceptor);
+    }
+
+    /// With somebody's certificate, but not its key.
+    pub fn serve_tls_as_impostor(&self, address: &str, registry: &FakeRegistry, certificate_name: &str) {
+        let acceptor = self.authority(|authority| authority.impostor(certificate_name));
+        self.put_tls(address, registry, acceptor);
+    }
+
+    /// A client certificate, and it and its key in PEM.
+    pub fn client_certificate(&self, name: &str) -> (Vec<u8>, String) {
+        self.authority(|authority| authority.client(name))
+    }
+
+    /// A proxy, by name, address and port.
+    pub fn proxy(&self, name: &str, address: &str, port: u16) -> FakeProxy {
+        self.name(name, &[address]);
+        let proxy = FakeProxy::new(self);
+        self.put(&socket(address, port), Endpoint::Proxy(proxy.clone()));
+        proxy
     }
 
     /// The certificate of the authority that signed every TLS host's.
     pub fn ca_pem(&self) -> String {
-        self.state().authority.get_or_insert_with(Authority::new).pem()
+        self.authority(Authority::pem)
     }
 
     /// Nobody answers a connection attempt there, not even with a refusal.
@@ -164,6 +193,15 @@ impl FakeNet {
         }
     }
 
+    fn authority<T>(&self, use_it: impl FnOnce(&Authority) -> T) -> T {
+        use_it(self.state().authority.get_or_insert_with(Authority::new))
+    }
+
+    fn put_tls(&self, address: &str, registry: &FakeRegistry, acceptor: TlsAcceptor) {
+        let shown = Arc::clone(self.state().shown.entry(address.parse().expect("address:port")).or_default());
+        self.put(address, Endpoint::Tls(registry.clone(), acceptor, shown));
+    }
+
     fn put(&self, address: &str, endpoint: Endpoint) {
         self.state().endpoints.insert(address.parse().expect("address:port"), endpoint);
     }
@@ -184,6 +222,13 @@ impl FakeNet {
     /// All connection attempts, in order.
     pub fn dialled(&self) -> Vec<SocketAddr> {
         self.state().dials.clone()
+    }
+
+    /// The client certificates of the TLS connections to one address and port, in order.
+    pub fn client_certificates(&self, address: &str) -> Vec<Option<Vec<u8>>> {
+        let shown = self.state().shown.get(&address.parse().expect("address:port")).cloned().unwrap_or_default();
+        let shown = shown.lock().expect("a lock");
+        shown.clone()
     }
 
     /// All names looked up, in order.

@@ -1,16 +1,23 @@
 //! What answers at an address.
 
+use std::sync::{Arc, Mutex, PoisonError};
+
 use bytes::Bytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::sync::{mpsc, watch};
 use tokio_rustls::TlsAcceptor;
 
+use super::proxy::FakeProxy;
 use crate::support::registry::FakeRegistry;
+
+/// The client certificate of each TLS connection.
+pub(super) type Shown = Arc<Mutex<Vec<Option<Vec<u8>>>>>;
 
 #[derive(Clone)]
 pub(super) enum Endpoint {
     Plain(FakeRegistry),
-    Tls(FakeRegistry, TlsAcceptor),
+    Tls(FakeRegistry, TlsAcceptor, Shown),
+    Proxy(FakeProxy),
     BlackHole,
     Mute,
     Raw(Bytes),
@@ -29,9 +36,12 @@ impl Endpoint {
     async fn serve(self, mut stream: DuplexStream) {
         match self {
             Endpoint::Plain(registry) => registry.serve(stream).await,
-            Endpoint::Tls(registry, acceptor) => {
+            Endpoint::Proxy(proxy) => proxy.serve(stream).await,
+            Endpoint::Tls(registry, acceptor, shown) => {
                 // A client that does not trust the certificate leaves during the handshake; it knows why.
                 if let Ok(stream) = acceptor.accept(stream).await {
+                    let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first()).map(|first| first.to_vec());
+                    shown.lock().unwrap_or_else(PoisonError::into_inner).push(certificate);
                     registry.serve(stream).await;
                 }
             }
