@@ -5,6 +5,7 @@ mod error;
 mod fill;
 mod flight;
 mod freshness;
+mod listing;
 mod manifest;
 mod outcome;
 mod repository;
@@ -13,6 +14,7 @@ mod transfer;
 
 pub use blob::{BlobAnswer, BlobBody};
 pub use error::{Error, What};
+pub use listing::{Listing, ReferrersPage, TagPage, Tags};
 pub use manifest::{ManifestAnswer, Want};
 pub use outcome::{BypassReason, Outcome, StaleReason};
 pub use repository::{Repositories, Repository, Root, Source, Target, Unresolved};
@@ -31,6 +33,7 @@ use crate::rng::Rng;
 use crate::store::{RepositoryKey, Store, StoreError, TagRecord};
 use fill::Fills;
 use flight::Questions;
+use listing::Listings;
 use manifest::{Fetched, Peeked};
 use tag::Checked;
 
@@ -59,6 +62,7 @@ pub struct Mirror {
     names: Cache<(RepositoryKey, Digest), Arc<[Tag]>>,
     /// Rights to a blob that no manifest lists.
     confirmed: Cache<(RepositoryKey, Digest), ()>,
+    listings: Listings,
 }
 
 /// What upstream was asked for.
@@ -96,6 +100,7 @@ impl Mirror {
         rng: Arc<Rng>,
     ) -> Arc<Mirror> {
         let fills = Fills::new(options.fills_max, options.fill_queue_timeout, Arc::clone(&store), gate.clone(), Arc::clone(metrics), rng);
+        let listings = Listings::new(&clock, metrics);
         Arc::new(Mirror {
             repositories,
             store,
@@ -111,6 +116,7 @@ impl Mirror {
             heads: Cache::new(REMEMBERED_MAX),
             names: Cache::new(REMEMBERED_MAX),
             confirmed: Cache::builder().max_capacity(REMEMBERED_MAX).time_to_live(CONFIRMED_TTL).build(),
+            listings,
         })
     }
 

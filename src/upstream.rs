@@ -10,6 +10,8 @@ pub mod connect;
 mod connector;
 mod credentials;
 mod error;
+mod link;
+mod listing;
 mod realm;
 mod request;
 mod retry;
@@ -22,6 +24,7 @@ pub use body::BlobStream;
 pub use call::{Call, Exchange};
 pub use client::{FetchedManifest, ManifestHead, Upstream};
 pub use error::{UnavailableReason, UpstreamError};
+pub use listing::{List, ListingPage, Page};
 pub use tls::SetupError;
 #[cfg(test)]
 mod tests;

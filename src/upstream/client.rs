@@ -1,4 +1,4 @@
-//! The four questions a mirror asks a registry.
+//! The four questions about content that a mirror asks a registry; those for lists are in `listing`.
 
 use std::sync::Arc;
 
@@ -31,7 +31,7 @@ pub struct Upstream {
     name: Arc<str>,
     /// Before `/v2`.
     path: String,
-    asker: Asker,
+    pub(super) asker: Asker,
 }
 
 /// What a registry says about a manifest without sending it. A registry that does not do HEAD says nothing.
@@ -176,7 +176,7 @@ impl Upstream {
         Question { kind: UpstreamKind::Blob, method, repository, url, accept: None, range }
     }
 
-    fn url(&self, rest: &str) -> Url {
+    pub(super) fn url(&self, rest: &str) -> Url {
         Url::new(self.asker.wire.origin.clone(), format!("{}/v2/{rest}", self.path))
     }
 }
