@@ -109,8 +109,9 @@ struct Heard<V> {
 }
 
 impl<V> Heard<V> {
-    fn panicked() -> Heard<V> {
-        let detail = "the task that asked upstream ended without an answer".into();
+    /// Neither an answer nor a refusal: it takes too long, or its task panicked.
+    fn nothing() -> Heard<V> {
+        let detail = "no word from upstream on a list".into();
         Heard { result: Err(UpstreamError::TimedOut { detail }), exchange: Arc::default() }
     }
 }
@@ -204,10 +205,10 @@ where
             Some(_) => match tokio::time::timeout(patience, pending.answer()).await {
                 Ok(heard) => heard,
                 // The question goes on, and whoever asks next gets its answer.
-                Err(_) => Some(Heard::panicked()),
+                Err(_) => Some(Heard::nothing()),
             },
         };
-        let Heard { result, exchange } = heard.unwrap_or_else(Heard::panicked);
+        let Heard { result, exchange } = heard.unwrap_or_else(Heard::nothing);
         let error = match result {
             Ok(content) => return Ok(Listing::fetched(content, joined, exchange)),
             Err(error) => error,

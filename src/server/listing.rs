@@ -97,10 +97,7 @@ mod tests {
         assert_eq!(parse(Some("")), Query::default());
         let query = parse(Some("artifactType=a%2fb+c&ns=ghcr.io%3A443&&x&nsx=1"));
         assert_eq!(query.passed_on.as_deref(), Some("artifactType=a%2fb+c&&x&nsx=1"));
-        assert_eq!(
-            query.link("/v2/a/referrers/x", "cur%2Fsor=="),
-            r#"</v2/a/referrers/x?cur%2Fsor==&ns=ghcr.io%3A443>; rel="next""#
-        );
+        assert_eq!(query.link("/v2/a/referrers/x", "cur%2Fsor=="), r#"</v2/a/referrers/x?cur%2Fsor==&ns=ghcr.io%3A443>; rel="next""#);
         assert_eq!(parse(Some("ns=ghcr.io")).passed_on, None);
         assert_eq!(Query::parse(Some(&"x".repeat(QUERY_LENGTH_MAX + 1))), Err(RouteError::Query));
     }

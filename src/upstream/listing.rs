@@ -142,7 +142,8 @@ mod tests {
         ] {
             assert!(is_ecr(host), "{host}");
         }
-        for host in ["docker.io", "public.ecr.aws", "1.dkr.ecr.eu-west-1.amazonaws.com.evil", "dkr.ecr.amazonaws.com", "a.s3.amazonaws.com"] {
+        for host in ["docker.io", "public.ecr.aws", "1.dkr.ecr.eu-west-1.amazonaws.com.evil", "dkr.ecr.amazonaws.com", "a.s3.amazonaws.com"]
+        {
             assert!(!is_ecr(host), "{host}");
         }
     }

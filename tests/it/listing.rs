@@ -200,7 +200,8 @@ async fn fifty_clients_of_a_list_cost_one_question() {
         }
         assert_eq!(scene.asked(), 1, "{path}");
     }
-    let asked = |outcome| scene.larder.metric(&format!(r#"larder_requests_total{{kind="other",outcome="{outcome}",upstream="docker.io"}}"#));
+    let asked =
+        |outcome| scene.larder.metric(&format!(r#"larder_requests_total{{kind="other",outcome="{outcome}",upstream="docker.io"}}"#));
     assert_eq!(asked("miss"), 2.0);
     assert_eq!(scene.larder.metric(r#"larder_upstream_requests_total{code="2xx",kind="listing",upstream="docker.io"}"#), 2.0);
 }

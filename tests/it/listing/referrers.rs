@@ -27,10 +27,7 @@ async fn upstreams_b9_22_the_query_the_type_and_the_filter_s_header_are_kept() {
 async fn clients_44_an_upstream_that_does_not_filter_is_passed_on_unfiltered() {
     let scene = Scene::new();
     scene.registry.serve_referrers(Referrers::native().unfiltered());
-    let both = BTreeSet::from([
-        scene.sign("one"),
-        scene.registry.push_referrer("library/app", scene.image.digest, SBOM, "{}").to_string(),
-    ]);
+    let both = BTreeSet::from([scene.sign("one"), scene.registry.push_referrer("library/app", scene.image.digest, SBOM, "{}").to_string()]);
     let reply = scene.larder.get(&format!("{}?artifactType={SBOM}", scene.referrers())).await;
     assert_eq!((digests(&reply), reply.header("oci-filters-applied")), (both, None));
 }
@@ -147,8 +144,11 @@ async fn upstreams_b9_28_pages_are_linked_relatively_and_cursors_come_back_byte_
     for (asked, second) in [
         (format!("/v2/app/referrers/{digest}"), format!("/v2/app/referrers/{digest}?token=15838+%2B==")),
         (
-            format!("/docker.io/v2/app/referrers/{digest}?artifactType={SIGNATURE}"),
-            format!("/docker.io/v2/app/referrers/{digest}?token=15838+%2B==&artifactType={}", SIGNATURE.replace('/', "%2f")),
+            format!("/docker.io/v2/app/referrers/{digest}?artifactType={}", SIGNATURE.replace('+', "%2b")),
+            format!(
+                "/docker.io/v2/app/referrers/{digest}?token=15838+%2B==&artifactType={}",
+                SIGNATURE.replace('/', "%2f").replace('+', "%2B")
+            ),
         ),
         (
             format!("/v2/library/app/referrers/{digest}?ns=docker.io"),

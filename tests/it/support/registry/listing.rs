@@ -177,7 +177,7 @@ impl State {
         if end == all.len() {
             return answer;
         }
-        let filter = wanted.map(|wanted| format!("&artifactType={}", wanted.replace('/', "%2f"))).unwrap_or_default();
+        let filter = wanted.map(|wanted| format!("&artifactType={}", wanted.replace('/', "%2f").replace('+', "%2B"))).unwrap_or_default();
         let query = format!("token={}+%2B=={filter}", end * 7919);
         self.listings.cursors.insert(query.clone(), Cursor { path: request.path.clone(), from: end });
         answer.with("link", format!("<{}{}?{query}>; rel=\"next\"", api.origin, request.path))
