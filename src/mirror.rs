@@ -5,6 +5,7 @@ mod error;
 mod fill;
 mod flight;
 mod freshness;
+mod listing;
 mod manifest;
 mod outcome;
 mod repository;
@@ -14,6 +15,7 @@ mod visibility;
 
 pub use blob::{BlobAnswer, BlobBody};
 pub use error::{Error, What};
+pub use listing::{Listing, ReferrersPage, TagPage, Tags};
 pub use manifest::{ManifestAnswer, Want};
 pub use outcome::{BypassReason, Outcome, StaleReason};
 pub use repository::{Repositories, Repository, Root, Source, Target, Unresolved};
@@ -32,6 +34,7 @@ use crate::rng::Rng;
 use crate::store::{RepositoryKey, Store, StoreError, TagRecord};
 use fill::Fills;
 use flight::Questions;
+use listing::Listings;
 use manifest::{Fetched, Peeked};
 use tag::Checked;
 use visibility::Verdict;
@@ -64,6 +67,7 @@ pub struct Mirror {
     shown: Cache<RepositoryKey, Timestamp>,
     /// Rights to a blob that no manifest lists.
     confirmed: Cache<(RepositoryKey, Digest), ()>,
+    listings: Listings,
 }
 
 /// What upstream was asked for.
@@ -101,6 +105,7 @@ impl Mirror {
         rng: Arc<Rng>,
     ) -> Arc<Mirror> {
         let fills = Fills::new(options.fills_max, options.fill_queue_timeout, Arc::clone(&store), gate.clone(), Arc::clone(metrics), rng);
+        let listings = Listings::new(&clock, metrics);
         Arc::new(Mirror {
             repositories,
             store,
@@ -118,6 +123,7 @@ impl Mirror {
             verdicts: Questions::new(Arc::clone(metrics)),
             shown: Cache::new(REMEMBERED_MAX),
             confirmed: Cache::builder().max_capacity(REMEMBERED_MAX).time_to_live(CONFIRMED_TTL).build(),
+            listings,
         })
     }
 

@@ -28,6 +28,7 @@ pub mod body;
 pub mod connection;
 pub mod error;
 pub mod handler;
+pub mod listing;
 pub mod range;
 pub mod record;
 pub mod response;

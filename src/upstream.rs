@@ -14,6 +14,8 @@ mod connector;
 mod credentials;
 mod endpoint;
 mod error;
+mod link;
+mod listing;
 mod pool;
 mod proxy;
 mod realm;
@@ -31,6 +33,7 @@ pub use budget::Budget;
 pub use call::{Call, Exchange};
 pub use client::{FetchedManifest, ManifestHead, Upstream};
 pub use error::{UnavailableReason, UpstreamError};
+pub use listing::{List, ListingPage, Page};
 pub use tls::SetupError;
 #[cfg(test)]
 mod tests;

@@ -10,8 +10,10 @@ use crate::upstream::UpstreamError;
 pub enum What {
     Manifest,
     Blob,
-    /// A listing: the repository itself.
+    /// A list of tags: the repository itself.
     Repository,
+    /// What refers to a manifest, or the API that says it.
+    Referrers,
 }
 
 /// An answer without content. `upstream` is the configured name; details are for the log alone.

@@ -71,6 +71,7 @@ fn route_answer(error: RouteError) -> Answer {
     match error {
         RouteError::NotFound => answer(StatusCode::NOT_FOUND, ErrorCode::Unsupported, text),
         RouteError::MethodNotAllowed => answer(StatusCode::METHOD_NOT_ALLOWED, ErrorCode::Unsupported, text).with(ALLOW, "GET, HEAD"),
+        RouteError::Page | RouteError::Query => answer(StatusCode::BAD_REQUEST, ErrorCode::Unsupported, text),
         RouteError::Digest(_) => answer(StatusCode::BAD_REQUEST, ErrorCode::DigestInvalid, text),
         RouteError::Name(_) | RouteError::Path | RouteError::Namespace => answer(StatusCode::BAD_REQUEST, ErrorCode::NameInvalid, text),
     }
@@ -83,6 +84,8 @@ fn mirror_answer(error: &mirror::Error, now: Timestamp) -> Answer {
             What::Manifest => answer(StatusCode::NOT_FOUND, ErrorCode::ManifestUnknown, format!("{upstream} has no such manifest")),
             What::Blob => answer(StatusCode::NOT_FOUND, ErrorCode::BlobUnknown, format!("{upstream} has no such blob")),
             What::Repository => answer(StatusCode::NOT_FOUND, ErrorCode::NameUnknown, format!("{upstream} has no such repository")),
+            // Not NAME_UNKNOWN: oras would not go on to the tag that stands in for the API.
+            What::Referrers => answer(StatusCode::NOT_FOUND, ErrorCode::Unsupported, format!("{upstream} has no referrers of this")),
         },
         mirror::Error::Denied { upstream, .. } => {
             answer(StatusCode::FORBIDDEN, ErrorCode::Denied, format!("{upstream} refused access to this repository"))
@@ -185,6 +188,7 @@ mod tests {
         check(not_found(What::Manifest), 404, ErrorCode::ManifestUnknown, None);
         check(not_found(What::Blob), 404, ErrorCode::BlobUnknown, None);
         check(not_found(What::Repository), 404, ErrorCode::NameUnknown, None);
+        check(not_found(What::Referrers), 404, ErrorCode::Unsupported, None);
         check(mirror::Error::Denied { upstream: name(), detail: detail() }, 403, ErrorCode::Denied, None);
         check(mirror::Error::CredentialRefused { upstream: name(), detail: detail() }, 502, ErrorCode::Unavailable, None);
         check(mirror::Error::Unavailable { upstream: name(), detail: detail() }, 502, ErrorCode::Unavailable, None);
@@ -201,6 +205,8 @@ mod tests {
     #[test]
     fn what_the_client_did_is_told_in_the_spec_s_codes() {
         check(RouteError::NotFound, 404, ErrorCode::Unsupported, None);
+        check(RouteError::Page, 400, ErrorCode::Unsupported, None);
+        check(RouteError::Query, 400, ErrorCode::Unsupported, None);
         check(RouteError::Path, 400, ErrorCode::NameInvalid, None);
         check(RouteError::Namespace, 400, ErrorCode::NameInvalid, None);
         check(RouteError::Name(InvalidName::Tag), 400, ErrorCode::NameInvalid, None);

@@ -13,6 +13,7 @@ use ulid::Ulid;
 
 use super::body::{Body, Content, Tailing};
 use super::connection::Peer;
+use super::listing::Query;
 use super::range::{ByteRange, Selection};
 use super::record::Record;
 use super::response::{self, Answered};
@@ -21,7 +22,7 @@ use super::{Error, admin};
 use crate::clock::Clock;
 use crate::log::AccessLog;
 use crate::metrics::{Kind, Metrics};
-use crate::mirror::{self, BlobAnswer, BlobBody, Mirror, Outcome, Repository, Target, Unresolved, Want};
+use crate::mirror::{self, BlobAnswer, BlobBody, Mirror, Outcome, Repository, Tags, Target, Unresolved, Want};
 use crate::oci::{Digest, InvalidName, Reference};
 use crate::rng::Rng;
 use crate::shutdown::Readiness;
@@ -91,9 +92,40 @@ impl Handler {
                     Want::Body => self.blob(record, &repository, &digest).await,
                 }
             }
-            // They come with the issue that reads everything clients ask.
-            Route::Tags { .. } | Route::Referrers { .. } => Err(Error::Route(RouteError::NotFound)),
+            Route::Tags { target } => self.tags(record, target).await,
+            Route::Referrers { target, digest } => {
+                record.digest = Some(digest);
+                self.referrers(record, target, &digest).await
+            }
         }
+    }
+
+    async fn tags(&self, record: &mut Record, target: Target) -> Result<Answered, Error> {
+        let query = Query::parse(record.head().uri.query())?;
+        let window = query.window()?;
+        let name = target.as_str().to_owned();
+        let repository = self.resolve(record, target)?;
+        let listing = self.mirror.tags(&repository, query.passed_on.as_deref(), deadline(record)).await?;
+        record.outcome = listing.outcome;
+        record.exchange.clone_from(&listing.exchange);
+        let (tags, next) = match &listing.content {
+            Tags::Whole(all) => window.of(all),
+            // Not every upstream takes 0 for a number.
+            Tags::Page(_) if window.is_empty() => Default::default(),
+            Tags::Page(page) => (page.tags.as_slice(), page.next.clone()),
+        };
+        let link = next.map(|next| query.link(record.head().uri.path(), &next));
+        Ok(response::tags(&name, tags, &listing, link, record.ns.as_deref()))
+    }
+
+    async fn referrers(&self, record: &mut Record, target: Target, digest: &Digest) -> Result<Answered, Error> {
+        let query = Query::parse(record.head().uri.query())?;
+        let repository = self.resolve(record, target)?;
+        let listing = self.mirror.referrers(&repository, digest, query.passed_on.as_deref(), deadline(record)).await?;
+        record.outcome = listing.outcome;
+        record.exchange.clone_from(&listing.exchange);
+        let link = listing.content.next.as_deref().map(|next| query.link(record.head().uri.path(), next));
+        Ok(response::referrers(&listing, link, record.ns.as_deref()))
     }
 
     fn resolve(&self, record: &mut Record, target: Target) -> Result<Repository, Error> {

@@ -1,19 +1,22 @@
 //! Headers and bodies of good answers.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
-use http::header::{ACCEPT_RANGES, AGE, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE};
+use http::header::{ACCEPT_RANGES, AGE, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, LINK};
 use http::{HeaderName, HeaderValue, Response, StatusCode};
 
 use super::body::Content;
 use super::range::Selection;
-use crate::mirror::{ManifestAnswer, Outcome};
-use crate::oci::Digest;
+use crate::mirror::{Listing, ManifestAnswer, Outcome, ReferrersPage};
+use crate::oci::{Digest, MediaType, Tag};
 
 const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 /// distribution-spec, "Registry Proxying".
 const NAMESPACE: HeaderName = HeaderName::from_static("oci-namespace");
+const FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied");
 
 /// An answer before its account is attached.
 pub struct Answered {
@@ -98,6 +101,37 @@ pub fn blob(
         if let Some(range) = selection.content_range(size) {
             answered.set(CONTENT_RANGE, range);
         }
+    }
+    answered
+}
+
+/// Some of a repository's tags. `name` is as the client spelled it.
+pub fn tags<T>(name: &str, tags: &[Tag], listing: &Listing<T>, link: Option<String>, ns: Option<&str>) -> Answered {
+    let tags: Vec<&str> = tags.iter().map(Tag::as_str).collect();
+    let body = serde_json::json!({ "name": name, "tags": tags }).to_string();
+    list(body.into(), "application/json", listing, link, ns)
+}
+
+/// What refers to a manifest. The type is the spec's alone: clients compare it as a plain string.
+pub fn referrers(listing: &Listing<Arc<ReferrersPage>>, link: Option<String>, ns: Option<&str>) -> Answered {
+    let mut answered = list(listing.content.bytes.clone(), MediaType::OCI_INDEX, listing, link, ns);
+    if let Some(filters) = &listing.content.filters_applied {
+        answered.set(FILTERS_APPLIED, filters.as_str());
+    }
+    answered
+}
+
+fn list<T>(body: Bytes, media_type: &'static str, listing: &Listing<T>, link: Option<String>, ns: Option<&str>) -> Answered {
+    let length = body.len();
+    let mut answered = Answered::plain(Response::new(body));
+    mark(&mut answered, listing.outcome, listing.ttl, ns);
+    answered.set(CONTENT_TYPE, media_type);
+    answered.set(CONTENT_LENGTH, HeaderValue::from(length));
+    if let Some(link) = link {
+        answered.set(LINK, link);
+    }
+    if let Some(age) = listing.age {
+        answered.set(AGE, HeaderValue::from(age.as_secs()));
     }
     answered
 }

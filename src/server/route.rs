@@ -13,6 +13,8 @@ use crate::oci::{Digest, InvalidDigest, InvalidName, Reference, RepositoryName};
 
 /// Longest path that is looked at; a prefix, the longest name and a sha512 digest take some 700 bytes.
 const PATH_LENGTH_MAX: usize = 1024;
+/// Longest query that is passed on; the cursors of cloud registries take some hundred bytes.
+pub(super) const QUERY_LENGTH_MAX: usize = 4096;
 
 /// A question that larder answers.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,6 +68,10 @@ pub enum RouteError {
     Path,
     #[error("invalid ns parameter: expected one host[:port]")]
     Namespace,
+    #[error("invalid n or last parameter: expected a number and a tag")]
+    Page,
+    #[error("query of more than {QUERY_LENGTH_MAX} bytes")]
+    Query,
 }
 
 impl Route {
@@ -171,7 +177,7 @@ pub fn query_value(query: &str, key: &str) -> Option<String> {
     values(query, key).next().flatten()
 }
 
-fn values<'a>(query: &'a str, key: &'a str) -> impl Iterator<Item = Option<String>> + 'a {
+pub(super) fn values<'a>(query: &'a str, key: &'a str) -> impl Iterator<Item = Option<String>> + 'a {
     query
         .split('&')
         .map(|pair| pair.split_once('=').unwrap_or((pair, "")))

@@ -1,4 +1,4 @@
-//! The four questions a mirror asks a registry.
+//! The four questions about content that a mirror asks a registry; those for lists are in `listing`.
 
 use std::sync::Arc;
 

@@ -127,8 +127,13 @@ impl Url {
         self
     }
 
-    fn path(&self) -> &str {
+    pub(super) fn path(&self) -> &str {
         self.target.split('?').next().unwrap_or_default()
+    }
+
+    /// Byte for byte as it was given.
+    pub(super) fn query(&self) -> Option<&str> {
+        self.target.split_once('?').map(|(_, query)| query)
     }
 }
 

@@ -9,6 +9,7 @@ mod doubles;
 mod edge;
 mod fills;
 mod links;
+mod listing;
 mod names;
 mod process;
 mod pull;

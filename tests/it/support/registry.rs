@@ -13,6 +13,7 @@ mod auth;
 mod content;
 mod distribution;
 mod fault;
+mod listing;
 mod matcher;
 mod signed;
 mod wire;
@@ -36,6 +37,7 @@ use tokio::time::timeout;
 pub use auth::Bearer;
 pub use content::{Blob, Image};
 pub use fault::{Canned, Fault, Latch};
+pub use listing::{Referrers, TagPages};
 pub use matcher::{Kind, Matcher, any, get, head, post};
 
 use answer::Answer;
@@ -104,6 +106,7 @@ struct State {
     rules: Vec<Rule>,
     auth: Auth,
     redirects: Redirects,
+    listings: listing::Listings,
     requests: Vec<Request>,
 }
 

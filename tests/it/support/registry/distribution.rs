@@ -14,7 +14,7 @@ impl State {
             Kind::Token => self.auth.token(request),
             Kind::Signed => self.redirects.serve(request),
             Kind::Other => Answer::no_such_route(),
-            Kind::Ping | Kind::Blob | Kind::Manifest | Kind::Tags => {
+            Kind::Ping | Kind::Blob | Kind::Manifest | Kind::Tags | Kind::Referrers => {
                 self.registry(request).with("docker-distribution-api-version", "registry/2.0")
             }
         }
@@ -33,7 +33,8 @@ impl State {
         match what {
             "blobs" => self.blob(request, repository, reference),
             "manifests" => self.manifest(request, repository, reference),
-            _ => self.tags(request, repository),
+            "referrers" => self.referrers(request, repository, reference),
+            _ => self.listed_tags(request, repository),
         }
     }
 
@@ -97,7 +98,7 @@ impl State {
         }
     }
 
-    fn tags(&self, request: &Request, name: &str) -> Answer {
+    pub(super) fn tags(&self, request: &Request, name: &str) -> Answer {
         let Some(repository) = self.content.repository(name) else {
             return Answer::error(404, ErrorCode::NameUnknown, "repository name not known to registry");
         };
@@ -119,7 +120,7 @@ impl State {
     }
 }
 
-fn accepts(request: &Request, media_type: &str) -> bool {
+pub(super) fn accepts(request: &Request, media_type: &str) -> bool {
     let lines = request.headers.get_all("accept").into_iter().filter_map(|line| line.to_str().ok());
     lines.flat_map(|line| line.split(',')).any(|entry| entry.split(';').next().is_some_and(|essence| essence.trim() == media_type))
 }

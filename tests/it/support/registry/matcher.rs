@@ -14,6 +14,7 @@ pub enum Kind {
     Blob,
     Manifest,
     Tags,
+    Referrers,
     Token,
     /// A signed URL that the registry redirected to.
     Signed,
@@ -31,6 +32,7 @@ impl Kind {
             (_, Some("blobs")) => Kind::Blob,
             (_, Some("manifests")) => Kind::Manifest,
             (Some("list"), Some("tags")) => Kind::Tags,
+            (_, Some("referrers")) => Kind::Referrers,
             _ => Kind::Other,
         }
     }
@@ -86,6 +88,10 @@ impl Matcher {
 
     pub fn tags(self) -> Matcher {
         self.kind(Kind::Tags)
+    }
+
+    pub fn referrers(self) -> Matcher {
+        self.kind(Kind::Referrers)
     }
 
     pub fn token(self) -> Matcher {
