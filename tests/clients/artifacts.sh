@@ -20,7 +20,7 @@ start_patient() {
   start_larder patient "${PATIENT#*:}" "http://$UPSTREAM" 1h "$(upstream_login)" "  $API_NAME: {url: \"http://$API_UPSTREAM\", tag_ttl: 1h}"
 }
 
-# signer NAME COMMAND ARGS…: cosign with that key, and no transparency log, which is on the internet.
+# A pair of keys; with them cosign needs neither the transparency log nor anything else on the internet.
 new_key() { (mkdir -p "$TMP/keys" && cd "$TMP/keys" && COSIGN_PASSWORD='' cosign generate-key-pair --output-key-prefix "$1"); }
 
 # sign KEY IMAGE OPTIONS…
@@ -41,6 +41,10 @@ verify_attestation() {
   cosign verify-attestation --key "$TMP/keys/$1.pub" --insecure-ignore-tlog=true --allow-http-registry --type custom "$2"
 }
 
+# As cosign 3 does it: the signature is a referrer, and no tag of its own.
+sign_bundle() { sign "$1" "$2" --new-bundle-format; }
+verify_bundle() { verify "$1" "$2" --new-bundle-format --trusted-root "$TMP/keys/trusted_root.json"; }
+
 # referrers_of REFERENCE: what oras finds.
 referrers_of() { oras discover --plain-http --format json "$1" | jq -r '.referrers // [] | .[].digest' | sort; }
 
@@ -50,32 +54,31 @@ attach() {
 }
 
 # The same places, as the upstream and as larder has them.
-AT_UPSTREAM=("$UPSTREAM/library/artifact:1" "$API_UPSTREAM/library/artifact:1")
-AT_LARDER=("$PATIENT/library/artifact:1" "$PATIENT/$API_NAME/library/artifact:1")
+AT_UPSTREAM=("$UPSTREAM/library" "$API_UPSTREAM/library")
+AT_LARDER=("$PATIENT/library" "$PATIENT/$API_NAME/library")
 
 push_artifacts() {
   echo '{"parts": ["flour", "salt"]}' >"$TMP/sbom.json"
   head -c 3000000 /dev/urandom >"$TMP/data.bin"
   local at
   for at in "${AT_UPSTREAM[@]}"; do
-    (cd "$TMP" && oras push --plain-http --artifact-type application/vnd.larder.test.v1 "$at" "data.bin:$DATA_TYPE")
+    (cd "$TMP" && oras push --plain-http --artifact-type application/vnd.larder.test.v1 "$at/artifact:1" "data.bin:$DATA_TYPE")
   done
   # Images of their own, so that nobody has asked for their signatures before.
-  crane copy "$UPSTREAM/library/busybox:latest" "$UPSTREAM/library/signed:latest"
-  crane copy "$UPSTREAM/library/busybox:latest" "$API_UPSTREAM/library/signed:latest"
+  for at in "${AT_UPSTREAM[@]}"; do
+    crane copy "$UPSTREAM/library/busybox:latest" "$at/signed:latest"
+    crane copy "$UPSTREAM/library/busybox:latest" "$at/bundled:latest"
+  done
 }
-
-SIGNED_AT_UPSTREAM=("$UPSTREAM/library/signed" "$API_UPSTREAM/library/signed")
-SIGNED_AT_LARDER=("$PATIENT/library/signed" "$PATIENT/$API_NAME/library/signed")
 
 artifact_comes_through() {
   local at
   for at in "${AT_LARDER[@]}"; do
     rm -rf "$TMP/pulled"
-    oras pull --plain-http --output "$TMP/pulled" "$at"
+    oras pull --plain-http --output "$TMP/pulled" "$at/artifact:1"
     cmp "$TMP/data.bin" "$TMP/pulled/data.bin"
-    same "type of the layer" "$DATA_TYPE" "$(oras manifest fetch --plain-http "$at" | jq -r '.layers[0].mediaType')"
-    same "type of the artifact" application/vnd.larder.test.v1 "$(oras manifest fetch --plain-http "$at" | jq -r .artifactType)"
+    same "type of the layer" "$DATA_TYPE" "$(oras manifest fetch --plain-http "$at/artifact:1" | jq -r '.layers[0].mediaType')"
+    same "type of the artifact" application/vnd.larder.test.v1 "$(oras manifest fetch --plain-http "$at/artifact:1" | jq -r .artifactType)"
   done
 }
 
@@ -91,48 +94,52 @@ push_is_refused() {
   same "the upstream's tag" 404 "$(curl -sS -u "$UPSTREAM_USER:$CANARY" -o /dev/null -w '%{http_code}' "http://$UPSTREAM/v2/library/pushed/manifests/1")"
 }
 
+# refuses COMMAND ARGS…: it finds no signature, and says so.
+refuses() {
+  local said
+  if said=$("$@" 2>&1); then
+    echo "verified: $said"
+    return 1
+  fi
+  echo "$said"
+  grep -qi 'no signatures found\|no valid bundles\|no matching attestations' <<<"$said"
+}
+
 # So that larder now remembers that there is nothing.
 nothing_is_signed_yet() {
-  local at said
-  for at in "${SIGNED_AT_LARDER[@]}"; do
-    if said=$(verify first "$at:latest" 2>&1); then
-      echo "verified: $said"
-      return 1
-    fi
-    echo "$said"
-    grep -qi 'no signatures found' <<<"$said"
-    ! verify_attestation first "$at:latest"
-  done
+  local at
   for at in "${AT_LARDER[@]}"; do
-    same "referrers of $at" "" "$(referrers_of "$at")"
+    refuses verify first "$at/signed:latest"
+    refuses verify_attestation first "$at/signed:latest"
+    refuses verify_bundle first "$at/bundled:latest"
+    same "referrers of $at" "" "$(referrers_of "$at/artifact:1")"
   done
 }
 
 # change KEY: signs and attaches at the upstreams, which no client of larder's is told.
 change() {
   local at
-  for at in "${SIGNED_AT_UPSTREAM[@]}"; do
-    sign "$1" "$at@$BUSYBOX_DIGEST"
-    attest "$1" "$at@$BUSYBOX_DIGEST"
+  for at in "${AT_UPSTREAM[@]}"; do
+    sign "$1" "$at/signed@$BUSYBOX_DIGEST"
+    attest "$1" "$at/signed@$BUSYBOX_DIGEST"
+    sign_bundle "$1" "$at/bundled@$BUSYBOX_DIGEST"
+    attach "$at/artifact:1" "$1"
   done
-  for at in "${AT_UPSTREAM[@]}"; do attach "$at" "$1"; done
 }
 
 # left DEADLINE: the seconds until then, one at least: a client that comes late must find it at once.
 left() { echo $(($1 > SECONDS ? $1 - SECONDS : 1)); }
 
-# sees KEY DEADLINE N: that key's signature and attestation at upstream N, by then.
-sees_signature() { wait_for "$(left "$2")" verify "$1" "${SIGNED_AT_LARDER[$3]}:latest"; }
+# sees COMMAND KEY DEADLINE REFERENCE: it verifies by then.
+sees() { wait_for "$(left "$3")" "$1" "$2" "$4" || "$1" "$2" "$4"; }
 
-sees_attestation() { wait_for "$(left "$2")" verify_attestation "$1" "${SIGNED_AT_LARDER[$3]}:latest"; }
-
-discovers_alike() { [[ $(referrers_of "${AT_UPSTREAM[$1]}") == "$(referrers_of "${AT_LARDER[$1]}")" ]]; }
+discovers_alike() { [[ $(referrers_of "${AT_UPSTREAM[$1]}/artifact:1") == "$(referrers_of "${AT_LARDER[$1]}/artifact:1")" ]]; }
 
 # sees_referrers NUMBER DEADLINE N
 sees_referrers() {
-  same "referrers at the upstream" "$1" "$(referrers_of "${AT_UPSTREAM[$3]}" | wc -l)"
+  same "referrers at the upstream" "$1" "$(referrers_of "${AT_UPSTREAM[$3]}/artifact:1" | wc -l)"
   wait_for "$(left "$2")" discovers_alike "$3" || {
-    referrers_of "${AT_LARDER[$3]}"
+    referrers_of "${AT_LARDER[$3]}/artifact:1"
     return 1
   }
 }
@@ -142,50 +149,52 @@ referrer_comes_through() {
   local at digest
   for at in "${AT_LARDER[@]}"; do
     rm -rf "$TMP/pulled"
-    digest=$(referrers_of "$at" | head -n 1)
-    oras pull --plain-http --output "$TMP/pulled" "${at%:*}@$digest"
+    digest=$(referrers_of "$at/artifact:1" | head -n 1)
+    oras pull --plain-http --output "$TMP/pulled" "$at/artifact@$digest"
     cmp "$TMP/sbom.json" "$TMP/pulled/sbom.json"
   done
 }
 
 regctl_finds_the_same_referrers() {
-  local n
+  local n list='{{range .Descriptors}}{{println .Digest}}{{end}}'
   for n in 0 1; do
-    same referrers "$(referrers_of "${AT_UPSTREAM[n]}")" "$(regctl artifact list --format '{{range .Descriptors}}{{.Digest}}{{"\n"}}{{end}}' "${AT_LARDER[n]}" | sed '/^$/d' | sort)"
+    same referrers "$(referrers_of "${AT_UPSTREAM[n]}/artifact:1")" \
+      "$(regctl artifact list --format "$list" "${AT_LARDER[n]}/artifact:1" | sed '/^$/d' | sort)"
   done
 }
 
-verifies_offline() {
-  verify first "${SIGNED_AT_LARDER[0]}:latest"
-  verify_attestation first "${SIGNED_AT_LARDER[0]}:latest"
-}
-
-# By the tags' names; the API's upstream has them, too, as cosign 2 always writes them.
-UPSTREAM_KINDS=("without the referrers API" "with the referrers API")
+WITH=("without the referrers API" "with the referrers API")
 
 # check_all WHAT DEADLINE KEY REFERRERS
 check_all() {
-  local n
+  local n at
   for n in 0 1; do
-    check "cosign verify: a signature $1 is seen (upstream ${UPSTREAM_KINDS[n]})" sees_signature "$3" "$2" "$n"
-    check "cosign verify-attestation: one $1 is seen (upstream ${UPSTREAM_KINDS[n]})" sees_attestation "$3" "$2" "$n"
-    check "oras discover: a referrer $1 is seen (upstream ${UPSTREAM_KINDS[n]})" sees_referrers "$4" "$2" "$n"
+    at=${AT_LARDER[n]}
+    check "upstreams_b9_24: cosign verify: a signature $1 is seen (upstream ${WITH[n]})" sees verify "$3" "$2" "$at/signed:latest"
+    check "upstreams_b9_24: cosign verify: a bundle $1 is seen (upstream ${WITH[n]})" sees verify_bundle "$3" "$2" "$at/bundled:latest"
+    check "upstreams_b9_24: cosign verify-attestation: one $1 is seen (upstream ${WITH[n]})" sees verify_attestation "$3" "$2" "$at/signed:latest"
+    check "clients_46: oras discover: a referrer $1 is seen (upstream ${WITH[n]})" sees_referrers "$4" "$2" "$n"
   done
+}
+
+prepare_artifacts() {
+  new_key first
+  new_key second
+  cosign trusted-root create --out "$TMP/keys/trusted_root.json"
+  push_artifacts
 }
 
 artifact_scenarios_begin() {
   start_patient
-  new_key first
-  new_key second
-  push_artifacts
-  check "an artifact of a type of its own is pulled by oras" artifact_comes_through
-  check "a push through larder is refused" push_is_refused
-  check "what is not signed does not verify, and has no referrers" nothing_is_signed_yet
-  check "signed for the first time" change first
+  prepare_artifacts >>"$TMP/setup.log" 2>&1
+  check "clients_17: an artifact of a type of its own is pulled by oras" artifact_comes_through
+  check "clients_47: a push through larder is refused" push_is_refused
+  check "upstreams_b9_23: what is not signed does not verify, and has no referrers" nothing_is_signed_yet
+  change first >>"$TMP/setup.log" 2>&1
   check_all "that had been asked for in vain" $((SECONDS + SEEN_AFTER_ABSENCE)) first 1
   check "what was attached is pulled by oras" referrer_comes_through
-  check "regctl finds the referrers that oras finds" regctl_finds_the_same_referrers
-  check "signed once more" change second
+  check "clients_44: regctl finds the referrers that oras finds" regctl_finds_the_same_referrers
+  change second >>"$TMP/setup.log" 2>&1
   CHANGED_AT=$SECONDS
 }
 

@@ -126,11 +126,11 @@ chain_scenarios() {
   check "larder behind larder pulls cold" chain_pulls_cold
   check "larder behind larder costs the upstream one pull" chain_costs_one_pull
   check "larder behind larder reads as the upstream" chain_reads_alike
-  check "larder behind larder: not found stays not found" chain_keeps_not_found
+  check "clients_35: larder behind larder: not found stays not found" chain_keeps_not_found
   stop upstream
-  check "larder behind larder: with the upstream down, an outage is not a 404" outage_stays_an_outage
+  check "clients_35: larder behind larder: with the upstream down, an outage is not a 404" outage_stays_an_outage
   stop inner
-  check "larder behind larder: with the inner one down, an outage is not a 404" outage_stays_an_outage
+  check "clients_35: larder behind larder: with the inner one down, an outage is not a 404" outage_stays_an_outage
   start_upstream
   start_inner "http://$UPSTREAM"
   check "larder behind larder: all is well again" chain_recovers

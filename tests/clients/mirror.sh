@@ -1,12 +1,11 @@
 # larder, in front of the upstream; and further ones, in front of others.
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2034
 
 MIRROR=127.0.0.1:5000
 ADMIN=127.0.0.1:5001
 TAG_TTL_SECONDS=1
 
 # Every one that was ever started: all are searched for the password.
-# shellcheck disable=SC2034
 declare -A LARDERS=()
 
 # start_larder NAME PORT URL TAG_TTL [LOGIN [UPSTREAMS]]: on whatever $TMP/NAME.cache holds; the admin port is the next one.

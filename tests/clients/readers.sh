@@ -9,7 +9,7 @@ log_clients_in() {
   local host
   for host in "$UPSTREAM" "$MIRROR" "$PATIENT" "$API_UPSTREAM"; do
     regctl registry set --skip-check --tls disabled "$host"
-  done
+  done >>"$TMP/setup.log" 2>&1
 }
 
 # More than one tag, and more than fit into what some clients take for a page at a time.
@@ -98,6 +98,7 @@ polling_a_held_tag_costs_no_get() {
 
 reader_scenarios() {
   local reader
+  push_tags >>"$TMP/setup.log" 2>&1
   start_cold_mirror
   check "1,000 polls of a tag that is not held cost no upstream GET" polling_a_tag_costs_no_get
   check "1,000 polls of a tag that is held cost no upstream GET" polling_a_held_tag_costs_no_get
