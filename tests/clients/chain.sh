@@ -115,6 +115,8 @@ chain_scenarios() {
   spawn throttle python3 "$HERE/throttle.py" "$THROTTLE_PORT" "${UPSTREAM#*:}" "$SLOW_BYTES_PER_SECOND"
   start_cold_chain "http://127.0.0.1:$THROTTLE_PORT"
   INNER_PID=${PID[inner]}
+  # It will be killed, and the shell has nothing to say about that.
+  disown "$INNER_PID"
   check "larder behind larder: the inner one is killed in mid-blob and the pull goes on" inner_dies_in_mid_blob
   # The check ran in a subshell; the process is stopped by us.
   [[ ! -s $TMP/inner.pid ]] || PID[inner]=$(<"$TMP/inner.pid")
