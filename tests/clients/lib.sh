@@ -149,6 +149,13 @@ check() {
   fi
 }
 
+# part FUNCTION: says what it took. Not in a condition either.
+part() {
+  local begin=$SECONDS
+  "$@"
+  echo "---- $((SECONDS - begin)) s $*"
+}
+
 # same WHAT EXPECTED GOT
 same() {
   [[ $2 == "$3" ]] && return 0
