@@ -9,7 +9,6 @@ use super::body::{check_encoding, content_length};
 use super::call::Call;
 use super::client::Upstream;
 use super::request::Question;
-use super::url::Url;
 use super::wire::Answer;
 use super::{UpstreamError, link};
 use crate::metrics::UpstreamKind;
@@ -58,7 +57,7 @@ impl Upstream {
     pub async fn get_page(&self, page: &Page<'_>, call: &Call) -> Result<ListingPage, UpstreamError> {
         let question = self.page(page);
         let answer = self.asker.ask(&question, call).await.map_err(|failure| self.asker.failed(failure.into_error()))?;
-        let read = self.read_page(&question.url, page.list, answer).await;
+        let read = self.read_page(page.list, answer).await;
         read.map_err(|error| self.asker.failed(error))
     }
 
@@ -78,7 +77,7 @@ impl Upstream {
         Question { kind: UpstreamKind::Listing, method: Method::GET, repository, url, accept: Some(accept), range: None }
     }
 
-    async fn read_page(&self, asked: &Url, list: List, answer: Answer) -> Result<ListingPage, UpstreamError> {
+    async fn read_page(&self, list: List, answer: Answer) -> Result<ListingPage, UpstreamError> {
         let corrupt = |what: &str| UpstreamError::Corrupt { detail: format!("{} {what}", answer.url) };
         let most = match list {
             List::Tags => TAGS_BYTES_MAX,
@@ -91,7 +90,7 @@ impl Upstream {
         if content_length(&answer).is_some_and(|length| length > most) {
             return Err(corrupt("announced a listing that is too large"));
         }
-        let next = next_query(asked, &answer)?;
+        let next = next_query(&answer)?;
         let text = |name: &str| answer.header(name).map(str::to_owned);
         let (content_type, filters_applied) = (text(CONTENT_TYPE.as_str()), text(FILTERS_APPLIED));
         let bytes = answer.body(usize::try_from(most).unwrap_or(usize::MAX)).await?;
@@ -101,14 +100,14 @@ impl Upstream {
 }
 
 /// The query of the page that `Link` names, which must be one of the same list: whoever follows it comes back to larder.
-fn next_query(asked: &Url, answer: &Answer) -> Result<Option<String>, UpstreamError> {
+fn next_query(answer: &Answer) -> Result<Option<String>, UpstreamError> {
     let corrupt = |what: &str| UpstreamError::Corrupt { detail: format!("{} {what}", answer.url) };
     let lines: Result<Vec<&str>, _> = answer.headers().get_all(LINK).into_iter().map(|line| line.to_str()).collect();
     // A link that is not understood could be the list's other half.
     let lines = lines.map_err(|_| corrupt("sent a Link that is no text"))?;
     let Some(target) = link::next(lines) else { return Ok(None) };
     let next = answer.url.join(target).map_err(|error| corrupt(&format!("links to {error}")))?;
-    if ![asked, &answer.url].into_iter().any(|page| page.origin == next.origin && page.path() == next.path()) {
+    if answer.url.origin != next.origin || answer.url.path() != next.path() {
         return Err(corrupt(&format!("links to another place, {next}")));
     }
     match next.query() {
