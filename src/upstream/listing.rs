@@ -107,7 +107,7 @@ fn next_query(answer: &Answer) -> Result<Option<String>, UpstreamError> {
     let lines = lines.map_err(|_| corrupt("sent a Link that is no text"))?;
     let Some(target) = link::next(lines) else { return Ok(None) };
     let next = answer.url.join(target).map_err(|error| corrupt(&format!("links to {error}")))?;
-    if ![&answer.asked, &answer.url].into_iter().any(|page| page.origin == next.origin && page.path() == next.path()) {
+    if answer.url.origin != next.origin || answer.url.path() != next.path() {
         return Err(corrupt(&format!("links to another place, {next}")));
     }
     match next.query() {

@@ -72,8 +72,6 @@ pub(super) struct Form(pub(super) Bytes);
 /// The last hop's answer.
 pub(super) struct Answer {
     pub(super) response: Response<Incoming>,
-    /// Before any redirect.
-    pub(super) asked: Url,
     pub(super) url: Url,
     pub(super) redirected: bool,
     deadline: Instant,
@@ -111,7 +109,7 @@ impl Wire {
         loop {
             let url = visited.last().unwrap_or(&outgoing.url).clone();
             let response = self.send(outgoing, &url).await?;
-            let answer = Answer { response, asked: outgoing.url.clone(), url, redirected: visited.len() > 1, deadline: outgoing.deadline };
+            let answer = Answer { response, url, redirected: visited.len() > 1, deadline: outgoing.deadline };
             // A form holds a secret and goes nowhere but where it was meant for.
             let Some(next) = answer.location()?.filter(|_| outgoing.form.is_none()) else {
                 return Ok(answer);
