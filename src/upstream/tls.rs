@@ -229,7 +229,7 @@ mod tests {
         assert!(matches!(roots(Some(&path)), Err(SetupError::CaFile { .. })));
         for bad in ["", "nonsense", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"] {
             std::fs::write(&path, bad).expect("a file");
-            let error = roots(Some(&path)).err().expect("an error");
+            let error = roots(Some(&path)).expect_err("an error");
             assert!(matches!(error, SetupError::Certificates { .. }) && error.to_string().contains("corp.pem"), "{error}");
         }
     }
@@ -253,7 +253,7 @@ mod tests {
         ];
         for (content, why) in files {
             std::fs::write(&path, &content).expect("a file");
-            let error = identity(&path, &provider).err().expect("an error").to_string();
+            let error = identity(&path, &provider).expect_err("an error").to_string();
             assert!(error.contains("client.pem") && error.contains(why), "{error}");
             assert!(key.lines().filter(|line| line.len() > 30).all(|line| !error.contains(line)), "{error}");
         }

@@ -1,6 +1,7 @@
 //! Who gets to see what: clients' secrets go nowhere, larder's own only where they belong, and no redirect leads inside.
 
 mod addresses;
+mod canary;
 mod proxy;
 mod tls;
 

@@ -87,7 +87,8 @@ async fn upstreams_b9_10_a_relative_location_is_beside_the_url_it_came_from() {
 /// A10.33 for whatever goes wrong behind a presigned link.
 #[tokio::test(start_paused = true)]
 async fn upstreams_a10_33_no_failure_tells_a_presigned_query() {
-    let failures: [(&'static str, fn() -> Reply); 9] = [
+    type Failure = (&'static str, fn() -> Reply);
+    let failures: [Failure; 9] = [
         ("http://cdn.example", || answer(403, &[], "sig=s3cret")),
         ("http://cdn.example", || answer(500, &[], "sig=s3cret")),
         ("http://cdn.example", || answer(418, &[], "sig=s3cret")),

@@ -203,7 +203,7 @@ async fn a_proxy_that_opens_no_tunnel_is_named_without_its_password() {
         assert!(begun.elapsed() < Duration::from_secs(25), "{answer}");
         let text = log.text();
         assert!(text.contains(why) && text.contains("the proxy http://proxy.test:3128"), "{answer}: {text}");
-        check_says_nothing(&larder, &(text + &reply.text()));
+        check_says_nothing(&larder, &(text + reply.text()));
         assert_eq!(proxied.scene.registry.requests().len(), 0);
         assert!(larder.metric(r#"larder_upstream_errors_total{reason="connect",upstream="docker.io"}"#) >= 1.0);
     }
@@ -219,7 +219,7 @@ async fn a_proxy_s_refusal_is_no_word_about_the_image() {
         assert_eq!(reply.status, 502, "tls: {tls}");
         let text = log.text();
         assert!(text.contains("the proxy http://proxy.test:3128: it wants a user name and password"), "{text}");
-        check_says_nothing(&larder, &(text + &reply.text()));
+        check_says_nothing(&larder, &(text + reply.text()));
     }
 }
 
