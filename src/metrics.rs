@@ -1,15 +1,17 @@
 //! Every series larder exports, in one struct that is handed down. Labels are closed enums and configured upstream
 //! names; what the hot path touches is resolved once, so that a request costs a few atomic additions.
 
+mod maker;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use prometheus::core::Collector;
-use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
+use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry, TextEncoder};
 
-use crate::mirror::Outcome;
+use crate::mirror::{Outcome, StaleReason};
 use crate::upstream::UpstreamError;
+use maker::Maker;
 
 /// What a request is about, as a metric label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -107,6 +109,7 @@ pub struct UpstreamMetrics {
     requests: [[IntCounter; Outcome::LABELS.len()]; 3],
     response_bytes: [IntCounter; 3],
     pub tag_moves: IntCounter,
+    stale_served: [IntCounter; StaleReason::LABELS.len()],
     pub received_bytes: IntCounter,
     pub last_success: IntGauge,
     upstream_requests: IntCounterVec,
@@ -132,6 +135,7 @@ impl Metrics {
         let requests = make.counters("requests_total", "Requests by upstream, kind and outcome", &["upstream", "kind", "outcome"]);
         let response_bytes = make.counters("response_bytes_total", "Body bytes sent to clients", &["upstream", "kind"]);
         let tag_moves = make.counters("tag_moves_total", "Tags that upstream moved to another digest", &["upstream"]);
+        let stale = make.counters("stale_served_total", "Answers with a tag that upstream did not confirm", &["upstream", "reason"]);
         let received = make.counters("upstream_received_bytes_total", "Body bytes received from upstream", &["upstream"]);
         let last_success = make.gauges("upstream_last_success_timestamp_seconds", "When upstream last answered (Unix time)", &["upstream"]);
         let upstream_requests =
@@ -163,6 +167,7 @@ impl Metrics {
                 requests: Kind::LABELS.map(|kind| Outcome::LABELS.map(|outcome| requests.with_label_values(&[name, kind, outcome]))),
                 response_bytes: Kind::LABELS.map(|kind| response_bytes.with_label_values(&[name, kind])),
                 tag_moves: tag_moves.with_label_values(&[name]),
+                stale_served: StaleReason::LABELS.map(|reason| stale.with_label_values(&[name, reason])),
                 received_bytes: received.with_label_values(&[name]),
                 last_success: last_success.with_label_values(&[name]),
                 upstream_requests: upstream_requests.clone(),
@@ -245,6 +250,9 @@ impl Metrics {
     /// Counts a response that ended, as it ended.
     pub fn finished(&self, upstream: &UpstreamMetrics, kind: Kind, outcome: Outcome, bytes: u64, elapsed: Duration) {
         upstream.requests[kind as usize][outcome.index()].inc();
+        if let Outcome::Stale(reason) = outcome {
+            upstream.stale_served[reason as usize].inc();
+        }
         upstream.response_bytes[kind as usize].inc_by(bytes);
         self.request_duration[kind as usize][outcome.index()].observe(elapsed.as_secs_f64());
     }
@@ -325,55 +333,6 @@ impl UpstreamMetrics {
     /// `place`: `blob`, `manifest` or `store`.
     pub fn mismatched(&self, place: &'static str) {
         self.digest_mismatch.with_label_values(&[&self.name, place]).inc();
-    }
-}
-
-/// Makes and registers series with the common prefix.
-struct Maker<'a> {
-    registry: &'a Registry,
-}
-
-#[expect(clippy::expect_used, reason = "names, labels and buckets are constants of this file")]
-impl Maker<'_> {
-    fn register<C: Collector + Clone + 'static>(&self, series: prometheus::Result<C>) -> C {
-        let series = series.expect("constant names and labels are valid");
-        self.registry.register(Box::new(series.clone())).expect("each name stands once in this file");
-        series
-    }
-
-    fn counter(&self, name: &str, help: &str) -> IntCounter {
-        self.register(IntCounter::new(format!("larder_{name}"), help))
-    }
-
-    fn gauge(&self, name: &str, help: &str) -> IntGauge {
-        self.register(IntGauge::new(format!("larder_{name}"), help))
-    }
-
-    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
-        self.register(IntCounterVec::new(Opts::new(format!("larder_{name}"), help), labels))
-    }
-
-    /// Counters of one label, all of whose values are known.
-    fn prepared(&self, name: &str, help: &str, label: &str, values: &[&str]) -> IntCounterVec {
-        let counters = self.counters(name, help, &[label]);
-        for value in values {
-            counters.with_label_values(&[value]);
-        }
-        counters
-    }
-
-    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
-        self.register(IntGaugeVec::new(Opts::new(format!("larder_{name}"), help), labels))
-    }
-
-    fn histograms(&self, name: &str, help: &str, labels: &[&str], buckets: &[f64]) -> HistogramVec {
-        let options = HistogramOpts::new(format!("larder_{name}"), help).buckets(buckets.into());
-        self.register(HistogramVec::new(options, labels))
-    }
-
-    fn ages(&self, name: &str, help: &str) -> Histogram {
-        let days = [0.01, 0.1, 1.0, 3.0, 7.0, 14.0, 30.0, 90.0].map(|days| days * 86_400.0);
-        self.register(Histogram::with_opts(HistogramOpts::new(format!("larder_{name}"), help).buckets(days.into())))
     }
 }
 
