@@ -7,7 +7,8 @@ use larder::oci::{Algorithm, Digest, MediaType};
 use tokio::time::Instant;
 
 use super::{HOUR, LATEST, Scene, line, pull};
-use crate::support::registry::{Fault, Image, any};
+use crate::support::larder::upstream;
+use crate::support::registry::{FakeRegistry, Fault, Image, any};
 
 const STALE: &str = "200 larder; hit; ttl=-3300; detail=stale-unavailable";
 const LIMITED: &str = "200 larder; hit; ttl=-3300; detail=stale-rate-limited";
@@ -136,4 +137,40 @@ async fn clients_39_an_evicted_layer_takes_the_stale_tag_with_it_and_its_return_
     larder.clock.advance(HOUR);
     net.down("hub.test");
     assert_eq!(line(&larder.get(LATEST).await), STALE);
+}
+
+#[tokio::test]
+async fn clients_39_what_another_repository_has_counts_as_far_as_this_one_may_have_it() {
+    let scene = Scene::new();
+    let child = scene.registry.push_image("library/app", "child", &[100], 4);
+    let twin = scene.registry.push_image("library/twin", "latest", &[100], 4);
+    assert_eq!(child.digest, twin.digest);
+    let index = scene.registry.push_index("library/app", "multi", std::slice::from_ref(&child));
+    assert_eq!(scene.larder.get(&manifest("multi")).await.bytes(), &index.bytes);
+    pull(&scene.larder, "/v2/library/twin/manifests/latest", &twin).await;
+    scene.larder.clock.advance(HOUR);
+    scene.net.down("hub.test");
+    assert_eq!(line(&scene.larder.get(&manifest("multi")).await), STALE);
+    // And so it is: nothing of it needs upstream.
+    pull(&scene.larder, &manifest(child.digest), &child).await;
+}
+
+#[tokio::test]
+async fn clients_39_a_layer_that_only_a_private_upstream_has_shown_does_not_count() {
+    let private = FakeRegistry::new();
+    let twin = private.push_image("team/app", "latest", &[1000], 1);
+    let scene = Scene::with(|setup| {
+        let mut upstream = upstream("private.example", "private.test");
+        upstream.visibility = larder::config::Visibility::Private;
+        setup.upstream(upstream)
+    });
+    scene.net.host("private.test", "93.184.216.50", &private);
+    pull(&scene.larder, "/v2/private.example/team/app/manifests/latest", &twin).await;
+    assert_eq!(scene.larder.get(LATEST).await.bytes(), &scene.image.bytes);
+    assert!(scene.image.layers.iter().all(|layer| scene.larder.app.store.contains(&layer.digest)));
+    scene.larder.clock.advance(HOUR);
+    scene.net.down("hub.test");
+    assert_eq!(line(&scene.larder.get(LATEST).await), "502 UNAVAILABLE");
+    let layer = format!("/v2/library/app/blobs/{}", scene.image.layers[0].digest);
+    assert_eq!(scene.larder.get(&layer).await.status, 502, "nor would it be served");
 }

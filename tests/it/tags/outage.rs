@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{HOUR, LATEST, Scene, TTL, line, pull};
+use super::{HOUR, LATEST, Scene, TTL, Trouble, line, pull};
 use crate::support::net::Dns;
 use crate::support::registry::{Fault, any, head};
 
@@ -13,7 +13,7 @@ const AT_ONCE: Duration = Duration::from_millis(100);
 /// Longer than a question with all its attempts.
 const A_WHILE: Duration = Duration::from_secs(30);
 
-const TROUBLES: [(&str, fn(&Scene)); 6] = [
+const TROUBLES: [(&str, Trouble); 6] = [
     ("refused", |scene| scene.net.down("hub.test")),
     ("500", |scene| scene.registry.when(any()).then(Fault::status(500))),
     ("slow 500", |scene| scene.registry.when(any()).then(Fault::Delay(Duration::from_secs(1)))),
@@ -102,7 +102,7 @@ async fn one_tag_that_is_slow_costs_the_others_nothing() {
 
 #[tokio::test(start_paused = true)]
 async fn stale_says_why_in_header_and_metric() {
-    let troubles: [(fn(&Scene), &str); 3] = [
+    let troubles: [(Trouble, &str); 3] = [
         (|scene| scene.registry.when(any()).then(Fault::status(500)), "unavailable"),
         (|scene| scene.registry.when(any()).then(Fault::too_many_requests(9)), "rate-limited"),
         (|scene| scene.registry.when(any()).then(Fault::login_page()), "corrupt"),

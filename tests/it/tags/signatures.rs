@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use larder::config::Patterns;
 
-use super::{HOUR, LATEST, Scene, line, pull};
+use super::{HOUR, LATEST, Scene, Trouble, line, pull};
 use crate::support::registry::{Fault, Image, any};
 
 const SUFFIXES: [&str; 4] = ["", ".sig", ".att", ".sbom"];
@@ -68,7 +68,7 @@ async fn clients_41_head_404_and_get_404_of_a_signature_cost_one_request() {
 
 #[tokio::test(start_paused = true)]
 async fn upstreams_b9_25_a_question_that_failed_deletes_no_signature_and_invents_no_absence() {
-    let troubles: [(&str, fn(&Scene)); 5] = [
+    let troubles: [(&str, Trouble); 5] = [
         ("502 UNAVAILABLE", |scene| scene.registry.when(any()).then(Fault::status(503))),
         ("502 UNAVAILABLE", |scene| scene.net.down("hub.test")),
         ("504 UNAVAILABLE", |scene| scene.registry.when(any()).then(Fault::Stall)),
