@@ -15,7 +15,7 @@ use crate::config::{Config, Visibility};
 use crate::gate::Gate;
 use crate::log::AccessLog;
 use crate::metrics::Metrics;
-use crate::mirror::{self, Mirror, Repositories, Source};
+use crate::mirror::{self, Mirror, Repositories, Source, TagRules};
 use crate::rng::Rng;
 use crate::server::admin::Admin;
 use crate::server::handler::Handler;
@@ -171,7 +171,13 @@ fn repositories(config: &Config, world: &World, metrics: &Arc<Metrics>) -> Resul
         let client = Upstream::new(upstream, Arc::clone(&world.connect), metrics, Arc::clone(&world.rng))?;
         let own = Arc::clone(metrics.upstream(&upstream.name));
         let fills_max = config.fills.max_concurrent_per_upstream;
-        sources.push(Arc::new(Source::new(client, upstream.tag_ttl, upstream.stale_if_error, own, fills_max)));
+        let tags = TagRules {
+            tag_ttl: upstream.tag_ttl,
+            stale_if_error: upstream.stale_if_error,
+            immutable: upstream.immutable_tags.clone(),
+            keep_deleted: config.cache.keep_deleted_tags,
+        };
+        sources.push(Arc::new(Source::new(client, tags, own, fills_max)));
         aliases.extend(upstream.aliases.iter().map(|alias| (alias.clone(), upstream.name.clone())));
     }
     let hosts: Vec<_> = config.server.hosts.iter().map(|(host, name)| (host.clone(), name.clone())).collect();

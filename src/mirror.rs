@@ -1,6 +1,7 @@
 //! Answers pulls; the only place that knows both the store and the upstreams.
 
 mod blob;
+mod complete;
 mod error;
 mod fill;
 mod flight;
@@ -8,13 +9,17 @@ mod freshness;
 mod listing;
 mod manifest;
 mod outcome;
+mod patience;
+mod queue;
 mod repository;
 mod tag;
 mod transfer;
+mod turns;
 mod visibility;
 
 pub use blob::{BlobAnswer, BlobBody};
 pub use error::{Error, What};
+pub use freshness::TagRules;
 pub use listing::{Listing, ReferrersPage, TagPage, Tags};
 pub use manifest::{ManifestAnswer, Want};
 pub use outcome::{BypassReason, Outcome, StaleReason};
@@ -144,9 +149,18 @@ impl Mirror {
     /// Passes an error on; "not found", and nothing else, is remembered.
     fn told(&self, repository: &Repository, asked: Asked, error: Error) -> Error {
         if matches!(error, Error::NotFound { remembered: false, .. }) {
-            self.negative.insert((repository.key.clone(), asked), Instant::now() + self.negative_ttl);
+            self.missing(repository, asked);
         }
         error
+    }
+
+    /// Upstream has just said that there is no such thing.
+    fn missing(&self, repository: &Repository, asked: Asked) {
+        let ttl = match &asked {
+            Asked::Manifest(Reference::Tag(tag)) => freshness::negative_ttl(tag, self.negative_ttl),
+            Asked::Manifest(Reference::Digest(_)) | Asked::Blob(_) => self.negative_ttl,
+        };
+        self.negative.insert((repository.key.clone(), asked), Instant::now() + ttl);
     }
 
     /// A cache fault is noted, and fails nobody (invariant 9).

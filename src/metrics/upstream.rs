@@ -7,7 +7,7 @@ use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, I
 
 use super::Kind;
 use super::maker::Maker;
-use crate::mirror::Outcome;
+use crate::mirror::{Outcome, StaleReason};
 use crate::upstream::{Budget, UpstreamError};
 
 /// What upstream is asked for, as a metric label.
@@ -53,6 +53,7 @@ pub struct UpstreamMetrics {
     requests: [[IntCounter; Outcome::LABELS.len()]; 3],
     response_bytes: [IntCounter; 3],
     pub tag_moves: IntCounter,
+    stale_served: [IntCounter; StaleReason::LABELS.len()],
     pub received_bytes: IntCounter,
     pub last_success: IntGauge,
     upstream_requests: IntCounterVec,
@@ -71,6 +72,7 @@ pub(super) struct Families {
     requests: IntCounterVec,
     response_bytes: IntCounterVec,
     tag_moves: IntCounterVec,
+    stale: IntCounterVec,
     received: IntCounterVec,
     last_success: IntGaugeVec,
     upstream_requests: IntCounterVec,
@@ -90,6 +92,7 @@ impl Families {
             requests: make.counters("requests_total", "Requests by upstream, kind and outcome", &["upstream", "kind", "outcome"]),
             response_bytes: make.counters("response_bytes_total", "Body bytes sent to clients", &["upstream", "kind"]),
             tag_moves: make.counters("tag_moves_total", "Tags that upstream moved to another digest", &["upstream"]),
+            stale: make.counters("stale_served_total", "Answers with a tag that upstream did not confirm", &["upstream", "reason"]),
             received: make.counters("upstream_received_bytes_total", "Body bytes received from upstream", &["upstream"]),
             last_success: make.gauges("upstream_last_success_timestamp_seconds", "When upstream last answered (Unix time)", &["upstream"]),
             upstream_requests: make.counters(
@@ -141,6 +144,7 @@ impl Families {
             requests: Kind::LABELS.map(|kind| Outcome::LABELS.map(|outcome| self.requests.with_label_values(&[name, kind, outcome]))),
             response_bytes: Kind::LABELS.map(|kind| self.response_bytes.with_label_values(&[name, kind])),
             tag_moves: self.tag_moves.with_label_values(&[name]),
+            stale_served: StaleReason::LABELS.map(|reason| self.stale.with_label_values(&[name, reason])),
             received_bytes: self.received.with_label_values(&[name]),
             last_success: self.last_success.with_label_values(&[name]),
             upstream_requests: self.upstream_requests.clone(),
@@ -206,6 +210,9 @@ impl UpstreamMetrics {
 
     pub(super) fn finished(&self, kind: Kind, outcome: Outcome, bytes: u64) {
         self.requests[kind as usize][outcome.index()].inc();
+        if let Outcome::Stale(reason) = outcome {
+            self.stale_served[reason as usize].inc();
+        }
         self.response_bytes[kind as usize].inc_by(bytes);
     }
 

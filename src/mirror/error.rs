@@ -37,6 +37,9 @@ pub enum Error {
     TimedOut { upstream: Arc<str>, detail: String },
     #[error("{upstream} answered wrongly: {detail}")]
     Corrupt { upstream: Arc<str>, detail: String },
+    /// It exists, so that it is not "not found"; a client of today could do nothing with it.
+    #[error("{upstream} has it in the retired schema version 1 only")]
+    SchemaOne { upstream: Arc<str> },
     /// Too many downloads wait already.
     #[error("no download slot within the queue's time-out")]
     Overloaded,
@@ -54,6 +57,7 @@ impl Error {
             UpstreamError::Unavailable { detail, .. } => Error::Unavailable { upstream, detail },
             UpstreamError::TimedOut { detail } => Error::TimedOut { upstream, detail },
             UpstreamError::Corrupt { detail } => Error::Corrupt { upstream, detail },
+            UpstreamError::SchemaOne => Error::SchemaOne { upstream },
         }
     }
 }

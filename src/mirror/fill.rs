@@ -6,11 +6,12 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::flight::{Entry, Flights, Joined};
 use super::outcome::BypassReason;
+use super::queue::{Overloaded, Queue};
 use super::transfer::{Intake, Transfer, broken};
 use super::{Error, Repository, Source, What};
 use crate::gate::Gate;
@@ -27,11 +28,9 @@ type Key = (Arc<str>, Digest);
 /// The fills that are under way, and what they need.
 pub struct Fills {
     flights: Flights<Key, Fill>,
-    permits: Arc<Semaphore>,
-    queue_timeout: Duration,
+    queue: Arc<Queue>,
     pub(super) store: Arc<Store>,
     pub(super) gate: Gate,
-    metrics: Arc<Metrics>,
     pub(super) rng: Arc<Rng>,
 }
 
@@ -71,7 +70,7 @@ pub struct Opened {
 #[derive(Clone, Debug)]
 pub enum FillError {
     Upstream(UpstreamError),
-    /// No turn within `fills.queue_timeout`.
+    /// No turn within `fills.queue_timeout`, or too many wait for one.
     Overloaded,
 }
 
@@ -156,7 +155,8 @@ impl Fill {
 impl Fills {
     pub fn new(max: usize, queue_timeout: Duration, store: Arc<Store>, gate: Gate, metrics: Arc<Metrics>, rng: Arc<Rng>) -> Fills {
         let flights = Flights::new(Arc::clone(&metrics));
-        Fills { flights, permits: Arc::new(Semaphore::new(max)), queue_timeout, store, gate, metrics, rng }
+        let queue = Arc::new(Queue::new(max, queue_timeout, metrics));
+        Fills { flights, queue, store, gate, rng }
     }
 
     /// The fill of this blob, if one is under way.
@@ -218,24 +218,10 @@ impl Drop for Task {
 
 impl Task {
     async fn run(self) {
-        let Some(_permits) = self.turn().await else {
-            return self.end(FillError::Overloaded);
-        };
-        self.fills.metrics.fills_in_flight.inc();
-        self.ask().await;
-        self.fills.metrics.fills_in_flight.dec();
-    }
-
-    /// Waits for this fill's turn.
-    async fn turn(&self) -> Option<(OwnedSemaphorePermit, OwnedSemaphorePermit)> {
-        self.fills.metrics.fills_queued.inc();
-        let both = async {
-            let own = Arc::clone(&self.source.fills).acquire_owned().await.ok()?;
-            Some((own, Arc::clone(&self.fills.permits).acquire_owned().await.ok()?))
-        };
-        let permits = tokio::time::timeout(self.fills.queue_timeout, both).await.ok().flatten();
-        self.fills.metrics.fills_queued.dec();
-        permits
+        match self.fills.queue.turn(self.source.name(), self.source.fills_max).await {
+            Ok(_running) => self.ask().await,
+            Err(Overloaded) => self.end(FillError::Overloaded),
+        }
     }
 
     /// Asks for one repository after another, until one is given the blob.

@@ -134,8 +134,8 @@ where
 
 impl<V: Clone> Pending<V> {
     /// The answer; `None` when the task that was to find it panicked.
-    pub async fn answer(mut self) -> Option<V> {
-        self.answer.wait_for(Option::is_some).await.ok().and_then(|value| value.clone())
+    pub async fn answer(&self) -> Option<V> {
+        self.answer.clone().wait_for(Option::is_some).await.ok().and_then(|value| value.clone())
     }
 }
 

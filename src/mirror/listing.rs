@@ -197,7 +197,7 @@ where
         F: Future<Output = Heard<V>> + Send + 'static,
     {
         let now = self.clock.now();
-        let older = self.kept.get(&key).filter(|kept| kept.value.is_some() && kept.age(now) <= repository.source.stale_if_error);
+        let older = self.kept.get(&key).filter(|kept| kept.value.is_some() && kept.age(now) <= repository.source.tags.stale_if_error);
         let pending = self.questions.ask(key.clone(), || self.remembering(key, repository, now, asking()));
         let joined = pending.joined;
         let heard = match &older {
@@ -214,7 +214,7 @@ where
             Err(error) => error,
         };
         let held = if older.is_some() { Held::Within } else { Held::Nothing };
-        match (freshness::answer(held, Said::from(&error)), older) {
+        match (freshness::answer(held, Said::from(&error), false), older) {
             (Answer::Serve(outcome), Some(Kept { value: Some(content), said_at, ttl })) => {
                 let age = Kept { value: Some(()), said_at, ttl }.age(now);
                 let ttl = (seconds(ttl) - seconds(age)).min(0);

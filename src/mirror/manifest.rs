@@ -1,7 +1,6 @@
 //! GET and HEAD of a manifest. By digest it is immutable: once held, upstream is not asked. By tag: see `tag`.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,6 +8,7 @@ use tokio::time::Instant;
 
 use super::blob::within;
 use super::outcome::Outcome;
+use super::patience::Since;
 use super::{Asked, Error, Mirror, Repository, What};
 use crate::oci::{Descriptor, Digest, InvalidManifest, Manifest, MediaType, Reference};
 use crate::store::Link;
@@ -127,8 +127,9 @@ impl Mirror {
         reference: &Reference,
         call: &Call,
     ) -> Result<Option<ManifestHead>, UpstreamError> {
+        let since = repository.source.patience.begin();
         let head = repository.source.upstream.head_manifest(repository.name(), reference, call).await;
-        heard(repository, head.as_ref().err());
+        heard(repository, since, head.as_ref().err());
         match head {
             Ok(head) => Ok(Some(head)),
             Err(UpstreamError::Corrupt { .. }) => Ok(None),
@@ -137,8 +138,9 @@ impl Mirror {
     }
 
     pub(super) async fn get(&self, repository: &Repository, reference: &Reference, call: &Call) -> Result<Manifest, UpstreamError> {
+        let since = repository.source.patience.begin();
         let fetched = repository.source.upstream.get_manifest(repository.name(), reference, call).await;
-        heard(repository, fetched.as_ref().err());
+        heard(repository, since, fetched.as_ref().err());
         let fetched = fetched?;
         let expected = match reference {
             Reference::Digest(digest) => Some(*digest),
@@ -154,7 +156,10 @@ impl Mirror {
                 repository.source.metrics.mismatched("manifest");
             }
             tracing::error!(upstream = %repository.upstream_name(), repository = %repository.name(), %reference, %error, "upstream sent no manifest that can be served");
-            UpstreamError::Corrupt { detail: error.to_string() }
+            match error {
+                InvalidManifest::SchemaOne => UpstreamError::SchemaOne,
+                error => UpstreamError::Corrupt { detail: error.to_string() },
+            }
         })
     }
 
@@ -208,10 +213,10 @@ fn described(head: &ManifestHead) -> Option<Descriptor> {
     told.then_some(Descriptor { media_type, digest: head.digest?, size: head.size? })
 }
 
-/// Any answer ends an upstream's silence, a refusal too: else a tag would be served stale for ever that should be refused.
-fn heard(repository: &Repository, error: Option<&UpstreamError>) {
-    if !matches!(error, Some(UpstreamError::TimedOut { .. } | UpstreamError::Unavailable { .. })) {
-        repository.source.silent.store(false, Ordering::Relaxed);
+fn heard(repository: &Repository, since: Since, error: Option<&UpstreamError>) {
+    match error {
+        Some(UpstreamError::TimedOut { .. } | UpstreamError::Unavailable { .. }) => repository.source.patience.disappointed(since),
+        _ => repository.source.patience.answered(),
     }
 }
 

@@ -13,7 +13,7 @@ pub enum Outcome {
     Revalidated,
     /// A held tag that upstream had moved.
     Updated,
-    /// A held tag that upstream could not be asked about.
+    /// A held tag that upstream did not confirm.
     Stale(StaleReason),
     /// Passed through without being stored.
     Bypass(BypassReason),
@@ -31,6 +31,8 @@ pub enum StaleReason {
     RateLimited,
     Unavailable,
     Corrupt,
+    /// Upstream has it no longer, and `keep_deleted_tags` keeps it.
+    Deleted,
 }
 
 /// Why a blob is not stored.
@@ -98,12 +100,10 @@ impl Outcome {
 }
 
 impl StaleReason {
+    pub const LABELS: [&'static str; 4] = ["rate-limited", "unavailable", "corrupt", "deleted"];
+
     pub fn as_str(self) -> &'static str {
-        match self {
-            StaleReason::RateLimited => "rate-limited",
-            StaleReason::Unavailable => "unavailable",
-            StaleReason::Corrupt => "corrupt",
-        }
+        StaleReason::LABELS[self as usize]
     }
 }
 

@@ -2,11 +2,9 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-use std::time::Duration;
 
-use tokio::sync::Semaphore;
-
+use super::freshness::TagRules;
+use super::patience::Patience;
 use crate::metrics::UpstreamMetrics;
 use crate::oci::RepositoryName;
 use crate::store::RepositoryKey;
@@ -62,19 +60,16 @@ impl Target {
 /// One upstream as the mirror deals with it.
 pub struct Source {
     pub upstream: Upstream,
-    pub tag_ttl: Duration,
-    pub stale_if_error: Duration,
+    pub tags: TagRules,
     pub metrics: Arc<UpstreamMetrics>,
     /// Fills that may run at a time.
-    pub(super) fills: Arc<Semaphore>,
-    /// It let a held tag wait in vain: until it answers again, nobody waits for it who has something to serve.
-    pub(super) silent: AtomicBool,
+    pub(super) fills_max: usize,
+    pub(super) patience: Patience,
 }
 
 impl Source {
-    pub fn new(upstream: Upstream, tag_ttl: Duration, stale_if_error: Duration, metrics: Arc<UpstreamMetrics>, fills_max: usize) -> Source {
-        let fills = Arc::new(Semaphore::new(fills_max));
-        Source { upstream, tag_ttl, stale_if_error, metrics, fills, silent: AtomicBool::new(false) }
+    pub fn new(upstream: Upstream, tags: TagRules, metrics: Arc<UpstreamMetrics>, fills_max: usize) -> Source {
+        Source { upstream, tags, metrics, fills_max, patience: Patience::default() }
     }
 
     pub fn name(&self) -> &Arc<str> {

@@ -1,17 +1,17 @@
 //! GET and HEAD of a manifest by tag. Fresh: serve. Else one question to upstream for all who wait, and the table of `freshness`.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use tokio::time::Instant;
 
+use super::flight::Pending;
 use super::freshness::{self, Answer, Freshness, Held, Said};
 use super::manifest::{CHECK_TIMEOUT, ManifestAnswer, Want, plain};
 use super::outcome::Outcome;
 use super::{Asked, Error, Mirror, Repository};
 use crate::oci::{Descriptor, Digest, Manifest, Reference, Tag};
-use crate::store::{RepositoryKey, StoreError, TagRecord};
+use crate::store::{StoreError, TagRecord};
 use crate::upstream::{Call, Exchange, ManifestHead, UpstreamError};
 
 /// Tags of one digest that are remembered until its manifest comes.
@@ -22,7 +22,22 @@ const TAGS_OF_A_DIGEST_MAX: usize = 15;
 pub(super) struct Checked {
     /// The manifest that the tag names now, if upstream said so.
     result: Result<Found, UpstreamError>,
-    exchange: Arc<Exchange>,
+    exchange: Option<Arc<Exchange>>,
+}
+
+impl Checked {
+    fn said(&self) -> Said {
+        match &self.result {
+            Ok(Found::Same(_)) => Said::Same,
+            Ok(Found::Moved(_)) => Said::Moved,
+            Err(error) => Said::from(error),
+        }
+    }
+
+    /// In place of an answer that has not come.
+    fn missing() -> Checked {
+        Checked { result: Err(UpstreamError::TimedOut { detail: "no word on the tag yet".into() }), exchange: None }
+    }
 }
 
 #[derive(Clone)]
@@ -44,11 +59,11 @@ impl Mirror {
             }
         };
         let now = self.clock.now();
-        match (freshness::judge(record.as_deref(), now, repository.source.tag_ttl), record) {
+        match (repository.source.tags.judge(tag, record.as_deref(), now), record) {
             (Freshness::Fresh { ttl }, Some(record)) => {
                 let descriptor = &record.descriptor;
                 if let Some(answer) = self.held_manifest(&descriptor.digest, descriptor.media_type.clone(), Outcome::Hit).await {
-                    return Ok(ManifestAnswer { ttl: Some(seconds(ttl)), ..answer });
+                    return Ok(ManifestAnswer { ttl: ttl.map(seconds), ..answer });
                 }
                 self.revalidated(repository, tag, None).await
             }
@@ -66,36 +81,24 @@ impl Mirror {
         record: Option<Arc<TagRecord>>,
     ) -> Result<ManifestAnswer, Error> {
         let asked = Asked::Manifest(Reference::Tag(tag.clone()));
-        if record.is_none() {
-            self.remembered(repository, &asked)?;
+        let rules = &repository.source.tags;
+        let held = freshness::held(record.as_deref(), self.clock.now(), rules.stale_if_error);
+        if let Err(error) = self.remembered(repository, &asked) {
+            match freshness::answer(held, Said::NotFound, rules.keep_deleted) {
+                Answer::Serve(outcome) => return self.serve_record(repository, tag, record, outcome).await,
+                // Not held, so it is still true; a record that came since then is younger than that word.
+                Answer::Refuse => return Err(error),
+                Answer::Forget => {}
+            }
         }
         let key = (repository.key.clone(), tag.clone());
-        let pending = self.checks.ask(key.clone(), || Arc::clone(self).check(repository.clone(), tag.clone(), record.clone()));
-        let joined = pending.joined;
-        let held = freshness::held(record.as_deref(), self.clock.now(), repository.source.stale_if_error);
-        let checked = match held {
-            // Who has nothing to serve instead waits to the end.
-            Held::Nothing | Held::Beyond => pending.answer().await,
-            Held::Within => match tokio::time::timeout(self.patience(repository), pending.answer()).await {
-                Ok(checked) => checked,
-                Err(_) => {
-                    repository.source.silent.store(true, Ordering::Relaxed);
-                    None
-                }
-            },
-        };
-        let (result, exchange) = match checked {
-            Some(checked) => (checked.result, Some(checked.exchange)),
-            None => (Err(UpstreamError::TimedOut { detail: "no word on the tag yet".into() }), None),
-        };
-        let said = match &result {
-            Ok(Found::Same(_)) => Said::Same,
-            Ok(Found::Moved(_)) => Said::Moved,
-            Err(error) => Said::from(error),
-        };
-        match (freshness::answer(held, said), result, record) {
+        let pending = self.checks.ask(key, || Arc::clone(self).check(repository.clone(), tag.clone(), record.clone()));
+        let (held, checked) = self.word(repository, record.as_deref(), held, &pending).await;
+        let said = checked.said();
+        let Checked { result, exchange } = checked;
+        match (freshness::answer(held, said, rules.keep_deleted), result, record) {
             (Answer::Serve(outcome), Ok(Found::Moved(manifest)), _) => {
-                let outcome = if joined && outcome == Outcome::Miss { Outcome::Collapsed } else { outcome };
+                let outcome = if pending.joined && outcome == Outcome::Miss { Outcome::Collapsed } else { outcome };
                 let answer = plain(manifest.descriptor().clone(), Some(manifest.bytes().clone()), outcome);
                 Ok(ManifestAnswer { exchange, ..answer })
             }
@@ -104,8 +107,11 @@ impl Mirror {
                     Ok(Found::Same(record)) => Some(record),
                     Ok(Found::Moved(_)) | Err(_) => None,
                 };
+                if said == Said::NotFound {
+                    self.missing(repository, asked);
+                }
                 let can_ask = confirmed.is_some();
-                match self.serve_record(repository, confirmed.or(record), outcome).await {
+                match self.serve_record(repository, tag, confirmed.or(record), outcome).await {
                     Ok(answer) => Ok(ManifestAnswer { exchange, ..answer }),
                     // What upstream has just confirmed could not be read here: it is held no longer, and upstream has it (invariant 9).
                     Err(_) if can_ask => Box::pin(self.revalidated(repository, tag, None)).await,
@@ -117,10 +123,37 @@ impl Mirror {
         }
     }
 
+    /// Upstream's word, and what is held in the light of it. Who has something whole to serve instead does not wait to the
+    /// end; who has not, does.
+    async fn word(&self, repository: &Repository, record: Option<&TagRecord>, held: Held, pending: &Pending<Checked>) -> (Held, Checked) {
+        let to_the_end = async || pending.answer().await.unwrap_or_else(Checked::missing);
+        let (Held::Within, Some(record)) = (held, record) else { return (held, to_the_end().await) };
+        let patience = &repository.source.patience;
+        let since = patience.begin();
+        let wait = if patience.is_lost() { Duration::ZERO } else { self.revalidate_wait };
+        let early = tokio::time::timeout(wait, pending.answer()).await;
+        let is_early = early.is_err();
+        if is_early {
+            patience.disappointed(since);
+        }
+        let checked = early.ok().flatten().unwrap_or_else(Checked::missing);
+        if checked.result.is_ok() {
+            return (held, checked);
+        }
+        let content = self.content(repository, &record.descriptor).await;
+        let stands = freshness::stands_in(held, checked.said(), content);
+        if stands == held || !is_early {
+            return (stands, checked);
+        }
+        let checked = to_the_end().await;
+        (freshness::stands_in(held, checked.said(), content), checked)
+    }
+
     /// Serves what a record names, marked as `outcome`.
     async fn serve_record(
         &self,
         repository: &Repository,
+        tag: &Tag,
         record: Option<Arc<TagRecord>>,
         outcome: Outcome,
     ) -> Result<ManifestAnswer, Error> {
@@ -133,13 +166,8 @@ impl Mirror {
         }
         let age = freshness::distance(&record, self.clock.now());
         // A record from the future may be nearer than its ttl; it is past all the same.
-        let ttl = (seconds(repository.source.tag_ttl) - seconds(age)).min(0);
+        let ttl = (seconds(repository.source.tags.ttl(tag)) - seconds(age)).min(0);
         Ok(ManifestAnswer { ttl: Some(ttl), age: Some(age), ..answer })
-    }
-
-    /// How long a held tag waits for upstream's word.
-    fn patience(&self, repository: &Repository) -> Duration {
-        if repository.source.silent.load(Ordering::Relaxed) { Duration::ZERO } else { self.revalidate_wait }
     }
 
     /// A HEAD for a tag of which nothing is held costs upstream a HEAD, which no registry counts; the GET that follows asks
@@ -155,8 +183,7 @@ impl Mirror {
         match descriptor {
             None => self.revalidated(repository, tag, None).await,
             Some(descriptor) => {
-                let head = TagRecord { descriptor: descriptor.clone(), checked_at: self.clock.now() };
-                self.named((repository.key.clone(), tag.clone()), head).await;
+                self.named(repository, tag, TagRecord::new(descriptor.clone(), self.clock.now())).await;
                 Ok(ManifestAnswer { exchange: Some(exchange), ..plain(descriptor, None, Outcome::Miss) })
             }
         }
@@ -165,25 +192,24 @@ impl Mirror {
     /// What a HEAD said, while it is fresh, and for how long yet.
     fn remembered_head(&self, repository: &Repository, tag: &Tag) -> Option<(Arc<TagRecord>, Duration)> {
         let head = self.heads.get(&(repository.key.clone(), tag.clone()))?;
-        match freshness::judge(Some(&head), self.clock.now(), repository.source.tag_ttl) {
-            Freshness::Fresh { ttl } => Some((head, ttl)),
-            Freshness::Expired | Freshness::Absent => None,
-        }
+        let age = self.clock.now().since(head.checked_at)?;
+        let ttl = repository.source.tags.ttl(tag).checked_sub(age).filter(|ttl| !ttl.is_zero())?;
+        Some((head, ttl))
     }
 
     /// Upstream has said what a tag names, by HEAD. dockerd and containerd go on by digest, so the tag's record is written
     /// when that manifest is stored, which may be now.
-    async fn named(&self, key: (RepositoryKey, Tag), head: TagRecord) {
+    async fn named(&self, repository: &Repository, tag: &Tag, head: TagRecord) {
         let digest = head.descriptor.digest;
-        self.heads.insert(key.clone(), Arc::new(head.clone()));
-        if self.store.media_type(&key.0, &digest).is_some() && self.store.contains(&digest) {
-            return self.note(self.store.put_tag(&key, head).await);
+        self.heads.insert((repository.key.clone(), tag.clone()), Arc::new(head.clone()));
+        if self.store.media_type(&repository.key, &digest).is_some() && self.store.contains(&digest) {
+            return self.note(self.write_record(repository, tag, head).await);
         }
-        let (repository, tag) = key;
-        let names = self.names.get(&(repository.clone(), digest)).unwrap_or_default();
-        let others = names.iter().filter(|other| **other != tag).take(TAGS_OF_A_DIGEST_MAX).cloned();
+        let key = (repository.key.clone(), digest);
+        let names = self.names.get(&key).unwrap_or_default();
+        let others = names.iter().filter(|other| *other != tag).take(TAGS_OF_A_DIGEST_MAX).cloned();
         let names = others.chain([tag.clone()]).collect();
-        self.names.insert((repository, digest), names);
+        self.names.insert(key, names);
     }
 
     /// Stores a manifest, and then the tags that upstream has said to name it, as far as that is its last word on them.
@@ -196,10 +222,23 @@ impl Mirror {
             let Some(head) = self.heads.get(&key).filter(|head| head.descriptor.digest == digest) else { continue };
             let newer = self.store.tag(&key).await?.is_some_and(|record| record.checked_at >= head.checked_at);
             if !newer {
-                self.store.put_tag(&key, (*head).clone()).await?;
+                self.write_record(repository, tag, (*head).clone()).await?;
             }
         }
         Ok(())
+    }
+
+    /// Writes upstream's word on a tag in place of the one before.
+    async fn write_record(&self, repository: &Repository, tag: &Tag, mut record: TagRecord) -> Result<(), StoreError> {
+        let key = (repository.key.clone(), tag.clone());
+        match self.store.tag(&key).await {
+            Ok(Some(before)) if before.descriptor.digest == record.descriptor.digest => record.first_seen = before.first_seen,
+            Ok(Some(before)) => self.moved(repository, tag, &before, &record.descriptor.digest),
+            Ok(None) => {}
+            // It is about to be replaced.
+            Err(error) => tracing::error!(%tag, %error, "a tag's record could not be read"),
+        }
+        self.store.put_tag(&key, record).await
     }
 
     /// The whole of one question about a tag, in a task of its own: ask, fetch what is new, store it, and only then the record.
@@ -207,23 +246,22 @@ impl Mirror {
         let call = Call::until(Instant::now() + CHECK_TIMEOUT);
         let exchange = Arc::clone(&call.exchange);
         let result = self.find(&repository, &tag, record.clone(), &call).await;
-        let key = (repository.key.clone(), tag);
+        let (upstream, name) = (repository.upstream_name(), repository.name());
         match &result {
-            Ok(Found::Moved(manifest)) if record.is_some() => self.moved(&repository, &key.1, record.as_deref(), manifest),
+            Err(UpstreamError::NotFound) if record.is_some() && repository.source.tags.keep_deleted => {
+                tracing::info!(%upstream, repository = %name, %tag, "a tag was deleted upstream; it is kept");
+            }
             Err(UpstreamError::NotFound) if record.is_some() => {
-                tracing::info!(upstream = %repository.upstream_name(), repository = %repository.name(), tag = %key.1, "a tag was deleted upstream");
-                self.note(self.store.drop_tag(&key).await);
+                tracing::info!(%upstream, repository = %name, %tag, "a tag was deleted upstream");
+                self.note(self.store.drop_tag(&(repository.key.clone(), tag)).await);
             }
-            Err(error) => {
-                tracing::warn!(upstream = %repository.upstream_name(), repository = %repository.name(), tag = %key.1, %error, "upstream did not confirm a tag");
-            }
+            Err(error) => tracing::warn!(%upstream, repository = %name, %tag, %error, "upstream did not confirm a tag"),
             Ok(_) => {}
         }
-        Checked { result, exchange }
+        Checked { result, exchange: Some(exchange) }
     }
 
     async fn find(&self, repository: &Repository, tag: &Tag, record: Option<Arc<TagRecord>>, call: &Call) -> Result<Found, UpstreamError> {
-        let key = (repository.key.clone(), tag.clone());
         let reference = Reference::Tag(tag.clone());
         let remembered = record.is_none().then(|| self.remembered_head(repository, tag)).flatten().map(|(head, _)| head);
         let head = match &remembered {
@@ -234,10 +272,8 @@ impl Mirror {
             None => self.head(repository, &reference, call).await?,
         };
         let digest = head.as_ref().and_then(|head| head.digest);
-        if let Some(record) = record.filter(|record| Some(record.descriptor.digest) == digest) {
-            let record = TagRecord { checked_at: self.clock.now(), ..(*record).clone() };
-            self.note(self.store.put_tag(&key, record.clone()).await);
-            return Ok(Found::Same(Arc::new(record)));
+        if let Some(record) = record.as_ref().filter(|record| Some(record.descriptor.digest) == digest) {
+            return Ok(Found::Same(self.confirmed_tag(repository, tag, record).await));
         }
         let manifest = match digest {
             Some(digest) => match self.obtain(repository, digest, head.and_then(|head| head.content_type), call).await {
@@ -248,16 +284,31 @@ impl Mirror {
             None => self.get(repository, &reference, call).await?,
         };
         let descriptor = manifest.descriptor().clone();
+        // A HEAD that named no digest could not tell.
+        if let Some(record) = record.as_ref().filter(|record| record.descriptor.digest == descriptor.digest) {
+            self.note(self.keep(repository, &manifest).await);
+            return Ok(Found::Same(self.confirmed_tag(repository, tag, record).await));
+        }
         // Upstream's last word on the tag may have been the answer to the HEAD.
         let said = remembered.filter(|head| head.descriptor.digest == descriptor.digest);
         let checked_at = said.map_or_else(|| self.clock.now(), |head| head.checked_at);
-        let record = TagRecord { descriptor, checked_at };
-        let stored = self.keep(repository, &manifest).await;
-        if stored.is_ok() {
-            self.note(self.store.put_tag(&key, record).await);
+        match self.keep(repository, &manifest).await {
+            Ok(()) => self.note(self.write_record(repository, tag, TagRecord::new(descriptor, checked_at)).await),
+            Err(error) => {
+                if let Some(before) = &record {
+                    self.moved(repository, tag, before, &descriptor.digest);
+                }
+                self.note(Err(error));
+            }
         }
-        self.note(stored);
         Ok(Found::Moved(manifest))
+    }
+
+    /// Upstream has said again what it had said before.
+    async fn confirmed_tag(&self, repository: &Repository, tag: &Tag, record: &TagRecord) -> Arc<TagRecord> {
+        let record = TagRecord { checked_at: self.clock.now(), ..record.clone() };
+        self.note(self.store.put_tag(&(repository.key.clone(), tag.clone()), record.clone()).await);
+        Arc::new(record)
     }
 
     /// A manifest by digest: bytes that are here for another repository need not come again, now that upstream has named
@@ -277,15 +328,16 @@ impl Mirror {
         self.get(repository, &Reference::Digest(digest), call).await
     }
 
-    fn moved(&self, repository: &Repository, tag: &Tag, record: Option<&TagRecord>, manifest: &Manifest) {
+    fn moved(&self, repository: &Repository, tag: &Tag, before: &TagRecord, to: &Digest) {
         repository.source.metrics.tag_moves.inc();
-        let from = record.map(|record| record.descriptor.digest);
+        let first_seen = UNIX_EPOCH.checked_add(Duration::from_millis(before.first_seen.0)).unwrap_or(UNIX_EPOCH);
         tracing::info!(
             upstream = %repository.upstream_name(),
             repository = %repository.name(),
             %tag,
-            ?from,
-            to = %manifest.descriptor().digest,
+            from = %before.descriptor.digest,
+            %to,
+            first_seen = %humantime::format_rfc3339_seconds(first_seen),
             "a tag moved"
         );
     }

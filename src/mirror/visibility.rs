@@ -35,7 +35,7 @@ impl Mirror {
         match verdict {
             Ok(()) => Ok(()),
             // Upstream cannot say, and has said yes before.
-            Err(error) if error.is_of_one_host() && is_within(repository.source.stale_if_error) => Ok(()),
+            Err(error) if error.is_of_one_host() && is_within(repository.source.tags.stale_if_error) => Ok(()),
             Err(error) => {
                 let error = Error::from_upstream(repository.upstream_name(), asked.what(), &error);
                 Err(self.told(repository, asked.clone(), error))

@@ -25,6 +25,16 @@ impl MediaType {
         matches!(self.as_str(), "application/json" | "text/plain" | "text/html" | "application/octet-stream")
     }
 
+    /// Whether it lists manifests, of one image for several platforms.
+    pub fn is_index(&self) -> bool {
+        matches!(self.as_str(), MediaType::OCI_INDEX | MediaType::DOCKER_LIST)
+    }
+
+    /// Windows base layers of old, which clients fetch from where the manifest's `urls` lead, not from a registry.
+    pub fn is_foreign(&self) -> bool {
+        self.as_str().contains(".foreign.") || self.as_str().contains(".nondistributable.")
+    }
+
     /// Docker's first manifests, retired.
     pub fn is_schema_one(&self) -> bool {
         self.as_str().starts_with("application/vnd.docker.distribution.manifest.v1+")

@@ -108,6 +108,10 @@ fn mirror_answer(error: &mirror::Error, now: Timestamp) -> Answer {
         mirror::Error::Corrupt { upstream, .. } => {
             answer(StatusCode::BAD_GATEWAY, ErrorCode::Unavailable, format!("{upstream} sent content that is not what it should be"))
         }
+        mirror::Error::SchemaOne { upstream } => {
+            let text = format!("{upstream} has this image only as manifest schema 1, which Docker has retired and larder does not serve");
+            answer(StatusCode::BAD_GATEWAY, ErrorCode::Unavailable, text)
+        }
         mirror::Error::Overloaded => {
             answer(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable, "too many downloads are waiting").retry_after(OVERLOAD_WAIT)
         }
@@ -194,6 +198,7 @@ mod tests {
         check(mirror::Error::Unavailable { upstream: name(), detail: detail() }, 502, ErrorCode::Unavailable, None);
         check(mirror::Error::TimedOut { upstream: name(), detail: detail() }, 504, ErrorCode::Unavailable, None);
         check(mirror::Error::Corrupt { upstream: name(), detail: detail() }, 502, ErrorCode::Unavailable, None);
+        check(mirror::Error::SchemaOne { upstream: name() }, 502, ErrorCode::Unavailable, None);
         check(mirror::Error::Overloaded, 503, ErrorCode::Unavailable, Some("5"));
         let answer = check(limited(None), 503, ErrorCode::TooManyRequests, Some("60"));
         assert_eq!(answer.message, "larder: docker.io rate limit reached, retry after 14:05Z (request 01JABC)");

@@ -51,6 +51,11 @@ impl Store {
         self.links().media_type(repository, manifest).cloned()
     }
 
+    /// What a stored manifest lists; `None` for what is none.
+    pub fn children(&self, manifest: &Digest) -> Option<links::Children> {
+        self.links().children(manifest).cloned()
+    }
+
     /// The media type of a manifest that any repository has.
     pub fn any_media_type(&self, manifest: &Digest) -> Option<MediaType> {
         self.links().any_media_type(manifest).cloned()

@@ -22,6 +22,15 @@ const TAGS_IN_MEMORY_MAX: u64 = 100_000;
 pub struct TagRecord {
     pub descriptor: Descriptor,
     pub checked_at: Timestamp,
+    /// When upstream first said so, without another word in between.
+    pub first_seen: Timestamp,
+}
+
+impl TagRecord {
+    /// Upstream's word of a moment, the first of its kind as far as is known.
+    pub fn new(descriptor: Descriptor, checked_at: Timestamp) -> TagRecord {
+        TagRecord { descriptor, checked_at, first_seen: checked_at }
+    }
 }
 
 /// A record as it stands in its file.
@@ -33,6 +42,9 @@ struct Written {
     size: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     checked_at: Option<Timestamp>,
+    /// Absent in what larder 0.1.0 wrote, and passed over by it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    first_seen: Option<Timestamp>,
 }
 
 /// Readers and writers of `refs/`. All but [`Refs::recent`] block.
@@ -72,7 +84,8 @@ impl Refs {
         let read = || {
             let descriptor =
                 Descriptor { media_type: written.media_type.parse().ok()?, digest: written.digest?.parse().ok()?, size: written.size };
-            Some(TagRecord { descriptor, checked_at: written.checked_at? })
+            let checked_at = written.checked_at?;
+            Some(TagRecord { descriptor, checked_at, first_seen: written.first_seen.unwrap_or(checked_at) })
         };
         Ok(read())
     }
@@ -87,6 +100,7 @@ impl Refs {
             media_type: record.descriptor.media_type.to_string(),
             size: record.descriptor.size,
             checked_at: Some(record.checked_at),
+            first_seen: Some(record.first_seen),
         };
         self.tags.insert(key.clone(), Arc::new(record));
         self.write(&self.layout.tag(&key.0, &key.1), &written)
@@ -106,7 +120,13 @@ impl Refs {
     /// # Errors
     /// When the disk fails.
     pub fn add_manifest(&self, repository: &RepositoryKey, descriptor: &Descriptor) -> io::Result<()> {
-        let written = Written { digest: None, media_type: descriptor.media_type.to_string(), size: descriptor.size, checked_at: None };
+        let written = Written {
+            digest: None,
+            media_type: descriptor.media_type.to_string(),
+            size: descriptor.size,
+            checked_at: None,
+            first_seen: None,
+        };
         self.write(&self.layout.manifest_ref(repository, &descriptor.digest), &written)
     }
 

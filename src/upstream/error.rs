@@ -26,6 +26,9 @@ pub enum UpstreamError {
     /// An answer that cannot be true: wrong bytes, wrong length, a login page, a Content-Range that was not asked for.
     #[error("upstream answered wrongly: {detail}")]
     Corrupt { detail: String },
+    /// The image exists there in Docker's first format alone, which larder does not serve.
+    #[error("upstream has it in the retired schema version 1 only")]
+    SchemaOne,
 }
 
 /// The `reason` label of `upstream_errors_total`, beside `denied`, `credential`, `rate_limited`, `timeout` and `corrupt`.
@@ -52,7 +55,7 @@ impl UpstreamError {
             UpstreamError::CredentialRefused { .. } => "credential",
             UpstreamError::RateLimited { .. } => "rate_limited",
             UpstreamError::TimedOut { .. } => "timeout",
-            UpstreamError::Corrupt { .. } => "corrupt",
+            UpstreamError::Corrupt { .. } | UpstreamError::SchemaOne => "corrupt",
             UpstreamError::Unavailable { reason, .. } => match reason {
                 UnavailableReason::Dns => "dns",
                 UnavailableReason::Connect => "connect",
@@ -83,7 +86,8 @@ impl UpstreamError {
             | UpstreamError::Denied { .. }
             | UpstreamError::CredentialRefused { .. }
             | UpstreamError::RateLimited { .. }
-            | UpstreamError::Corrupt { .. } => false,
+            | UpstreamError::Corrupt { .. }
+            | UpstreamError::SchemaOne => false,
         }
     }
 }

@@ -56,6 +56,8 @@ impl Upstream {
     /// When upstream does not give it, or its `Link` leads elsewhere than to the same list.
     pub async fn get_page(&self, page: &Page<'_>, call: &Call) -> Result<ListingPage, UpstreamError> {
         let question = self.page(page);
+        // A list has no reference by which a client's right could be told: where clients read what anybody reads, nobody asks.
+        let call = if self.shows_public_only() { &call.clone().anonymous() } else { call };
         let answer = self.asker.ask(&question, call).await.map_err(|failure| self.asker.failed(failure.into_error()))?;
         let read = self.read_page(page.list, answer).await;
         read.map_err(|error| self.asker.failed(error))

@@ -3,6 +3,7 @@
 //! Time is paused: it moves on only when nothing else can happen, so that "nothing came for a second" is no guess.
 
 mod lies;
+mod queue;
 mod restart;
 mod resume;
 

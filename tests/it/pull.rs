@@ -36,6 +36,12 @@ async fn a_pulled_image_outlives_its_upstream() {
     // As dockerd and containerd do: the tag by HEAD, then everything by digest.
     larder.head("/v2/library/app/manifests/latest").await;
     larder.get(&format!("/v2/library/app/manifests/{}", image.digest)).await;
+    for blob in image.layers.iter().chain(&image.config) {
+        larder.get(&format!("/v2/library/app/blobs/{}", blob.digest)).await;
+        while !larder.app.store.contains(&blob.digest) {
+            tokio::task::yield_now().await;
+        }
+    }
     net.down("hub.test");
     larder.clock.advance(std::time::Duration::from_secs(3600));
     let manifest = larder.head("/v2/library/app/manifests/latest").await;

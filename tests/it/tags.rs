@@ -1,6 +1,11 @@
 //! What a tag gets: the contract's table from a client's side, and what each answer costs upstream.
 
+mod complete;
+mod keys;
 mod manifests;
+mod moves;
+mod outage;
+mod signatures;
 mod upstream_word;
 
 use std::sync::Arc;
@@ -43,9 +48,9 @@ impl Scene {
         Scene { net, registry, larder, image }
     }
 
-    /// The tag is held, and upstream's last word on it is this old.
+    /// The tag is held with all its blobs, and upstream's last word on it is this old.
     async fn held_for(self, age: Duration) -> Scene {
-        assert_eq!(self.larder.get(LATEST).await.status, 200);
+        pull(&self.larder, LATEST, &self.image).await;
         self.registry.forget_requests();
         self.larder.clock.advance(age);
         self
@@ -62,6 +67,18 @@ impl Scene {
     /// HEADs and GETs that upstream got for manifests.
     fn asked(&self) -> (usize, usize) {
         (self.registry.count(head().manifest()), self.registry.count(get().manifest()))
+    }
+}
+
+/// Returns once an image is stored whole.
+async fn pull(larder: &Larder, manifest: &str, image: &Image) {
+    assert_eq!(larder.get(manifest).await.bytes(), &image.bytes);
+    let (repository, _) = manifest.split_once("/manifests/").unwrap();
+    for blob in image.layers.iter().chain(&image.config) {
+        assert_eq!(larder.get(&format!("{repository}/blobs/{}", blob.digest)).await.bytes(), &blob.bytes);
+        while !larder.app.store.contains(&blob.digest) {
+            tokio::task::yield_now().await;
+        }
     }
 }
 

@@ -90,3 +90,12 @@ async fn a_repository_that_became_private_is_hidden_within_a_day() {
     assert_eq!(larder.get(&scene.blob()).await.status, 403);
     assert_eq!(larder.get(LATEST).await.status, 403);
 }
+
+#[tokio::test]
+async fn lists_are_those_that_anybody_gets() {
+    let (scene, setup) = scene();
+    let larder = setup.start();
+    assert_eq!(larder.get("/v2/library/app/tags/list").await.status, 200);
+    assert_eq!(line(&larder.get("/v2/org/secret/tags/list").await), "403 DENIED");
+    assert_eq!(larder.get(&format!("/v2/org/secret/referrers/{}", scene.image.digest)).await.status, 403);
+}

@@ -138,7 +138,9 @@ async fn client_16_schema_1_is_refused_and_a_missing_type_is_mended() {
     let retired = "application/vnd.docker.distribution.manifest.v1+prettyjws";
     scene.registry.push_manifest("library/app", Some("old"), retired, r#"{"schemaVersion":1,"fsLayers":[]}"#);
     assert_eq!(scene.larder.head(&path("old")).await.status, 502);
-    assert_eq!(line(&scene.larder.get(&path("old")).await), "502 UNAVAILABLE");
+    let refused = scene.larder.get(&path("old")).await;
+    assert_eq!(line(&refused), "502 UNAVAILABLE");
+    assert!(refused.text().contains("docker.io has this image only as manifest schema 1, which Docker has retired"), "{}", refused.text());
     for fault in [
         Fault::WithoutHeader("content-type"),
         Fault::Header("content-type", "text/plain".into()),

@@ -1,0 +1,54 @@
+//! What of a held tag's content is here. Asked only when a tag is about to be served stale, so that nobody is sent for
+//! layers that are nowhere to be had: podman, CRI-O, kaniko and Jib don't look elsewhere once they have the manifest.
+
+use super::freshness::Content;
+use super::{Mirror, Repository};
+use crate::oci::{Descriptor, Digest, Manifest};
+use crate::store::Link;
+
+impl Mirror {
+    /// An image is whole with all its blobs, an index with one whole image: which platforms are wanted here, only what was
+    /// pulled can tell.
+    pub(super) async fn content(&self, repository: &Repository, descriptor: &Descriptor) -> Content {
+        if !descriptor.media_type.is_index() {
+            return if self.is_whole(repository, &descriptor.digest).await { Content::Whole } else { Content::BlobsMissing };
+        }
+        let children = self.store.children(&descriptor.digest).unwrap_or_default();
+        let mut content = if children.is_empty() { Content::Whole } else { Content::ManifestsMissing };
+        for (child, _) in children.iter() {
+            if !self.may_serve_manifest(repository, child) {
+                continue;
+            }
+            if self.is_whole(repository, child).await {
+                return Content::Whole;
+            }
+            content = Content::BlobsMissing;
+        }
+        content
+    }
+
+    /// Whether a manifest by digest would be served without a question to upstream.
+    fn may_serve_manifest(&self, repository: &Repository, digest: &Digest) -> bool {
+        let is_ours = || self.store.media_type(&repository.key, digest).is_some();
+        let is_listed =
+            || self.store.any_media_type(digest).is_some() && matches!(self.store.link(&repository.key, digest), Link::Listed { .. });
+        self.store.contains(digest) && (is_ours() || is_listed())
+    }
+
+    /// Whether all that a manifest lists would be served without a question to upstream.
+    async fn is_whole(&self, repository: &Repository, manifest: &Digest) -> bool {
+        let Some(children) = self.store.children(manifest) else { return false };
+        // What is not linked yet will be when the manifest is pulled.
+        let is_doubtful = |digest: &Digest| matches!(self.store.link(&repository.key, digest), Link::Doubtful { .. });
+        let missing: Vec<Digest> =
+            children.iter().map(|(child, _)| *child).filter(|child| !self.store.contains(child) || is_doubtful(child)).collect();
+        missing.is_empty() || self.are_foreign(manifest, &missing).await
+    }
+
+    /// Whether clients get all these from elsewhere. That stands in the manifest alone.
+    async fn are_foreign(&self, manifest: &Digest, missing: &[Digest]) -> bool {
+        let Ok(Some(bytes)) = self.store.manifest(manifest).await else { return false };
+        let Ok(manifest) = Manifest::verified(bytes, None, manifest) else { return false };
+        missing.iter().all(|digest| manifest.children().iter().any(|child| child.digest == *digest && child.media_type.is_foreign()))
+    }
+}

@@ -1,0 +1,199 @@
+//! Where downloads wait for their turn. `turns` decides; here they wait, and leave when they have waited long enough.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use super::turns::{Ticket, Turn, Turns};
+use crate::metrics::Metrics;
+
+/// Downloads of one upstream that may wait. One more is told at once to come again.
+const WAITING_MAX: usize = 4096;
+
+type Upstream = Arc<str>;
+
+/// All who download or wait to.
+pub struct Queue {
+    state: Mutex<State>,
+    timeout: Duration,
+    metrics: Arc<Metrics>,
+}
+
+struct State {
+    turns: Turns<Upstream>,
+    waiters: HashMap<Ticket, (Upstream, oneshot::Sender<Running>)>,
+}
+
+/// A turn; dropped, by a panic too, it is the next one's.
+#[derive(Debug)]
+pub struct Running {
+    queue: Arc<Queue>,
+    upstream: Upstream,
+}
+
+/// There was no turn in time, or there is not even room to wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Overloaded;
+
+impl Queue {
+    pub fn new(running_max: usize, timeout: Duration, metrics: Arc<Metrics>) -> Queue {
+        let state = State { turns: Turns::new(running_max, WAITING_MAX), waiters: HashMap::new() };
+        Queue { state: Mutex::new(state), timeout, metrics }
+    }
+
+    /// Waits for a turn for this upstream, of which `lane_max` may run.
+    ///
+    /// # Errors
+    /// When it does not come within the queue's time-out, or too many wait already.
+    pub async fn turn(self: &Arc<Queue>, upstream: &Upstream, lane_max: usize) -> Result<Running, Overloaded> {
+        let Some(mut waiting) = self.ask(upstream, lane_max)? else {
+            return Ok(Running { queue: Arc::clone(self), upstream: Arc::clone(upstream) });
+        };
+        let turn = tokio::time::timeout(self.timeout, &mut waiting.turn).await;
+        turn.ok().and_then(Result::ok).ok_or(Overloaded)
+    }
+
+    /// `None` when the turn is now.
+    fn ask(self: &Arc<Queue>, upstream: &Upstream, lane_max: usize) -> Result<Option<Waiting>, Overloaded> {
+        let mut state = self.state();
+        let ticket = match state.turns.ask(upstream, lane_max) {
+            Turn::Now => None,
+            Turn::Wait(ticket) => Some(ticket),
+            Turn::Full => return Err(Overloaded),
+        };
+        let waiting = ticket.map(|ticket| {
+            let (sender, turn) = oneshot::channel();
+            state.waiters.insert(ticket, (Arc::clone(upstream), sender));
+            Waiting { queue: Arc::clone(self), upstream: Arc::clone(upstream), ticket, turn }
+        });
+        self.observe(&state);
+        Ok(waiting)
+    }
+
+    fn end(self: &Arc<Queue>, upstream: &Upstream) {
+        let next = {
+            let mut state = self.state();
+            let ticket = state.turns.end(upstream);
+            let next = ticket.and_then(|ticket| state.waiters.remove(&ticket));
+            self.observe(&state);
+            next
+        };
+        if let Some((upstream, sender)) = next {
+            // Who has left in this very moment drops the turn, which passes it on.
+            let _ = sender.send(Running { queue: Arc::clone(self), upstream });
+        }
+    }
+
+    fn leave(&self, upstream: &Upstream, ticket: Ticket) {
+        let mut state = self.state();
+        if state.turns.leave(upstream, ticket) {
+            state.waiters.remove(&ticket);
+            self.observe(&state);
+        }
+    }
+
+    fn observe(&self, state: &State) {
+        let gauge = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        self.metrics.fills_in_flight.set(gauge(state.turns.running()));
+        self.metrics.fills_queued.set(gauge(state.turns.waiting()));
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl std::fmt::Debug for Queue {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Queue").finish_non_exhaustive()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.queue.end(&self.upstream);
+    }
+}
+
+/// A place in the queue; dropped, it is free. A turn that came at the same time is passed on.
+struct Waiting {
+    queue: Arc<Queue>,
+    upstream: Upstream,
+    ticket: Ticket,
+    turn: oneshot::Receiver<Running>,
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.queue.leave(&self.upstream, self.ticket);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(20);
+
+    fn queue(max: usize) -> (Arc<Queue>, Arc<Metrics>) {
+        let metrics = Arc::new(Metrics::new([""; 0]));
+        (Arc::new(Queue::new(max, LONG, Arc::clone(&metrics))), metrics)
+    }
+
+    fn gauges(metrics: &Metrics) -> (i64, i64) {
+        (metrics.fills_in_flight.get(), metrics.fills_queued.get())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_waiter_that_leaves_frees_its_place_and_loses_no_turn() {
+        let (queue, metrics) = queue(1);
+        let hub: Upstream = "hub".into();
+        let first = queue.turn(&hub, 9).await.expect("a free place");
+        let mut leaver = Box::pin(queue.turn(&hub, 9));
+        let mut second = Box::pin(queue.turn(&hub, 9));
+        assert!(tokio::time::timeout(Duration::ZERO, &mut leaver).await.is_err());
+        assert!(tokio::time::timeout(Duration::ZERO, &mut second).await.is_err());
+        assert_eq!(gauges(&metrics), (1, 2));
+        // The leaver has its turn and does not know it yet.
+        drop(first);
+        assert_eq!(gauges(&metrics), (1, 1));
+        drop(leaver);
+        let second = second.await.expect("the turn that was passed on");
+        assert_eq!(gauges(&metrics), (1, 0));
+        drop(second);
+        assert_eq!(gauges(&metrics), (0, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_in_vain_is_told_in_time_and_who_finds_no_room_at_once() {
+        let (queue, metrics) = queue(1);
+        let hub: Upstream = "hub".into();
+        let running = queue.turn(&hub, 9).await.expect("a free place");
+        let waiters: Vec<_> = (0..WAITING_MAX).map(|_| queue.ask(&hub, 9).expect("room to wait")).collect();
+        let begun = tokio::time::Instant::now();
+        assert_eq!(queue.turn(&hub, 9).await.err(), Some(Overloaded));
+        assert_eq!((begun.elapsed(), metrics.fills_queued.get()), (Duration::ZERO, 4096));
+        drop(waiters);
+        assert_eq!(queue.turn(&hub, 9).await.err(), Some(Overloaded));
+        assert_eq!((begun.elapsed().as_secs(), gauges(&metrics)), (20, (1, 0)));
+        drop(running);
+        assert!(queue.turn(&hub, 9).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_turn_whose_task_panics_is_the_next_one_s() {
+        let (queue, metrics) = queue(1);
+        let hub: Upstream = "hub".into();
+        let running = queue.turn(&hub, 9).await.expect("a free place");
+        #[expect(clippy::panic, reason = "the point of the test")]
+        let task = tokio::spawn(async move {
+            let _running = running;
+            panic!("on purpose");
+        });
+        assert!(task.await.is_err());
+        assert_eq!(gauges(&metrics), (0, 0));
+        assert!(queue.turn(&hub, 9).await.is_ok());
+    }
+}
