@@ -11,6 +11,7 @@ mod links;
 mod names;
 mod process;
 mod pull;
+mod registries;
 mod store;
 mod support;
 mod tags;

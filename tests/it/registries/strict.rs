@@ -1,0 +1,1 @@
+//! The doubles themselves: each refuses, and notes, what the real one would.
