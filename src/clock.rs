@@ -17,6 +17,11 @@ impl Timestamp {
         self.0.checked_sub(earlier.0).map(Duration::from_millis)
     }
 
+    /// How far away another moment is, in whichever direction: a clock that was wrong must make nothing immortal.
+    pub fn distance(self, other: Timestamp) -> Duration {
+        Duration::from_millis(self.0.abs_diff(other.0))
+    }
+
     pub fn plus(self, duration: Duration) -> Timestamp {
         Timestamp(self.0.saturating_add(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)))
     }

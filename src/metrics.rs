@@ -1,15 +1,19 @@
 //! Every series larder exports, in one struct that is handed down. Labels are closed enums and configured upstream
 //! names; what the hot path touches is resolved once, so that a request costs a few atomic additions.
 
+mod maker;
+mod upstream;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use prometheus::core::Collector;
-use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
+use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry, TextEncoder};
 
 use crate::mirror::Outcome;
-use crate::upstream::UpstreamError;
+use maker::Maker;
+use upstream::Families;
+pub use upstream::{FillResult, UpstreamKind, UpstreamMetrics};
 
 /// What a request is about, as a metric label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -28,49 +32,13 @@ impl Kind {
     }
 }
 
-/// What upstream is asked for, as a metric label.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum UpstreamKind {
-    Manifest,
-    Blob,
-    Token,
-    Listing,
-}
-
-impl UpstreamKind {
-    const LABELS: [&'static str; 4] = ["manifest", "blob", "token", "listing"];
-
-    pub fn as_str(self) -> &'static str {
-        UpstreamKind::LABELS[self as usize]
-    }
-}
-
-/// How a fill ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FillResult {
-    Stored,
-    Bypassed,
-    Failed,
-}
-
-impl FillResult {
-    const LABELS: [&'static str; 3] = ["stored", "bypassed", "failed"];
-}
-
 /// Status classes of the answers clients got.
 const RESPONSE_CODES: [&str; 16] =
     ["200", "206", "400", "401", "403", "404", "405", "408", "416", "429", "431", "500", "502", "503", "504", "other"];
-/// Status classes of the answers upstreams gave.
-const UPSTREAM_CODES: [&str; 9] = ["2xx", "3xx", "401", "403", "404", "429", "4xx", "5xx", "none"];
-/// The reasons for which a question is asked again.
-const RETRY_REASONS: [&str; 6] = ["timeout", "dns", "connect", "tls", "status", "broken"];
 const EVICTION_REASONS: [&str; 1] = ["size"];
 const CACHE_ERRORS: [&str; 3] = ["full", "io", "corrupt"];
-const MISMATCH_PLACES: [&str; 3] = ["blob", "manifest", "store"];
 const REJECTIONS: [&str; 1] = ["limit"];
 const SECONDS: [f64; 9] = [0.001, 0.005, 0.025, 0.1, 0.5, 2.0, 10.0, 60.0, 300.0];
-/// Coarser, since these stand once for each upstream.
-const UPSTREAM_SECONDS: [f64; 5] = [0.05, 0.25, 1.0, 5.0, 20.0];
 
 /// All series, and the registry they are encoded from.
 pub struct Metrics {
@@ -101,22 +69,6 @@ pub struct Metrics {
     blocked_dials: IntCounterVec,
 }
 
-/// The series of one upstream.
-pub struct UpstreamMetrics {
-    name: Arc<str>,
-    requests: [[IntCounter; Outcome::LABELS.len()]; 3],
-    response_bytes: [IntCounter; 3],
-    pub tag_moves: IntCounter,
-    pub received_bytes: IntCounter,
-    pub last_success: IntGauge,
-    upstream_requests: IntCounterVec,
-    upstream_duration: [Histogram; 3],
-    errors: IntCounterVec,
-    retries: IntCounterVec,
-    fills: [IntCounter; 3],
-    digest_mismatch: IntCounterVec,
-}
-
 type HistogramTable = [[Histogram; Outcome::LABELS.len()]; 3];
 
 impl Metrics {
@@ -129,56 +81,9 @@ impl Metrics {
         let registry = Registry::new();
         let make = Maker { registry: &registry };
 
-        let requests = make.counters("requests_total", "Requests by upstream, kind and outcome", &["upstream", "kind", "outcome"]);
-        let response_bytes = make.counters("response_bytes_total", "Body bytes sent to clients", &["upstream", "kind"]);
-        let tag_moves = make.counters("tag_moves_total", "Tags that upstream moved to another digest", &["upstream"]);
-        let received = make.counters("upstream_received_bytes_total", "Body bytes received from upstream", &["upstream"]);
-        let last_success = make.gauges("upstream_last_success_timestamp_seconds", "When upstream last answered (Unix time)", &["upstream"]);
-        let upstream_requests =
-            make.counters("upstream_requests_total", "Requests sent to upstream, by status class", &["upstream", "kind", "code"]);
-        let upstream_duration =
-            make.histograms("upstream_request_duration_seconds", "Time to an upstream's headers", &["upstream", "kind"], &UPSTREAM_SECONDS);
-        let errors = make.counters("upstream_errors_total", "Questions upstream did not answer", &["upstream", "reason"]);
-        let retries = make.counters("upstream_retries_total", "Questions asked again", &["upstream", "reason"]);
-        let fills = make.counters("fills_total", "Blob downloads that ended", &["upstream", "result"]);
-        let mismatch = make.counters("digest_mismatch_total", "Bytes that did not hash to their name", &["upstream", "where"]);
-
-        let of_upstream = |name: &str| {
-            for place in MISMATCH_PLACES {
-                mismatch.with_label_values(&[name, place]);
-            }
-            for reason in UpstreamError::LABELS {
-                errors.with_label_values(&[name, reason]);
-            }
-            for reason in RETRY_REASONS {
-                retries.with_label_values(&[name, reason]);
-            }
-            for kind in UpstreamKind::LABELS {
-                for code in UPSTREAM_CODES {
-                    upstream_requests.with_label_values(&[name, kind, code]);
-                }
-            }
-            Arc::new(UpstreamMetrics {
-                name: name.into(),
-                requests: Kind::LABELS.map(|kind| Outcome::LABELS.map(|outcome| requests.with_label_values(&[name, kind, outcome]))),
-                response_bytes: Kind::LABELS.map(|kind| response_bytes.with_label_values(&[name, kind])),
-                tag_moves: tag_moves.with_label_values(&[name]),
-                received_bytes: received.with_label_values(&[name]),
-                last_success: last_success.with_label_values(&[name]),
-                upstream_requests: upstream_requests.clone(),
-                upstream_duration: ["manifest", "blob", "token"].map(|kind| upstream_duration.with_label_values(&[name, kind])),
-                errors: errors.clone(),
-                retries: retries.clone(),
-                fills: FillResult::LABELS.map(|result| fills.with_label_values(&[name, result])),
-                digest_mismatch: mismatch.clone(),
-            })
-        };
-        let unknown = of_upstream("unknown");
-        let upstreams = upstream_names
-            .into_iter()
-            .map(|name| of_upstream(name.as_ref()))
-            .map(|upstream| (Arc::clone(&upstream.name), upstream))
-            .collect();
+        let families = Families::new(&make);
+        let unknown = Arc::new(families.of("unknown"));
+        let upstreams = upstream_names.into_iter().map(|name| (Arc::from(name.as_ref()), Arc::new(families.of(name.as_ref())))).collect();
 
         let responses = make.counters("responses_total", "Answers to clients by kind and status", &["kind", "code"]);
         let first_byte = make.histograms("time_to_first_byte_seconds", "Time to the response's headers", &["kind", "outcome"], &SECONDS);
@@ -244,8 +149,7 @@ impl Metrics {
 
     /// Counts a response that ended, as it ended.
     pub fn finished(&self, upstream: &UpstreamMetrics, kind: Kind, outcome: Outcome, bytes: u64, elapsed: Duration) {
-        upstream.requests[kind as usize][outcome.index()].inc();
-        upstream.response_bytes[kind as usize].inc_by(bytes);
+        upstream.finished(kind, outcome, bytes);
         self.request_duration[kind as usize][outcome.index()].observe(elapsed.as_secs_f64());
     }
 
@@ -286,100 +190,10 @@ impl Metrics {
     }
 }
 
-impl UpstreamMetrics {
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// Counts one request on the wire; `status` is `None` when no answer came.
-    pub fn asked(&self, kind: UpstreamKind, status: Option<u16>, elapsed: Duration) {
-        let code = match status {
-            None => "none",
-            Some(200..=299) => "2xx",
-            Some(300..=399) => "3xx",
-            Some(401) => "401",
-            Some(403) => "403",
-            Some(404) => "404",
-            Some(429) => "429",
-            Some(400..=499) => "4xx",
-            Some(_) => "5xx",
-        };
-        self.upstream_requests.with_label_values(&[&self.name, kind.as_str(), code]).inc();
-        if let Some(histogram) = self.upstream_duration.get(kind as usize) {
-            histogram.observe(elapsed.as_secs_f64());
-        }
-    }
-
-    pub fn failed(&self, error: &UpstreamError) {
-        self.errors.with_label_values(&[&self.name, error.label()]).inc();
-    }
-
-    pub fn retried(&self, error: &UpstreamError) {
-        self.retries.with_label_values(&[&self.name, error.label()]).inc();
-    }
-
-    pub fn filled(&self, result: FillResult) {
-        self.fills[result as usize].inc();
-    }
-
-    /// `place`: `blob`, `manifest` or `store`.
-    pub fn mismatched(&self, place: &'static str) {
-        self.digest_mismatch.with_label_values(&[&self.name, place]).inc();
-    }
-}
-
-/// Makes and registers series with the common prefix.
-struct Maker<'a> {
-    registry: &'a Registry,
-}
-
-#[expect(clippy::expect_used, reason = "names, labels and buckets are constants of this file")]
-impl Maker<'_> {
-    fn register<C: Collector + Clone + 'static>(&self, series: prometheus::Result<C>) -> C {
-        let series = series.expect("constant names and labels are valid");
-        self.registry.register(Box::new(series.clone())).expect("each name stands once in this file");
-        series
-    }
-
-    fn counter(&self, name: &str, help: &str) -> IntCounter {
-        self.register(IntCounter::new(format!("larder_{name}"), help))
-    }
-
-    fn gauge(&self, name: &str, help: &str) -> IntGauge {
-        self.register(IntGauge::new(format!("larder_{name}"), help))
-    }
-
-    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
-        self.register(IntCounterVec::new(Opts::new(format!("larder_{name}"), help), labels))
-    }
-
-    /// Counters of one label, all of whose values are known.
-    fn prepared(&self, name: &str, help: &str, label: &str, values: &[&str]) -> IntCounterVec {
-        let counters = self.counters(name, help, &[label]);
-        for value in values {
-            counters.with_label_values(&[value]);
-        }
-        counters
-    }
-
-    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
-        self.register(IntGaugeVec::new(Opts::new(format!("larder_{name}"), help), labels))
-    }
-
-    fn histograms(&self, name: &str, help: &str, labels: &[&str], buckets: &[f64]) -> HistogramVec {
-        let options = HistogramOpts::new(format!("larder_{name}"), help).buckets(buckets.into());
-        self.register(HistogramVec::new(options, labels))
-    }
-
-    fn ages(&self, name: &str, help: &str) -> Histogram {
-        let days = [0.01, 0.1, 1.0, 3.0, 7.0, 14.0, 30.0, 90.0].map(|days| days * 86_400.0);
-        self.register(Histogram::with_opts(HistogramOpts::new(format!("larder_{name}"), help).buckets(days.into())))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::upstream::UpstreamError;
 
     #[test]
     fn with_32_upstreams_there_are_fewer_than_5000_series() {

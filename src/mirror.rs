@@ -10,6 +10,7 @@ mod outcome;
 mod repository;
 mod tag;
 mod transfer;
+mod visibility;
 
 pub use blob::{BlobAnswer, BlobBody};
 pub use error::{Error, What};
@@ -23,7 +24,7 @@ use std::time::Duration;
 use moka::sync::Cache;
 use tokio::time::Instant;
 
-use crate::clock::Clock;
+use crate::clock::{Clock, Timestamp};
 use crate::gate::Gate;
 use crate::metrics::Metrics;
 use crate::oci::{Digest, Reference, Tag};
@@ -33,6 +34,7 @@ use fill::Fills;
 use flight::Questions;
 use manifest::{Fetched, Peeked};
 use tag::Checked;
+use visibility::Verdict;
 
 /// Answers that are remembered for moments, each kind.
 const REMEMBERED_MAX: u64 = 50_000;
@@ -57,6 +59,9 @@ pub struct Mirror {
     heads: Cache<(RepositoryKey, Tag), Arc<TagRecord>>,
     /// Tags that a HEAD has said to name a manifest that is not stored yet.
     names: Cache<(RepositoryKey, Digest), Arc<[Tag]>>,
+    verdicts: Questions<(RepositoryKey, Asked), Verdict>,
+    /// When upstream last showed a repository to anybody.
+    shown: Cache<RepositoryKey, Timestamp>,
     /// Rights to a blob that no manifest lists.
     confirmed: Cache<(RepositoryKey, Digest), ()>,
 }
@@ -110,6 +115,8 @@ impl Mirror {
             negative: Cache::new(REMEMBERED_MAX),
             heads: Cache::new(REMEMBERED_MAX),
             names: Cache::new(REMEMBERED_MAX),
+            verdicts: Questions::new(Arc::clone(metrics)),
+            shown: Cache::new(REMEMBERED_MAX),
             confirmed: Cache::builder().max_capacity(REMEMBERED_MAX).time_to_live(CONFIRMED_TTL).build(),
         })
     }

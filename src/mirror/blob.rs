@@ -37,11 +37,14 @@ impl Mirror {
     ///
     /// # Errors
     /// When it has no such blob, or upstream cannot say.
-    pub async fn blob(&self, repository: &Repository, digest: &Digest, deadline: Instant) -> Result<BlobAnswer, Error> {
+    pub async fn blob(self: &Arc<Mirror>, repository: &Repository, digest: &Digest, deadline: Instant) -> Result<BlobAnswer, Error> {
         within(repository, deadline, self.find_blob(repository, digest, deadline)).await
     }
 
-    async fn find_blob(&self, repository: &Repository, digest: &Digest, deadline: Instant) -> Result<BlobAnswer, Error> {
+    async fn find_blob(self: &Arc<Mirror>, repository: &Repository, digest: &Digest, deadline: Instant) -> Result<BlobAnswer, Error> {
+        if repository.source.upstream.shows_public_only() {
+            self.admit(repository, &Asked::Blob(*digest)).await?;
+        }
         if let Some(answer) = self.stored(repository, digest, deadline).await? {
             return Ok(answer);
         }
@@ -74,11 +77,14 @@ impl Mirror {
     ///
     /// # Errors
     /// As [`Mirror::blob`].
-    pub async fn blob_head(&self, repository: &Repository, digest: &Digest, deadline: Instant) -> Result<BlobAnswer, Error> {
+    pub async fn blob_head(self: &Arc<Mirror>, repository: &Repository, digest: &Digest, deadline: Instant) -> Result<BlobAnswer, Error> {
         within(repository, deadline, self.find_blob_head(repository, digest, deadline)).await
     }
 
-    async fn find_blob_head(&self, repository: &Repository, digest: &Digest, deadline: Instant) -> Result<BlobAnswer, Error> {
+    async fn find_blob_head(self: &Arc<Mirror>, repository: &Repository, digest: &Digest, deadline: Instant) -> Result<BlobAnswer, Error> {
+        if repository.source.upstream.shows_public_only() {
+            self.admit(repository, &Asked::Blob(*digest)).await?;
+        }
         if let Some(answer) = self.stored(repository, digest, deadline).await? {
             return Ok(answer);
         }

@@ -272,7 +272,7 @@ impl Task {
     }
 
     pub(super) async fn get(&self, name: &RepositoryName, offset: u64) -> Result<BlobStream, UpstreamError> {
-        let call = Call { deadline: Instant::now() + HEADERS_TIMEOUT, exchange: Arc::clone(&self.fill.exchange) };
+        let call = Call::new(Instant::now() + HEADERS_TIMEOUT, Arc::clone(&self.fill.exchange));
         self.source.upstream.get_blob(name, &self.fill.digest, offset, &call).await
     }
 

@@ -55,10 +55,16 @@ impl Mirror {
         want: Want,
         deadline: Instant,
     ) -> Result<ManifestAnswer, Error> {
-        match reference {
-            Reference::Digest(digest) => within(repository, deadline, self.by_digest(repository, digest, want)).await,
-            Reference::Tag(tag) => within(repository, deadline, self.by_tag(repository, tag, want)).await,
-        }
+        let answer = async {
+            if repository.source.upstream.shows_public_only() {
+                self.admit(repository, &Asked::Manifest(reference.clone())).await?;
+            }
+            match reference {
+                Reference::Digest(digest) => self.by_digest(repository, digest, want).await,
+                Reference::Tag(tag) => self.by_tag(repository, tag, want).await,
+            }
+        };
+        within(repository, deadline, answer).await
     }
 
     async fn by_digest(self: &Arc<Mirror>, repository: &Repository, digest: &Digest, want: Want) -> Result<ManifestAnswer, Error> {

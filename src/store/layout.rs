@@ -6,6 +6,7 @@
 //! refs/<upstream>/_blobs/<alg>-<hex>                   empty: this upstream has confirmed that it has this blob
 //! refs/<upstream>/<repository>/_tags/<tag>             JSON: digest, media type, size, when last checked
 //! refs/<upstream>/<repository>/_manifests/<alg>-<hex>  JSON: media type, size
+//! refs/<upstream>/<repository>/_shown                  JSON: when upstream last showed the repository to anybody
 //! partial/<upstream>/<alg>-<hex>                       being filled
 //! quarantine/<alg>-<hex>                               found damaged
 //! index/                                               sled; can be deleted at any stop
@@ -83,6 +84,10 @@ impl Layout {
 
     pub fn manifest_ref(&self, repository: &RepositoryKey, digest: &Digest) -> PathBuf {
         self.manifest_refs(repository).join(file_name(digest))
+    }
+
+    pub fn shown(&self, repository: &RepositoryKey) -> PathBuf {
+        self.repository(repository).join("_shown")
     }
 
     pub fn partials(&self) -> PathBuf {

@@ -9,6 +9,7 @@ use super::index::Record;
 use super::partial::{PartialBlob, Verifier};
 use super::refs::TagRecord;
 use super::{RepositoryKey, Store, StoreError, TOUCH_INTERVAL, check, io_error, links};
+use crate::clock::Timestamp;
 use crate::oci::{Digest, MANIFEST_BYTES_MAX, Manifest, MediaType, Tag};
 
 impl Store {
@@ -142,5 +143,23 @@ impl Store {
         self.gate
             .run(move || store.refs.drop_tag(&key).map_err(|error| store.write_error("remove", &store.layout.tag(&key.0, &key.1), error)))
             .await
+    }
+    /// When upstream last showed a repository to anybody; `None` also when the disk fails, as then upstream can be asked.
+    pub async fn shown(self: &Arc<Store>, repository: &RepositoryKey) -> Option<Timestamp> {
+        let (store, repository) = (Arc::clone(self), repository.clone());
+        self.gate.run(move || store.refs.shown(&repository)).await.ok().flatten()
+    }
+
+    /// Upstream has shown a repository to anybody.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub async fn set_shown(self: &Arc<Store>, repository: &RepositoryKey, at: Timestamp) -> Result<(), StoreError> {
+        let (store, repository) = (Arc::clone(self), repository.clone());
+        let write = move || {
+            let path = store.layout.shown(&repository);
+            store.refs.set_shown(&repository, at).map_err(|error| store.write_error("write", &path, error))
+        };
+        self.gate.run(write).await
     }
 }

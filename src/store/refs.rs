@@ -148,6 +148,24 @@ impl Refs {
         disk::remove_if_there(&*self.disk, &self.layout.confirmation(upstream, digest))
     }
 
+    /// When upstream last showed a repository to anybody. A file that cannot be understood says nothing.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn shown(&self, repository: &RepositoryKey) -> io::Result<Option<Timestamp>> {
+        let bytes = disk::read_small(&*self.disk, &self.layout.shown(repository), RECORD_BYTES_MAX)?;
+        Ok(bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
+    }
+
+    /// Writes it down.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn set_shown(&self, repository: &RepositoryKey, at: Timestamp) -> io::Result<()> {
+        let bytes = serde_json::to_vec(&at).map_err(io::Error::other)?;
+        disk::replace(&*self.disk, &self.layout.shown(repository), &bytes)
+    }
+
     /// Calls `found` for every record of a manifest and every confirmation, as the files have them.
     ///
     /// # Errors

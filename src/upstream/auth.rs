@@ -7,76 +7,91 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use http::HeaderValue;
 use http::header::WWW_AUTHENTICATE;
 use moka::sync::Cache;
+use tokio::sync::SemaphorePermit;
 
 use super::UpstreamError;
 use super::challenge::{self, Bearer, Challenge};
-use super::credentials::basic;
-use super::token::{TokenKey, Tokens};
+use super::credentials::Login;
+use super::signer::{Offer, Place, Signer};
+use super::token::{TokenKey, Tokens, Way};
 use super::url::Url;
 use super::wire::{Answer, Wire};
-use crate::config::{CredentialKind, Credentials, UpstreamConfig};
+use crate::config::UpstreamConfig;
 use crate::oci::RepositoryName;
+use crate::rng::Rng;
 
 const REPOSITORIES_MAX: u64 = 10_000;
 
-/// How one upstream wants to be asked.
+/// How one host wants to be asked with one credential.
 pub(super) struct Auth {
-    credentials: Option<Credentials>,
+    signer: Arc<Signer>,
     tokens: Arc<Tokens>,
     /// Basic has been asked for: it holds for every repository of the registry.
     basic: AtomicBool,
-    learned: Cache<RepositoryName, Arc<TokenKey>>,
+    learned: Cache<RepositoryName, Arc<Way>>,
 }
 
 /// The authentication of one attempt, step by step. Each step can be taken once, so it ends.
 pub(super) struct Attempt<'a> {
     auth: &'a Auth,
     repository: &'a RepositoryName,
+    offer: Offer,
     sent: Sent,
     refreshed: bool,
     bared: bool,
+    renewed: bool,
+    /// Held while an unproven login is tried.
+    turn: Option<SemaphorePermit<'a>>,
 }
 
 #[derive(Clone)]
 enum Sent {
     Nothing,
-    Basic(HeaderValue),
-    Bearer(Arc<TokenKey>, HeaderValue),
+    /// The login itself: Basic, or a registry token.
+    Login(HeaderValue),
+    Bearer(TokenKey, HeaderValue),
 }
 
 impl Auth {
-    pub(super) fn new(config: &UpstreamConfig, wire: &Arc<Wire>) -> Auth {
-        let credentials = config.credentials.first().and_then(|credential| match &credential.kind {
-            CredentialKind::Password(credentials) => Some(credentials.clone()),
-            _ => None,
-        });
-        let tokens = Tokens::new(Arc::clone(wire), credentials.clone(), config.token_hosts.clone());
-        Auth { credentials, tokens, basic: AtomicBool::new(false), learned: Cache::new(REPOSITORIES_MAX) }
+    pub(super) fn new(config: &UpstreamConfig, signer: Arc<Signer>, wire: &Arc<Wire>, rng: &Arc<Rng>) -> Auth {
+        let tokens = Tokens::new(Arc::clone(wire), Arc::clone(&signer), config.token_hosts.clone(), Arc::clone(rng));
+        Auth { signer, tokens, basic: AtomicBool::new(false), learned: Cache::new(REPOSITORIES_MAX) }
+    }
+
+    /// The credential's name.
+    pub(super) fn credential(&self) -> &str {
+        self.signer.name()
     }
 
     /// Begins with what worked last time.
     pub(super) async fn begin<'a>(&'a self, repository: &'a RepositoryName) -> Result<Attempt<'a>, UpstreamError> {
-        let sent = match (self.learned.get(repository), &self.credentials) {
-            (Some(key), _) => self.bearer(repository, key).await?,
-            (None, Some(credentials)) if self.basic.load(Ordering::Relaxed) => Sent::Basic(basic(credentials).await?),
-            (None, _) => Sent::Nothing,
-        };
-        Ok(Attempt { auth: self, repository, sent, refreshed: false, bared: false })
-    }
-
-    /// A token, remembered as this repository's way. Where none is to be had the way is forgotten: the registry may name another by now.
-    async fn bearer(&self, repository: &RepositoryName, key: Arc<TokenKey>) -> Result<Sent, UpstreamError> {
-        let token = self.tokens.get(&key).await.inspect_err(|_| self.learned.invalidate(repository))?;
-        self.learned.insert(repository.clone(), Arc::clone(&key));
-        Ok(Sent::Bearer(key, token.header))
+        let offer = self.signer.login(repository).await?;
+        let mut attempt =
+            Attempt { auth: self, repository, offer, sent: Sent::Nothing, refreshed: false, bared: false, renewed: false, turn: None };
+        let way = self.learned.get(repository);
+        match (&attempt.offer.held.login, way) {
+            (Login::RegistryToken(_), _) => attempt.log_in().await?,
+            (_, Some(way)) => attempt.bear(way).await?,
+            (Login::Basic { .. }, None) if self.basic.load(Ordering::Relaxed) => attempt.log_in().await?,
+            (_, None) => {}
+        }
+        Ok(attempt)
     }
 }
 
-impl Attempt<'_> {
+impl<'a> Attempt<'a> {
     pub(super) fn authorization(&self) -> Option<HeaderValue> {
         match &self.sent {
             Sent::Nothing => None,
-            Sent::Basic(header) | Sent::Bearer(_, header) => Some(header.clone()),
+            Sent::Login(header) | Sent::Bearer(_, header) => Some(header.clone()),
+        }
+    }
+
+    /// The registry has answered with content, or that there is none.
+    pub(super) fn accepted(&mut self) {
+        self.turn = None;
+        if let Sent::Login(_) = self.sent {
+            self.auth.signer.accepted(&self.offer.held);
         }
     }
 
@@ -90,46 +105,106 @@ impl Attempt<'_> {
             Challenge::Bearer(bearer) => Some(bearer),
             Challenge::Basic => None,
         });
-        self.sent = match (bearer, &self.sent) {
-            (Some(bearer), _) => self.with_token(bearer, &from).await?,
+        match (bearer, &self.sent) {
+            (_, Sent::Login(_)) if matches!(self.offer.held.login, Login::RegistryToken(_)) => self.renew(&from).await,
+            (Some(bearer), _) => self.with_token(bearer, &from).await,
             // Harbor says Basic, or nothing, to whatever had an Authorization it did not like: ask again without one.
             (None, Sent::Bearer(key, header)) if !self.bared => {
                 self.auth.tokens.refuse(key, header);
                 self.auth.learned.invalidate(self.repository);
                 self.bared = true;
-                Sent::Nothing
+                self.sent = Sent::Nothing;
+                Ok(())
             }
-            (None, _) if challenges.is_empty() => return Err(denied(&from, "without a challenge that larder understands")),
-            (None, sent) => self.with_basic(sent, &from).await?,
-        };
+            (None, Sent::Login(_)) => self.renew(&from).await,
+            (None, _) if challenges.is_empty() => Err(denied(&from, "without a challenge that larder understands")),
+            (None, _) => self.with_basic(&from).await,
+        }
+    }
+
+    /// A login may have expired, which ECR tells by 403: looks for another, once. Returns whether there is one.
+    pub(super) async fn expired(&mut self, why: &UpstreamError) -> bool {
+        let Sent::Login(_) = self.sent else { return false };
+        if self.renewed {
+            return false;
+        }
+        self.renewed = true;
+        self.turn = None;
+        let Some(offer) = self.auth.signer.renewed(&self.offer.held, self.repository).await else { return false };
+        self.offer = offer;
+        self.log_in().await.inspect_err(|error| tracing::debug!(%error, %why, "no other login")).is_ok()
+    }
+
+    async fn with_basic(&mut self, from: &str) -> Result<(), UpstreamError> {
+        match &self.offer.held.login {
+            Login::Basic { .. } => {
+                self.auth.basic.store(true, Ordering::Relaxed);
+                self.log_in().await
+            }
+            Login::Anonymous => Err(denied(from, "and wants a user name and password")),
+            Login::IdentityToken(_) | Login::RegistryToken(_) => {
+                let detail = format!("{from} wants a user name and password, and has no token server that takes a token");
+                Err(UpstreamError::CredentialRefused { detail })
+            }
+        }
+    }
+
+    /// Sends the login itself.
+    async fn log_in(&mut self) -> Result<(), UpstreamError> {
+        self.turn = None;
+        self.turn = self.auth.signer.turn(&self.offer, Place::Registry).await?;
+        self.sent = self.offer.held.login.authorization()?.map_or(Sent::Nothing, Sent::Login);
         Ok(())
     }
 
-    async fn with_basic(&self, sent: &Sent, from: &str) -> Result<Sent, UpstreamError> {
-        let Some(credentials) = &self.auth.credentials else {
-            return Err(denied(from, "and wants a user name and password"));
-        };
-        if let Sent::Basic(_) = sent {
-            return Err(UpstreamError::CredentialRefused { detail: format!("{from} answered 401 to the user name and password") });
+    /// The registry refused the login itself: there may be another by now.
+    async fn renew(&mut self, from: &str) -> Result<(), UpstreamError> {
+        self.turn = None;
+        let error = UpstreamError::CredentialRefused { detail: format!("{from} answered 401 to credential {}", self.auth.credential()) };
+        let again = self.auth.signer.refused(&self.offer.held, self.repository, &error).await;
+        match again.filter(|_| !self.renewed) {
+            Some(offer) => {
+                self.renewed = true;
+                self.offer = offer;
+                self.log_in().await
+            }
+            None => Err(error),
         }
-        self.auth.basic.store(true, Ordering::Relaxed);
-        Ok(Sent::Basic(basic(credentials).await?))
     }
 
-    async fn with_token(&mut self, bearer: &Bearer, from: &str) -> Result<Sent, UpstreamError> {
+    async fn with_token(&mut self, bearer: &Bearer, from: &str) -> Result<(), UpstreamError> {
         let realm = Url::parse(&bearer.realm)
             .map_err(|error| UpstreamError::Corrupt { detail: format!("{from} named a token server that is {error}") })?;
-        let key = Arc::new(TokenKey { realm, service: bearer.service.clone(), scopes: scopes(self.repository, bearer.scope.as_deref()) });
+        let way = Way { realm, service: bearer.service.clone(), scopes: scopes(self.repository, bearer.scope.as_deref()) };
         if let Sent::Bearer(used, header) = &self.sent {
             // The token is genuine and allows too little: another for the same scope would, too.
-            let pointless = *used == key && bearer.error.as_deref() == Some("insufficient_scope");
+            let pointless = *used.way == way && bearer.error.as_deref() == Some("insufficient_scope");
             if self.refreshed || pointless {
                 return Err(denied(from, "to a token for this repository"));
             }
             self.refreshed = true;
             self.auth.tokens.refuse(used, header);
         }
-        self.auth.bearer(self.repository, key).await
+        self.bear(Arc::new(way)).await
+    }
+
+    /// A token, remembered as this repository's way. Where none is to be had the way is forgotten: the registry may name another by now.
+    async fn bear(&mut self, way: Arc<Way>) -> Result<(), UpstreamError> {
+        let auth = self.auth;
+        let mut token = auth.tokens.get(&way, &self.offer, self.repository).await;
+        if let Err(UpstreamError::CredentialRefused { .. }) = token
+            && !self.renewed
+            && let Ok(offer) = auth.signer.login(self.repository).await
+            && offer.held.version != self.offer.held.version
+        {
+            self.renewed = true;
+            self.offer = offer;
+            token = auth.tokens.get(&way, &self.offer, self.repository).await;
+        }
+        let token = token.inspect_err(|_| auth.learned.invalidate(self.repository))?;
+        auth.learned.insert(self.repository.clone(), Arc::clone(&way));
+        self.sent = Sent::Bearer(TokenKey { way, version: self.offer.held.version }, token.header);
+        Ok(())
     }
 }
 

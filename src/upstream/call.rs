@@ -11,11 +11,22 @@ use tokio::time::Instant;
 pub struct Call {
     pub deadline: Instant,
     pub exchange: Arc<Exchange>,
+    /// Without any credential: what would upstream tell anybody?
+    pub(super) anonymous: bool,
 }
 
 impl Call {
     pub fn until(deadline: Instant) -> Call {
-        Call { deadline, exchange: Arc::default() }
+        Call::new(deadline, Arc::default())
+    }
+
+    pub fn new(deadline: Instant, exchange: Arc<Exchange>) -> Call {
+        Call { deadline, exchange, anonymous: false }
+    }
+
+    /// The same call, without any credential.
+    pub fn anonymous(self) -> Call {
+        Call { anonymous: true, ..self }
     }
 }
 

@@ -7,16 +7,18 @@ use http::header::{CONTENT_ENCODING, CONTENT_RANGE, CONTENT_TYPE};
 use http::{Method, StatusCode};
 
 use super::UpstreamError;
-use super::auth::Auth;
+use super::account::{Account, Scope};
 use super::body::{BlobStream, check_encoding, content_length, content_range};
 use super::call::Call;
 use super::connect::Connect;
+use super::credentials::{Environment, Source};
+use super::endpoint::Endpoint;
 use super::request::{Asker, Question};
 use super::retry::Failure;
 use super::tls::SetupError;
 use super::url::{Origin, Url};
 use super::wire::{Answer, Wire};
-use crate::config::UpstreamConfig;
+use crate::config::{BaseUrl, UpstreamConfig, Visibility};
 use crate::metrics::{Metrics, UpstreamKind};
 use crate::oci::{Digest, MANIFEST_BYTES_MAX, Reference, RepositoryName};
 use crate::rng::Rng;
@@ -29,9 +31,8 @@ const DOCKER_CONTENT_DIGEST: &str = "docker-content-digest";
 /// One remote registry.
 pub struct Upstream {
     name: Arc<str>,
-    /// Before `/v2`.
-    path: String,
-    asker: Asker,
+    shows_public_only: bool,
+    pub(super) asker: Asker,
 }
 
 /// What a registry says about a manifest without sending it. A registry that does not do HEAD says nothing.
@@ -57,12 +58,28 @@ impl Upstream {
     /// # Errors
     /// When `ca_file` cannot be used, or the URL is none.
     pub fn new(config: &UpstreamConfig, connect: Arc<dyn Connect>, metrics: &Arc<Metrics>, rng: Arc<Rng>) -> Result<Upstream, SetupError> {
-        let url = config.urls.first().ok_or(SetupError::Url)?;
-        let base = Url::new(Origin::from(url), format!("{}/v2/", url.path));
-        base.uri().map_err(|_| SetupError::Url)?;
-        let wire = Arc::new(Wire::new(config, url, connect, metrics)?);
-        let auth = Auth::new(config, &wire);
-        Ok(Upstream { name: config.name.as_str().into(), path: url.path.clone(), asker: Asker { wire, auth, rng } })
+        let environment = Environment::of_process();
+        let source = |credential| Arc::new(Source::new(credential, &config.name, &environment));
+        let sources: Vec<Arc<Source>> = config.credentials.iter().map(source).collect();
+        let endpoint = |url: &BaseUrl| {
+            let base = Url::new(Origin::from(url), format!("{}/v2/", url.path));
+            base.uri().map_err(|_| SetupError::Url)?;
+            let wire = Arc::new(Wire::new(config, url, Arc::clone(&connect), metrics, Arc::clone(&rng))?);
+            let account = |source| Account::new(config, source, &wire, &rng);
+            let accounts = sources.iter().map(|source| account(Some(Arc::clone(source)))).collect();
+            let anonymous = account(None);
+            Ok(Endpoint { path: url.path.clone(), accounts, anonymous, wire })
+        };
+        let endpoints: Vec<Endpoint> = config.urls.iter().map(endpoint).collect::<Result<_, SetupError>>()?;
+        let scopes = config.credentials.iter().map(|credential| Scope::new(&credential.repositories)).collect();
+        let own = Arc::clone(metrics.upstream(&config.name));
+        let shows_public_only = config.visibility == Visibility::Public && !config.credentials.is_empty();
+        Ok(Upstream { name: config.name.as_str().into(), shows_public_only, asker: Asker { endpoints, scopes, metrics: own, rng } })
+    }
+
+    /// Whether larder's credentials there only raise the limit: a client reads what upstream shows to anybody.
+    pub fn shows_public_only(&self) -> bool {
+        self.shows_public_only
     }
 
     pub fn name(&self) -> &Arc<str> {
@@ -138,7 +155,7 @@ impl Upstream {
         let range = (offset > 0).then(|| format!("bytes={offset}-"));
         let question = self.blob(Method::GET, repository, digest, range);
         let answer = self.asker.ask(&question, call).await.map_err(|failure| self.asker.failed(failure.into_error()))?;
-        BlobStream::new(answer, offset, Arc::clone(&self.asker.wire.metrics)).map_err(|error| self.asker.failed(error))
+        BlobStream::new(answer, offset, Arc::clone(&self.asker.metrics)).map_err(|error| self.asker.failed(error))
     }
 
     /// Asks for one byte, to read the size beside it.
@@ -162,22 +179,18 @@ impl Upstream {
         let (content_type, digest) = (content_type(&answer), digest(&answer));
         let limit = usize::try_from(MANIFEST_BYTES_MAX).unwrap_or(usize::MAX);
         let bytes = answer.body(limit).await?;
-        self.asker.wire.metrics.received_bytes.inc_by(bytes.len() as u64);
+        self.asker.metrics.received_bytes.inc_by(bytes.len() as u64);
         Ok(FetchedManifest { bytes, content_type, digest })
     }
 
     fn manifest<'a>(&self, method: Method, repository: &'a RepositoryName, reference: &Reference) -> Question<'a> {
-        let url = self.url(&format!("{repository}/manifests/{reference}"));
-        Question { kind: UpstreamKind::Manifest, method, repository, url, accept: Some(MANIFEST_ACCEPT), range: None }
+        let path = format!("{repository}/manifests/{reference}");
+        Question { kind: UpstreamKind::Manifest, method, repository, path, accept: Some(MANIFEST_ACCEPT), range: None }
     }
 
     fn blob<'a>(&self, method: Method, repository: &'a RepositoryName, digest: &Digest, range: Option<String>) -> Question<'a> {
-        let url = self.url(&format!("{repository}/blobs/{digest}"));
-        Question { kind: UpstreamKind::Blob, method, repository, url, accept: None, range }
-    }
-
-    fn url(&self, rest: &str) -> Url {
-        Url::new(self.asker.wire.origin.clone(), format!("{}/v2/{rest}", self.path))
+        let path = format!("{repository}/blobs/{digest}");
+        Question { kind: UpstreamKind::Blob, method, repository, path, accept: None, range }
     }
 }
 

@@ -64,6 +64,16 @@ impl UpstreamError {
         }
     }
 
+    /// Whether another host, or another credential, may well answer.
+    pub fn is_of_one_host(&self) -> bool {
+        matches!(self, UpstreamError::RateLimited { .. } | UpstreamError::CredentialRefused { .. }) || self.is_outage()
+    }
+
+    /// Whether no credential would have helped.
+    pub fn is_outage(&self) -> bool {
+        matches!(self, UpstreamError::Unavailable { .. } | UpstreamError::TimedOut { .. })
+    }
+
     /// Whether the same question, asked again soon, may well be answered.
     pub fn is_transient(&self) -> bool {
         match self {

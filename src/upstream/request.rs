@@ -1,37 +1,49 @@
-//! One question to an upstream: authenticated, redirected, repeated where that may help, within the caller's deadline.
+//! One question to an upstream: authenticated, redirected, put to one host and credential after another, repeated where that
+//! may help, within the caller's deadline.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::{Method, StatusCode};
 use tokio::time::Instant;
 
-use super::auth::Auth;
+use super::account::{Account, Scope, closest};
+use super::budget::Budget;
 use super::call::Call;
-use super::retry::{self, ATTEMPTS_MAX, Failure};
-use super::url::Url;
-use super::wire::{Answer, Outgoing, Wire};
+use super::endpoint::Endpoint;
+use super::rest::Backoff;
+use super::retry::{self, ATTEMPTS_MAX, Failure, LimitOf, Limited};
+use super::wire::{Answer, Outgoing};
 use super::{UnavailableReason, UpstreamError};
-use crate::metrics::UpstreamKind;
+use crate::metrics::{UpstreamKind, UpstreamMetrics};
 use crate::oci::RepositoryName;
 use crate::rng::Rng;
 
-/// Most 401s that one attempt may work off: one each for the challenge, the refresh, the bare try, and Basic.
-const CHALLENGES_MAX: usize = 4;
+/// Most 401s that one attempt may work off: one each for the challenge, the refresh, the bare try, Basic, and a renewed login.
+const CHALLENGES_MAX: usize = 5;
+/// A limit that does not say for how long: some are of a second, some of an hour.
+const LIMITED: Backoff = Backoff { first: Duration::from_secs(5), max: Duration::from_mins(15) };
+/// Docker Hub's window is six hours and rolls: some of it is free before. A probe an hour costs nothing, being a HEAD mostly.
+const WINDOW_MAX: Duration = Duration::from_hours(1);
 
 /// What is asked.
 pub(super) struct Question<'a> {
     pub(super) kind: UpstreamKind,
     pub(super) method: Method,
     pub(super) repository: &'a RepositoryName,
-    pub(super) url: Url,
+    /// What follows `/v2/`, its query included.
+    pub(super) path: String,
     pub(super) accept: Option<&'static str>,
     pub(super) range: Option<String>,
 }
 
 /// Asks on behalf of one upstream.
 pub(super) struct Asker {
-    pub(super) wire: Arc<Wire>,
-    pub(super) auth: Auth,
+    /// In the order to try them.
+    pub(super) endpoints: Vec<Endpoint>,
+    /// Of each endpoint's accounts, in their order.
+    pub(super) scopes: Vec<Scope>,
+    pub(super) metrics: Arc<UpstreamMetrics>,
     pub(super) rng: Arc<Rng>,
 }
 
@@ -41,6 +53,14 @@ pub(super) struct Tries<'a> {
     deadline: Instant,
     attempts: u32,
     relocated: bool,
+}
+
+/// One host, asked with one credential.
+struct Channel<'a> {
+    asker: &'a Asker,
+    endpoint: &'a Endpoint,
+    account: &'a Account,
+    deadline: Instant,
 }
 
 impl Asker {
@@ -59,56 +79,188 @@ impl Asker {
         Tries { asker: self, deadline: call.deadline, attempts: 0, relocated: false }
     }
 
-    /// Asks once, the call's deadline around all of it.
+    /// Asks one host and credential after another, until one does not fail for a reason that is its own.
     pub(super) async fn attempt(&self, question: &Question<'_>, call: &Call) -> Result<Answer, Failure> {
-        let attempt = tokio::time::timeout_at(call.deadline, self.authenticated(question, call));
-        attempt.await.unwrap_or_else(|_| {
-            let detail = format!("no answer from {} before the request's deadline", question.url.origin);
+        let mut last = None;
+        for (place, endpoint) in self.endpoints.iter().enumerate() {
+            let deadline = share(call.deadline, self.endpoints.len() - place);
+            for account in self.accounts(endpoint, question.repository, call.anonymous) {
+                let channel = Channel { asker: self, endpoint, account, deadline };
+                match channel.attempt(question, call).await {
+                    Err(Failure::Plain(error)) if error.is_of_one_host() => {
+                        let ends_host = error.is_outage();
+                        last = Some(worse(last, error));
+                        if ends_host {
+                            break;
+                        }
+                    }
+                    told => return told,
+                }
+            }
+        }
+        Err(last
+            .unwrap_or_else(|| UpstreamError::Unavailable { reason: UnavailableReason::Connect, detail: "it has no url".into() })
+            .into())
+    }
+
+    fn accounts<'a>(&self, endpoint: &'a Endpoint, repository: &RepositoryName, anonymous: bool) -> Vec<&'a Account> {
+        let chosen = if anonymous { Vec::new() } else { closest(&self.scopes, repository) };
+        let accounts: Vec<&Account> = chosen.iter().filter_map(|place| endpoint.accounts.get(*place)).collect();
+        if accounts.is_empty() { vec![&endpoint.anonymous] } else { accounts }
+    }
+
+    /// Counts a question that stays unanswered.
+    pub(super) fn failed(&self, error: UpstreamError) -> UpstreamError {
+        if let UpstreamError::Unavailable { reason: UnavailableReason::Blocked, detail } = &error {
+            tracing::warn!(upstream = self.metrics.name(), detail, "refused to connect");
+        }
+        self.metrics.failed(&error);
+        error
+    }
+}
+
+/// Half of the time for the first of several hosts, so that a silent one leaves some for the next.
+fn share(deadline: Instant, hosts: usize) -> Instant {
+    let now = Instant::now();
+    if hosts > 1 { now + deadline.saturating_duration_since(now) / 2 } else { deadline }
+}
+
+/// Which of two failures tells more: a limit says when to come back.
+fn worse(last: Option<UpstreamError>, error: UpstreamError) -> UpstreamError {
+    match (last, error) {
+        (Some(UpstreamError::RateLimited { retry_after: one }), UpstreamError::RateLimited { retry_after: other }) => {
+            UpstreamError::RateLimited { retry_after: one.into_iter().chain(other).min() }
+        }
+        (Some(limited @ UpstreamError::RateLimited { .. }), _) => limited,
+        (_, error) => error,
+    }
+}
+
+impl Channel<'_> {
+    /// Asks once, the deadline around all of it, unless something is to rest.
+    async fn attempt(&self, question: &Question<'_>, call: &Call) -> Result<Answer, Failure> {
+        let begun = Instant::now();
+        self.endpoint.wire.health.enter(begun)?;
+        if question.is_limited() {
+            self.account.limit.enter(begun)?;
+        }
+        let asked = tokio::time::timeout_at(self.deadline, self.authenticated(question, call)).await;
+        let asked = asked.unwrap_or_else(|_| {
+            let detail = format!("no answer from {} before the request's deadline", self.endpoint.wire.origin);
             Err(UpstreamError::TimedOut { detail }.into())
-        })
+        });
+        match asked {
+            Err(Failure::Limited(limited)) => Err(self.rest(&limited, begun).into()),
+            told => {
+                if question.is_limited() && told.as_ref().err().is_none_or(Failure::is_told) {
+                    self.account.limit.succeeded(begun);
+                }
+                told
+            }
+        }
     }
 
     async fn authenticated(&self, question: &Question<'_>, call: &Call) -> Result<Answer, Failure> {
-        let mut auth = self.auth.begin(question.repository).await?;
+        let mut auth = self.account.auth.begin(question.repository).await?;
+        let url = self.endpoint.url(&question.path);
         for _ in 0..CHALLENGES_MAX {
-            let outgoing = question.outgoing(auth.authorization(), call);
-            let answer = self.wire.ask(&outgoing).await?;
-            let is_own = answer.url.origin == question.url.origin;
+            let outgoing = Outgoing {
+                kind: question.kind,
+                method: question.method.clone(),
+                url: url.clone(),
+                accept: question.accept,
+                range: question.range.clone(),
+                authorization: auth.authorization(),
+                form: None,
+                deadline: self.deadline,
+                exchange: Some(&call.exchange),
+            };
+            let answer = self.endpoint.wire.ask(&outgoing).await?;
+            let is_own = answer.url.origin == url.origin;
+            if is_own && question.is_limited() {
+                self.note_budget(&answer);
+            }
             match answer.status() {
-                StatusCode::OK | StatusCode::PARTIAL_CONTENT => return Ok(answer),
+                StatusCode::OK | StatusCode::PARTIAL_CONTENT => {
+                    auth.accepted();
+                    return Ok(answer);
+                }
                 StatusCode::UNAUTHORIZED if is_own && !(answer.redirected && question.kind == UpstreamKind::Blob) => {
                     auth.refused(answer).await?;
                 }
-                _ => return Err(question.refused(answer).await),
+                status => {
+                    let failure = question.refused(answer).await;
+                    match &failure {
+                        Failure::Plain(why) if is_own && status == StatusCode::FORBIDDEN && auth.expired(why).await => {}
+                        Failure::Plain(UpstreamError::NotFound) if is_own => {
+                            auth.accepted();
+                            return Err(failure);
+                        }
+                        _ => return Err(failure),
+                    }
+                }
             }
         }
-        let detail = format!("{} goes on asking for credentials", question.url.origin);
+        let detail = format!("{} goes on asking for credentials", url.origin);
         Err(UpstreamError::Denied { detail }.into())
+    }
+
+    /// Docker Hub says with every manifest how many pulls are left.
+    fn note_budget(&self, answer: &Answer) {
+        if answer.status().is_success() || answer.status() == StatusCode::TOO_MANY_REQUESTS {
+            let budget = Budget::read(|name| answer.header(name));
+            self.asker.metrics.budgeted(self.account.name(), budget.as_ref());
+            self.account.budgeted(budget);
+        }
+    }
+
+    /// Lets rest what was asked too often.
+    fn rest(&self, limited: &Limited, begun: Instant) -> UpstreamError {
+        let why = UpstreamError::RateLimited { retry_after: None };
+        let window = self.account.budget().and_then(|budget| budget.window).map(|window| window.min(WINDOW_MAX));
+        let jitter = |rest| self.asker.rng.jitter(rest);
+        let now = Instant::now();
+        let ((rest, began), what) = match limited.of {
+            LimitOf::Pulls => {
+                let asked = limited.retry_after.or(window);
+                (self.account.limit.begin(begun, now, &why, asked, LIMITED, jitter), "manifests with this credential")
+            }
+            LimitOf::Host => (self.endpoint.wire.limited(begun, now, &why, limited.retry_after, LIMITED, jitter), "this host"),
+        };
+        if began {
+            let (upstream, host, credential, seconds) =
+                (self.asker.metrics.name(), &self.endpoint.wire.origin.host, self.account.name(), rest.as_secs());
+            tracing::warn!(upstream, host, credential, seconds, what, "upstream limits the rate; it is not asked before this time is over");
+        }
+        UpstreamError::RateLimited { retry_after: Some(rest) }
     }
 }
 
 impl Question<'_> {
-    fn outgoing<'a>(&self, authorization: Option<http::HeaderValue>, call: &'a Call) -> Outgoing<'a> {
-        Outgoing {
-            kind: self.kind,
-            method: self.method.clone(),
-            url: self.url.clone(),
-            accept: self.accept,
-            range: self.range.clone(),
-            authorization,
-            deadline: call.deadline,
-            exchange: Some(&call.exchange),
-        }
+    /// Whether it may count against a pull limit, or be refused by one. Blobs are neither.
+    fn is_limited(&self) -> bool {
+        self.kind != UpstreamKind::Blob
     }
 
     /// A blob's redirect leads to a store that knows links, not repositories. A manifest's leads to another registry, whose word counts.
     async fn refused(&self, answer: Answer) -> Failure {
         let to_a_store = answer.redirected && self.kind == UpstreamKind::Blob;
         let is_head = self.method == Method::HEAD;
+        let is_limited = self.is_limited();
         answer
             .refused(|refused| {
-                let meant = if to_a_store { refused.meaning_behind_redirect() } else { refused.meaning().into() };
-                if is_head { refused.meaning_to_head(meant) } else { meant }
+                if to_a_store {
+                    let meant = refused.meaning_behind_redirect();
+                    return if is_head { refused.meaning_to_head(meant) } else { meant };
+                }
+                match refused.limited() {
+                    // HEAD has no body that would tell which limit it is; a blob is under none but the host's.
+                    Some(limited) if is_limited && is_head => Failure::Limited(Limited { of: LimitOf::Pulls, ..limited }),
+                    Some(limited) if !is_limited => Failure::Limited(Limited { of: LimitOf::Host, ..limited }),
+                    Some(limited) => Failure::Limited(limited),
+                    None if is_head => refused.meaning_to_head(refused.meaning().into()),
+                    None => refused.meaning().into(),
+                }
             })
             .await
     }
@@ -127,29 +279,18 @@ impl Tries<'_> {
             Failure::Location(_) if !self.relocated => {
                 self.relocated = true;
                 self.attempts -= 1;
-                std::time::Duration::ZERO
+                Duration::ZERO
             }
             Failure::Plain(error) if error.is_transient() && self.attempts < ATTEMPTS_MAX => {
                 self.asker.rng.jitter(retry::backoff(self.attempts))
             }
-            Failure::Location(_) | Failure::Head(_) | Failure::Plain(_) => return Err(failure),
+            Failure::Location(_) | Failure::Head(_) | Failure::Plain(_) | Failure::Limited(_) => return Err(failure),
         };
         if now + wait >= self.deadline {
             return Err(failure);
         }
-        self.asker.wire.metrics.retried(&failure.into_error());
+        self.asker.metrics.retried(&failure.into_error());
         tokio::time::sleep(wait).await;
         Ok(())
-    }
-}
-
-impl Asker {
-    /// Counts a question that stays unanswered.
-    pub(super) fn failed(&self, error: UpstreamError) -> UpstreamError {
-        if let UpstreamError::Unavailable { reason: UnavailableReason::Blocked, detail } = &error {
-            tracing::warn!(upstream = self.wire.metrics.name(), detail, "refused to connect");
-        }
-        self.wire.metrics.failed(&error);
-        error
     }
 }

@@ -17,8 +17,26 @@ pub(super) enum Failure {
     Plain(UpstreamError),
     /// The place that the registry redirected to refuses: its link may have expired, so a fresh one is asked for, once.
     Location(UpstreamError),
+    /// Asked too often: something is to rest.
+    Limited(Limited),
     /// HEAD is not done here, or a link was signed for GET alone: a GET may tell.
     Head(UpstreamError),
+}
+
+/// 429 in any of its shapes, and what it is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Limited {
+    pub(super) of: LimitOf,
+    pub(super) retry_after: Option<Duration>,
+}
+
+/// What has been asked too often.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum LimitOf {
+    /// Manifests, with this credential: Docker Hub's pull limit, in the registry's own JSON.
+    Pulls,
+    /// Anything, by anybody here: what a proxy in front of the registry says, in HTML, plain text or nothing.
+    Host,
 }
 
 impl From<UpstreamError> for Failure {
@@ -28,9 +46,21 @@ impl From<UpstreamError> for Failure {
 }
 
 impl Failure {
+    /// Whether the upstream itself has said it, and could say it.
+    pub(super) fn is_told(&self) -> bool {
+        match self {
+            Failure::Plain(error) => {
+                matches!(error, UpstreamError::NotFound | UpstreamError::Denied { .. } | UpstreamError::Corrupt { .. })
+            }
+            Failure::Head(_) => true,
+            Failure::Location(_) | Failure::Limited(_) => false,
+        }
+    }
+
     pub(super) fn into_error(self) -> UpstreamError {
         match self {
             Failure::Plain(error) | Failure::Location(error) | Failure::Head(error) => error,
+            Failure::Limited(limited) => UpstreamError::RateLimited { retry_after: limited.retry_after },
         }
     }
 }
@@ -73,6 +103,18 @@ impl Refused<'_> {
         }
     }
 
+    /// Whether it is a limit of the rate, and of what.
+    pub(super) fn limited(&self) -> Option<Limited> {
+        let of = match self.status {
+            429 if error_code(self.body).as_deref() == Some("TOOMANYREQUESTS") => LimitOf::Pulls,
+            // Distribution as a proxy turns its own upstream's 429 into this.
+            500 if self.mentions_rate_limit() => LimitOf::Pulls,
+            429 => LimitOf::Host,
+            _ => return None,
+        };
+        Some(Limited { of, retry_after: self.retry_after })
+    }
+
     /// What it means when a redirect led to it and the registry itself was willing: nothing about the content, as its link may be stale.
     pub(super) fn meaning_behind_redirect(&self) -> Failure {
         match self.status {
@@ -93,10 +135,13 @@ impl Refused<'_> {
     }
 
     /// What a token server means by it.
-    pub(super) fn meaning_of_token_server(&self, with_credentials: bool) -> UpstreamError {
+    pub(super) fn meaning_of_token_server(&self, with_credentials: bool, by_post: bool) -> UpstreamError {
         let detail = self.detail();
         match self.status {
             401 if with_credentials => UpstreamError::CredentialRefused { detail },
+            // RFC 6749 §5.2: 400 to a refresh token that is not, or no longer, valid.
+            400 if by_post => UpstreamError::CredentialRefused { detail },
+            404 | 405 if by_post => UpstreamError::CredentialRefused { detail: format!("{detail}: it takes no identity tokens") },
             // Quay says 400 to a scope it does not like, GHCR 403 to a stale token for one repository.
             400 | 401 | 403 => UpstreamError::Denied { detail },
             404 => UpstreamError::Corrupt { detail },
@@ -188,12 +233,37 @@ mod tests {
 
     #[test]
     fn a_token_server_s_refusal_is_about_the_credential_only_when_there_was_one() {
-        assert_eq!(refused(401, "").meaning_of_token_server(true).label(), "credential");
-        assert_eq!(refused(401, "").meaning_of_token_server(false).label(), "denied");
-        assert_eq!(refused(403, "").meaning_of_token_server(true).label(), "denied");
-        assert_eq!(refused(500, "").meaning_of_token_server(true).label(), "status");
-        assert_eq!(refused(429, "").meaning_of_token_server(true).label(), "rate_limited");
-        assert_eq!(refused(404, "").meaning_of_token_server(false).label(), "corrupt");
+        assert_eq!(refused(401, "").meaning_of_token_server(true, false).label(), "credential");
+        assert_eq!(refused(401, "").meaning_of_token_server(false, false).label(), "denied");
+        assert_eq!(refused(403, "").meaning_of_token_server(true, false).label(), "denied");
+        assert_eq!(refused(500, "").meaning_of_token_server(true, false).label(), "status");
+        assert_eq!(refused(429, "").meaning_of_token_server(true, false).label(), "rate_limited");
+        assert_eq!(refused(404, "").meaning_of_token_server(false, false).label(), "corrupt");
+    }
+
+    #[test]
+    fn upstreams_a10_17_a_refused_identity_token_is_told_from_a_server_that_takes_none() {
+        let meant = |status| refused(status, "").meaning_of_token_server(true, true);
+        assert_eq!((meant(400).label(), meant(401).label(), meant(403).label()), ("credential", "credential", "denied"));
+        for status in [404, 405] {
+            assert!(
+                matches!(meant(status), UpstreamError::CredentialRefused { detail } if detail.contains("no identity tokens")),
+                "{status}"
+            );
+        }
+    }
+
+    #[test]
+    fn upstreams_a10_36_a_limit_is_of_pulls_in_json_and_of_the_host_in_html_text_or_nothing() {
+        let of = |status, body| refused(status, body).limited().map(|limited| limited.of);
+        assert_eq!(
+            of(429, r#"{"errors":[{"code":"TOOMANYREQUESTS","message":"You have reached your pull rate limit."}]}"#),
+            Some(LimitOf::Pulls)
+        );
+        for body in ["Too Many Requests (HAP429).", "<html><h1>429 Too Many Requests</h1></html>", "", "{}"] {
+            assert_eq!(of(429, body), Some(LimitOf::Host), "{body}");
+        }
+        assert_eq!((of(500, "toomanyrequests: you"), of(500, ""), of(503, "toomanyrequests")), (Some(LimitOf::Pulls), None, None));
     }
 
     #[test]

@@ -1,25 +1,32 @@
 //! Bearer tokens: fetched once for any number of waiters, kept for as long as they are good. A `Tokens` belongs to one
-//! upstream and its one credential, so neither needs to be part of a key.
+//! host of an upstream and one credential there, so neither needs to be part of a key; the login that was used does.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use bytes::Bytes;
 use http::{HeaderValue, Method, StatusCode};
 use moka::sync::Cache;
+use secrecy::{ExposeSecret as _, SecretString};
 use serde::Deserialize;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::UnavailableReason;
 use super::UpstreamError;
-use super::credentials::{basic, sensitive};
+use super::credentials::{Login, Version, sensitive};
 use super::realm::{self, Trust};
-use super::url::Url;
-use super::wire::{Outgoing, Wire, broken};
-use crate::config::Credentials;
+use super::rest::{Backoff, Rest};
+use super::retry::Limited;
+use super::signer::{Offer, Place, Signer};
+use super::url::{Url, escaped};
+use super::wire::{Form, Outgoing, Wire, broken};
 use crate::metrics::UpstreamKind;
-use crate::oci::KIB;
+use crate::oci::{KIB, RepositoryName};
+use crate::rng::Rng;
 
 const TOKENS_MAX: u64 = 10_000;
 /// The token protocol's lifetime for a token that names none, and the least that one gets.
@@ -32,13 +39,25 @@ const REFUSAL_HOLD: Duration = Duration::from_secs(1);
 const FETCH_TIMEOUT: Duration = Duration::from_secs(20);
 const REPLY_BYTES_MAX: usize = 64 * KIB as usize;
 
-/// What a token is for.
+/// Docker Hub says 429 here after too many failed logins, and does not say for how long.
+const LIMITED: Backoff = Backoff { first: Duration::from_mins(1), max: Duration::from_hours(1) };
+/// A token server that is down is left alone as a registry is.
+const DOWN: Backoff = Backoff { first: Duration::from_secs(1), max: Duration::from_secs(30) };
+
+/// Where a token is to be had, and for what.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct TokenKey {
+pub(super) struct Way {
     pub(super) realm: Url,
     pub(super) service: Option<String>,
     /// Sorted, without doubles.
     pub(super) scopes: Vec<String>,
+}
+
+/// What a token is for, and the login it was had with.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct TokenKey {
+    pub(super) way: Arc<Way>,
+    pub(super) version: Version,
 }
 
 /// `Bearer <token>`, and until when to use it.
@@ -50,28 +69,31 @@ pub(super) struct Token {
 
 type Fetched = Result<Token, UpstreamError>;
 
-/// The tokens of one upstream.
+/// The tokens of one credential at one host.
 pub(super) struct Tokens {
     wire: Arc<Wire>,
-    credentials: Option<Credentials>,
+    signer: Arc<Signer>,
     token_hosts: Vec<String>,
+    rest: Rest,
+    rng: Arc<Rng>,
     cache: Cache<TokenKey, Token>,
     /// One entry for each fetch under way or held; it lives as long as its task.
     flights: Mutex<HashMap<TokenKey, watch::Receiver<Option<Fetched>>>>,
 }
 
 impl Tokens {
-    pub(super) fn new(wire: Arc<Wire>, credentials: Option<Credentials>, token_hosts: Vec<String>) -> Arc<Tokens> {
-        let cache = Cache::new(TOKENS_MAX);
-        Arc::new(Tokens { wire, credentials, token_hosts, cache, flights: Mutex::default() })
+    pub(super) fn new(wire: Arc<Wire>, signer: Arc<Signer>, token_hosts: Vec<String>, rng: Arc<Rng>) -> Arc<Tokens> {
+        let cache = Cache::builder().max_capacity(TOKENS_MAX).time_to_live(LIFETIME_MAX).build();
+        Arc::new(Tokens { wire, signer, token_hosts, rest: Rest::default(), rng, cache, flights: Mutex::default() })
     }
 
     /// A token that is good now. Waits for the fetch that is under way, or begins one.
-    pub(super) async fn get(self: &Arc<Tokens>, key: &TokenKey) -> Fetched {
-        if let Some(token) = self.held(key) {
+    pub(super) async fn get(self: &Arc<Tokens>, way: &Arc<Way>, offer: &Offer, repository: &RepositoryName) -> Fetched {
+        let key = TokenKey { way: Arc::clone(way), version: offer.held.version };
+        if let Some(token) = self.held(&key) {
             return Ok(token);
         }
-        let mut flight = match self.join(key) {
+        let mut flight = match self.join(&key, offer, repository) {
             Ok(token) => return Ok(token),
             Err(flight) => flight,
         };
@@ -92,7 +114,12 @@ impl Tokens {
     }
 
     /// The flight of this key, or the token if it landed meanwhile.
-    fn join(self: &Arc<Tokens>, key: &TokenKey) -> Result<Token, watch::Receiver<Option<Fetched>>> {
+    fn join(
+        self: &Arc<Tokens>,
+        key: &TokenKey,
+        offer: &Offer,
+        repository: &RepositoryName,
+    ) -> Result<Token, watch::Receiver<Option<Fetched>>> {
         let mut flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(flight) = flights.get(key) {
             return Err(flight.clone());
@@ -103,51 +130,80 @@ impl Tokens {
         let (sender, flight) = watch::channel(None);
         flights.insert(key.clone(), flight.clone());
         drop(flights);
-        let entry = Entry { tokens: Arc::clone(self), key: key.clone() };
+        let entry = Entry { tokens: Arc::clone(self), key: key.clone(), offer: offer.clone(), repository: repository.clone() };
         tokio::spawn(async move { entry.fly(sender).await });
         Err(flight)
     }
 
-    async fn fetch(&self, key: &TokenKey) -> Fetched {
-        let deadline = Instant::now() + FETCH_TIMEOUT;
-        let authorization = self.authorization(key).await?;
-        let with_credentials = authorization.is_some();
-        let outgoing = Outgoing {
-            kind: UpstreamKind::Token,
-            method: Method::GET,
-            url: key.url(),
-            accept: None,
-            range: None,
-            authorization,
-            deadline,
-            exchange: None,
-        };
-        let answer = self.wire.ask(&outgoing).await?;
-        let received = Instant::now();
-        if answer.status() != StatusCode::OK {
-            return Err(answer.refused(|refused| refused.meaning_of_token_server(with_credentials)).await);
+    async fn fetch(&self, key: &TokenKey, offer: &Offer, repository: &RepositoryName) -> Fetched {
+        let begun = Instant::now();
+        self.rest.enter(begun)?;
+        let fetched = self.exchange(key, offer, repository, begun).await;
+        match &fetched {
+            // It has told, whatever it has told.
+            Ok(_) | Err(UpstreamError::Denied { .. } | UpstreamError::CredentialRefused { .. }) => drop(self.rest.succeeded(begun)),
+            Err(error) if error.is_transient() => {
+                self.rest.failed(begun, Instant::now(), error, DOWN, |rest| self.rng.jitter(rest));
+            }
+            Err(_) => {}
         }
-        let body = answer.body(REPLY_BYTES_MAX).await?;
-        read(&body, received).ok_or_else(|| UpstreamError::Corrupt { detail: format!("{} answered 200 without a token", key.realm) })
+        fetched
     }
 
-    /// What the token server may see.
-    async fn authorization(&self, key: &TokenKey) -> Result<Option<HeaderValue>, UpstreamError> {
-        let trust = realm::judge(&self.wire.origin, &key.realm.origin, &self.token_hosts);
-        let realm = &key.realm.origin;
-        match (trust, &self.credentials) {
-            (Trust::Credentials, Some(credentials)) => basic(credentials).await.map(Some),
-            (Trust::Credentials | Trust::Nothing, None) => Ok(None),
-            (Trust::Nothing, Some(_)) => {
+    async fn exchange(&self, key: &TokenKey, offer: &Offer, repository: &RepositoryName, begun: Instant) -> Fetched {
+        let login = &offer.held.login;
+        let trusted = self.trusted(&key.way.realm, matches!(login, Login::Anonymous));
+        trusted?;
+        let _turn = self.signer.turn(offer, Place::TokenServer).await?;
+        let answer = self.wire.ask(&key.way.outgoing(login, begun + FETCH_TIMEOUT)?).await?;
+        let received = Instant::now();
+        let realm = &key.way.realm;
+        if answer.status() == StatusCode::OK {
+            self.signer.accepted(&offer.held);
+            let body = answer.body(REPLY_BYTES_MAX).await?;
+            return read(&body, received).ok_or_else(|| UpstreamError::Corrupt { detail: format!("{realm} answered 200 without a token") });
+        }
+        let has_login = !matches!(login, Login::Anonymous);
+        let by_post = matches!(login, Login::IdentityToken(_));
+        match answer.refused(|refused| refused.limited().ok_or_else(|| refused.meaning_of_token_server(has_login, by_post))).await {
+            Ok(limited) => Err(self.limited(&limited, begun)),
+            Err(error) => {
+                if let UpstreamError::CredentialRefused { .. } = error {
+                    // Whoever waits for this token looks for a newer login by itself.
+                    self.signer.refused(&offer.held, repository, &error).await;
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// The token server has had enough of this credential.
+    fn limited(&self, limited: &Limited, begun: Instant) -> UpstreamError {
+        let why = UpstreamError::RateLimited { retry_after: None };
+        let (rest, began) = self.rest.begin(begun, Instant::now(), &why, limited.retry_after, LIMITED, |rest| self.rng.jitter(rest));
+        if began {
+            let (upstream, credential, seconds) = (self.wire.metrics.name(), self.signer.name(), rest.as_secs());
+            tracing::warn!(upstream, credential, seconds, "the token server limits the rate; it is not asked before this time is over");
+        }
+        UpstreamError::RateLimited { retry_after: Some(rest) }
+    }
+
+    /// Whether the token server may see what there is to see.
+    fn trusted(&self, realm: &Url, anonymous: bool) -> Result<(), UpstreamError> {
+        let trust = realm::judge(&self.wire.origin, &realm.origin, &self.token_hosts);
+        let realm = &realm.origin;
+        match (trust, anonymous) {
+            (Trust::Credentials, _) | (Trust::Nothing, true) => Ok(()),
+            (Trust::Nothing, false) => {
                 let detail = format!("tokens come from {realm}, which `token_hosts` does not list, so the password was not sent");
                 Err(UpstreamError::CredentialRefused { detail })
             }
-            (Trust::Insecure, Some(_)) => {
+            (Trust::Insecure, false) => {
                 let remedy = if self.wire.origin.tls { "no entry in `token_hosts` changes that" } else { "`token_hosts` does not list it" };
                 let detail = format!("tokens come from {realm} without TLS, so the password was not sent; {remedy}");
                 Err(UpstreamError::CredentialRefused { detail })
             }
-            (Trust::Insecure, None) => {
+            (Trust::Insecure, true) => {
                 let detail = format!("tokens come from {realm} without TLS");
                 Err(UpstreamError::Unavailable { reason: UnavailableReason::Blocked, detail })
             }
@@ -155,11 +211,44 @@ impl Tokens {
     }
 }
 
-impl TokenKey {
+impl Way {
+    /// GET, with Basic where there is a password; POST for an identity token, which has no other way.
+    fn outgoing(&self, login: &Login, deadline: Instant) -> Result<Outgoing<'static>, UpstreamError> {
+        let mut outgoing = Outgoing {
+            kind: UpstreamKind::Token,
+            method: Method::GET,
+            url: self.url(),
+            accept: None,
+            range: None,
+            authorization: None,
+            form: None,
+            deadline,
+            exchange: None,
+        };
+        match login {
+            Login::IdentityToken(token) => {
+                (outgoing.method, outgoing.url) = (Method::POST, self.realm.clone());
+                outgoing.form = Some(self.form(token));
+            }
+            Login::Basic { .. } => outgoing.authorization = login.authorization()?,
+            Login::RegistryToken(_) | Login::Anonymous => {}
+        }
+        Ok(outgoing)
+    }
+
     fn url(&self) -> Url {
         let service = self.service.iter().map(|service| ("service", service));
         let scopes = self.scopes.iter().map(|scope| ("scope", scope));
         service.chain(scopes).fold(self.realm.clone(), |url, (name, value)| url.with_parameter(name, value))
+    }
+
+    /// The refresh grant of OAuth2 (RFC 6749 §6), as Docker's token servers take it: one `scope` for all.
+    fn form(&self, token: &SecretString) -> Form {
+        let scope = self.scopes.join(" ");
+        let mut fields = vec![("grant_type", "refresh_token"), ("client_id", "larder"), ("scope", &scope)];
+        fields.extend(self.service.iter().map(|service| ("service", service.as_str())));
+        fields.push(("refresh_token", token.expose_secret()));
+        Form(Bytes::from(fields.iter().map(|(name, value)| format!("{name}={}", escaped(value))).collect::<Vec<_>>().join("&")))
     }
 }
 
@@ -167,16 +256,18 @@ impl TokenKey {
 struct Entry {
     tokens: Arc<Tokens>,
     key: TokenKey,
+    offer: Offer,
+    repository: RepositoryName,
 }
 
 impl Entry {
     async fn fly(self, sender: watch::Sender<Option<Fetched>>) {
-        let fetch = tokio::time::timeout(FETCH_TIMEOUT, self.tokens.fetch(&self.key)).await;
-        let fetched = fetch.unwrap_or_else(|_| Err(UpstreamError::TimedOut { detail: format!("no token from {}", self.key.realm) }));
+        let fetch = tokio::time::timeout(FETCH_TIMEOUT, self.tokens.fetch(&self.key, &self.offer, &self.repository)).await;
+        let fetched = fetch.unwrap_or_else(|_| Err(UpstreamError::TimedOut { detail: format!("no token from {}", self.key.way.realm) }));
         if let Ok(token) = &fetched {
             self.tokens.cache.insert(self.key.clone(), token.clone());
         }
-        let hold = fetched.as_ref().err().is_some_and(|error| !error.is_transient());
+        let hold = matches!(fetched, Err(UpstreamError::Denied { .. } | UpstreamError::Corrupt { .. }));
         sender.send_replace(Some(fetched));
         if hold {
             tokio::time::sleep(REFUSAL_HOLD).await;
@@ -202,8 +293,16 @@ fn read(body: &[u8], received: Instant) -> Option<Token> {
     let reply: Reply = serde_json::from_slice(body).ok()?;
     let token = [reply.token, reply.access_token].into_iter().flatten().find(|token| !token.is_empty())?;
     let header = sensitive(&format!("Bearer {token}"))?;
-    let lifetime = reply.expires_in.as_ref().and_then(seconds).unwrap_or(LIFETIME_MIN);
+    let lifetime = reply.expires_in.as_ref().and_then(seconds).or_else(|| lifetime_of_jwt(&token)).unwrap_or(LIFETIME_MIN);
     Some(Token { header, renew_at: received + lifetime.clamp(LIFETIME_MIN, LIFETIME_MAX) - RENEW_BEFORE })
+}
+
+/// `exp - iat` of a JWT, whoever signed it: a hint for how long to use it, where the reply has none (Quay, ACR).
+fn lifetime_of_jwt(token: &str) -> Option<Duration> {
+    let payload = URL_SAFE_NO_PAD.decode(token.split('.').nth(1)?).ok()?;
+    let claims: serde_json::Value = serde_json::from_slice(&payload).ok()?;
+    let (issued, expires) = (claims.get("iat")?.as_f64()?, claims.get("exp")?.as_f64()?);
+    Duration::try_from_secs_f64((expires - issued).min(LIFETIME_MAX.as_secs_f64())).ok()
 }
 
 fn seconds(value: &serde_json::Value) -> Option<Duration> {
@@ -241,7 +340,7 @@ mod tests {
     #[test]
     fn one_scope_parameter_for_each_entry() {
         let realm = Url::parse("https://a.example/token?x=1").expect("a URL");
-        let key = TokenKey { realm, service: None, scopes: vec!["aws".into(), "repository:a/b:pull".into()] };
-        assert_eq!(key.url().uri().expect("a URI").to_string(), "https://a.example/token?x=1&scope=aws&scope=repository%3Aa%2Fb%3Apull");
+        let way = Way { realm, service: None, scopes: vec!["aws".into(), "repository:a/b:pull".into()] };
+        assert_eq!(way.url().uri().expect("a URI").to_string(), "https://a.example/token?x=1&scope=aws&scope=repository%3Aa%2Fb%3Apull");
     }
 }

@@ -118,13 +118,7 @@ impl Url {
         self.target.push_str(separator);
         self.target.push_str(name);
         self.target.push('=');
-        for byte in value.bytes() {
-            if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-                self.target.push(char::from(byte));
-            } else {
-                self.target.push_str(&format!("%{byte:02X}"));
-            }
-        }
+        self.target.push_str(&escaped(value));
         self
     }
 
@@ -135,6 +129,18 @@ impl Url {
 
 fn without_fragment(text: &str) -> &str {
     text.split('#').next().unwrap_or_default()
+}
+
+/// Percent-encoded, as queries and forms take it.
+pub(super) fn escaped(value: &str) -> String {
+    value.bytes().fold(String::with_capacity(value.len()), |mut escaped, byte| {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            escaped.push(char::from(byte));
+        } else {
+            escaped.push_str(&format!("%{byte:02X}"));
+        }
+        escaped
+    })
 }
 
 fn has_scheme(text: &str) -> bool {

@@ -3,12 +3,13 @@
 
 use std::error::Error as _;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, HeaderMap, HeaderValue, LOCATION, RANGE, USER_AGENT};
+use http::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, RANGE, USER_AGENT};
 use http::{Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt, Empty, Limited};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
@@ -17,6 +18,7 @@ use tokio::time::Instant;
 use super::call::Exchange;
 use super::connect::Connect;
 use super::connector::{Connector, Reach};
+use super::rest::{Backoff, Rest};
 use super::retry::{Refused, retry_after};
 use super::tls::{self, SetupError};
 use super::url::{Origin, Url};
@@ -25,6 +27,7 @@ use crate::clock::{Clock, Timestamp};
 use crate::config::{BaseUrl, UpstreamConfig};
 use crate::metrics::{Metrics, UpstreamKind, UpstreamMetrics};
 use crate::oci::KIB;
+use crate::rng::Rng;
 
 const HEADERS_TIMEOUT: Duration = Duration::from_secs(20);
 /// Shorter than nginx's and the cloud balancers' keep-alive (75 s, 60 s), so that we rarely use a connection they just closed.
@@ -34,15 +37,22 @@ const REDIRECTS_MAX: usize = 5;
 /// Of an answer that is not content.
 const ERROR_BODY_BYTES_MAX: usize = 64 * KIB as usize;
 const ERROR_BODY_TIMEOUT: Duration = Duration::from_secs(5);
+/// The first rest of a host that is down, and the longest.
+const DOWN: Backoff = Backoff { first: Duration::from_secs(1), max: Duration::from_secs(30) };
+const SILENCE_MIN: Duration = Duration::from_secs(4);
 const BUFFER_BYTES_MAX: usize = 64 * KIB as usize;
 const AGENT: &str = concat!("larder/", env!("CARGO_PKG_VERSION"));
 
-type Pool = Client<Connector, Empty<Bytes>>;
+type Pool = Client<Connector, Full<Bytes>>;
 
 /// The way to one upstream and to where it points.
 pub(super) struct Wire {
     pub(super) origin: Origin,
     pub(super) metrics: Arc<UpstreamMetrics>,
+    /// Whether the host is to be left alone, being down or at its limit.
+    pub(super) health: Rest,
+    is_resting: AtomicBool,
+    rng: Arc<Rng>,
     own: Pool,
     elsewhere: Pool,
 }
@@ -55,9 +65,15 @@ pub(super) struct Outgoing<'a> {
     pub(super) accept: Option<&'static str>,
     pub(super) range: Option<String>,
     pub(super) authorization: Option<HeaderValue>,
+    /// The body of a POST.
+    pub(super) form: Option<Form>,
     pub(super) deadline: Instant,
     pub(super) exchange: Option<&'a Exchange>,
 }
+
+/// `application/x-www-form-urlencoded`. It may hold a token, so it has no Debug.
+#[derive(Clone)]
+pub(super) struct Form(pub(super) Bytes);
 
 /// The last hop's answer.
 pub(super) struct Answer {
@@ -73,6 +89,7 @@ impl Wire {
         url: &BaseUrl,
         connect: Arc<dyn Connect>,
         metrics: &Arc<Metrics>,
+        rng: Arc<Rng>,
     ) -> Result<Wire, SetupError> {
         let tls = tls::connector(config.ca_file.as_deref())?;
         let allowed = config.allow_private_addresses.as_slice().into();
@@ -80,6 +97,9 @@ impl Wire {
         Ok(Wire {
             origin: Origin::from(url),
             metrics: Arc::clone(metrics.upstream(&config.name)),
+            health: Rest::default(),
+            is_resting: AtomicBool::new(false),
+            rng,
             own: pool(connector(Reach::Anywhere)),
             elsewhere: pool(connector(Reach::Global(allowed))),
         })
@@ -92,7 +112,8 @@ impl Wire {
             let url = visited.last().unwrap_or(&outgoing.url).clone();
             let response = self.send(outgoing, &url).await?;
             let answer = Answer { response, url, redirected: visited.len() > 1, deadline: outgoing.deadline };
-            let Some(next) = answer.location()? else {
+            // A form holds a secret and goes nowhere but where it was meant for.
+            let Some(next) = answer.location()?.filter(|_| outgoing.form.is_none()) else {
                 return Ok(answer);
             };
             if visited.len() > REDIRECTS_MAX || visited.contains(&next) {
@@ -117,11 +138,64 @@ impl Wire {
         if let Some(exchange) = outgoing.exchange {
             exchange.asked(status, begun.elapsed());
         }
+        if url.origin == self.origin {
+            self.tell(begun, &result);
+        }
         if status.is_some_and(|status| status < 400) {
             let Timestamp(millis) = Clock::System.now();
             self.metrics.last_success.set(i64::try_from(millis / 1000).unwrap_or(i64::MAX));
         }
         result
+    }
+}
+
+/// Whether this host is well.
+impl Wire {
+    /// Draws the conclusion from one question to the upstream's own host.
+    fn tell(&self, begun: Instant, result: &Result<Response<Incoming>, UpstreamError>) {
+        let now = Instant::now();
+        let fault = match result {
+            Ok(response) => match response.status().as_u16() {
+                // A limit is judged by whoever reads the answer; one bad image is no outage.
+                429 | 500 => return,
+                502..=504 => broken(format!("{} answered {}", self.origin, response.status().as_u16())),
+                _ => {
+                    if self.health.succeeded(begun) {
+                        tracing::info!(upstream = self.metrics.name(), host = self.origin.host, "upstream answers again");
+                    }
+                    return self.resting(false);
+                }
+            },
+            // Somebody else's deadline, soon after the question was asked, says nothing.
+            Err(UpstreamError::TimedOut { .. }) if now - begun < SILENCE_MIN => return,
+            Err(error) if error.is_transient() => error.clone(),
+            Err(_) => return,
+        };
+        if self.health.failed(begun, now, &fault, DOWN, |rest| self.rng.jitter(rest)) {
+            tracing::warn!(upstream = self.metrics.name(), host = self.origin.host, why = %fault, "upstream is down; it is left alone but for probes");
+            self.resting(true);
+        }
+    }
+
+    /// The host has had enough questions. Returns how long it is to rest, and whether that is news.
+    pub(super) fn limited(
+        &self,
+        begun: Instant,
+        now: Instant,
+        why: &UpstreamError,
+        asked: Option<Duration>,
+        backoff: Backoff,
+        jitter: impl Fn(Duration) -> Duration,
+    ) -> (Duration, bool) {
+        let rest = self.health.begin(begun, now, why, asked, backoff, jitter);
+        self.resting(true);
+        rest
+    }
+
+    fn resting(&self, resting: bool) {
+        if self.is_resting.swap(resting, Ordering::Relaxed) != resting {
+            self.metrics.circuit_open.add(if resting { 1 } else { -1 });
+        }
     }
 }
 
@@ -137,9 +211,10 @@ fn pool(connector: Connector) -> Pool {
 
 impl Outgoing<'_> {
     /// The request for one hop. Nothing of a client's own request is in it.
-    fn request(&self, url: &Url) -> Result<Request<Empty<Bytes>>, UpstreamError> {
+    fn request(&self, url: &Url) -> Result<Request<Full<Bytes>>, UpstreamError> {
         let malformed = || UpstreamError::Corrupt { detail: format!("{url} is not a URL that can be asked") };
-        let mut request = Request::new(Empty::new());
+        let body = self.form.as_ref().map(|form| form.0.clone());
+        let mut request = Request::new(Full::new(body.unwrap_or_default()));
         *request.method_mut() = self.method.clone();
         *request.uri_mut() = url.uri().map_err(|_| malformed())?;
         let headers = request.headers_mut();
@@ -147,6 +222,9 @@ impl Outgoing<'_> {
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         if let Some(accept) = self.accept {
             headers.insert(ACCEPT, HeaderValue::from_static(accept));
+        }
+        if self.form.is_some() {
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
         }
         if let Some(range) = &self.range {
             headers.insert(RANGE, HeaderValue::try_from(range).map_err(|_| malformed())?);

@@ -83,7 +83,7 @@ async fn a_distribution_proxy_s_500_about_a_limit_is_a_limit() {
     let net = Net::new(|_| answer(500, &[], r#"{"errors":[{"message":"unknown: toomanyrequests: slow down"}]}"#));
     let (upstream, _) = upstream(&config(), &net);
     let error = upstream.get_manifest(&repository(), &tag(), &call()).await.expect_err("an error");
-    assert_eq!(error, UpstreamError::RateLimited { retry_after: None });
+    assert!(matches!(error, UpstreamError::RateLimited { retry_after: Some(rest) } if rest <= Duration::from_secs(5)), "{error:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -92,8 +92,10 @@ async fn silence_ends_with_the_caller_s_deadline() {
     let (upstream, _) = upstream(&config(), &net);
     let (begun, call) = (tokio::time::Instant::now(), call());
     let error = upstream.get_blob(&repository(), &digest(), 0, &call).await.err().expect("an error");
-    assert_eq!((error.label(), begun.elapsed()), ("timeout", Duration::from_secs(25)));
-    assert_eq!((call.exchange.attempts(), call.exchange.status()), (2, None));
+    assert_eq!(error.label(), "timeout");
+    assert!(begun.elapsed() >= Duration::from_secs(20) && begun.elapsed() <= Duration::from_secs(25), "{:?}", begun.elapsed());
+    // Whoever was silent for so long is left alone for a second.
+    assert_eq!((call.exchange.attempts(), call.exchange.status()), (1, None));
     assert!(call.exchange.millis() >= 20_000);
 }
 

@@ -1,0 +1,216 @@
+//! The series that stand once for each upstream.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
+
+use super::Kind;
+use super::maker::Maker;
+use crate::mirror::Outcome;
+use crate::upstream::{Budget, UpstreamError};
+
+/// What upstream is asked for, as a metric label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum UpstreamKind {
+    Manifest,
+    Blob,
+    Token,
+    Listing,
+}
+
+impl UpstreamKind {
+    const LABELS: [&'static str; 4] = ["manifest", "blob", "token", "listing"];
+
+    pub fn as_str(self) -> &'static str {
+        UpstreamKind::LABELS[self as usize]
+    }
+}
+
+/// How a fill ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FillResult {
+    Stored,
+    Bypassed,
+    Failed,
+}
+
+impl FillResult {
+    const LABELS: [&'static str; 3] = ["stored", "bypassed", "failed"];
+}
+
+/// Status classes of the answers upstreams gave.
+const UPSTREAM_CODES: [&str; 9] = ["2xx", "3xx", "401", "403", "404", "429", "4xx", "5xx", "none"];
+/// The reasons for which a question is asked again.
+const RETRY_REASONS: [&str; 6] = ["timeout", "dns", "connect", "tls", "status", "broken"];
+const MISMATCH_PLACES: [&str; 3] = ["blob", "manifest", "store"];
+/// Coarser, since these stand once for each upstream.
+const UPSTREAM_SECONDS: [f64; 5] = [0.05, 0.25, 1.0, 5.0, 20.0];
+
+/// The series of one upstream.
+pub struct UpstreamMetrics {
+    name: Arc<str>,
+    requests: [[IntCounter; Outcome::LABELS.len()]; 3],
+    response_bytes: [IntCounter; 3],
+    pub tag_moves: IntCounter,
+    pub received_bytes: IntCounter,
+    pub last_success: IntGauge,
+    upstream_requests: IntCounterVec,
+    upstream_duration: [Histogram; 3],
+    errors: IntCounterVec,
+    retries: IntCounterVec,
+    /// Hosts that are left alone for now.
+    pub circuit_open: IntGauge,
+    ratelimit: [IntGaugeVec; 3],
+    fills: [IntCounter; 3],
+    digest_mismatch: IntCounterVec,
+}
+
+/// The families that the upstreams' series belong to.
+pub(super) struct Families {
+    requests: IntCounterVec,
+    response_bytes: IntCounterVec,
+    tag_moves: IntCounterVec,
+    received: IntCounterVec,
+    last_success: IntGaugeVec,
+    upstream_requests: IntCounterVec,
+    upstream_duration: HistogramVec,
+    errors: IntCounterVec,
+    retries: IntCounterVec,
+    circuit_open: IntGaugeVec,
+    ratelimit: [IntGaugeVec; 3],
+    fills: IntCounterVec,
+    mismatch: IntCounterVec,
+}
+
+impl Families {
+    pub(super) fn new(make: &Maker<'_>) -> Families {
+        let ratelimit = |name: &str, help: &str| make.gauges(&format!("upstream_ratelimit_{name}"), help, &["upstream", "credential"]);
+        Families {
+            requests: make.counters("requests_total", "Requests by upstream, kind and outcome", &["upstream", "kind", "outcome"]),
+            response_bytes: make.counters("response_bytes_total", "Body bytes sent to clients", &["upstream", "kind"]),
+            tag_moves: make.counters("tag_moves_total", "Tags that upstream moved to another digest", &["upstream"]),
+            received: make.counters("upstream_received_bytes_total", "Body bytes received from upstream", &["upstream"]),
+            last_success: make.gauges("upstream_last_success_timestamp_seconds", "When upstream last answered (Unix time)", &["upstream"]),
+            upstream_requests: make.counters(
+                "upstream_requests_total",
+                "Requests sent to upstream, by status class",
+                &["upstream", "kind", "code"],
+            ),
+            upstream_duration: make.histograms(
+                "upstream_request_duration_seconds",
+                "Time to an upstream's headers",
+                &["upstream", "kind"],
+                &UPSTREAM_SECONDS,
+            ),
+            errors: make.counters("upstream_errors_total", "Questions upstream did not answer", &["upstream", "reason"]),
+            retries: make.counters("upstream_retries_total", "Questions asked again", &["upstream", "reason"]),
+            circuit_open: make.gauges(
+                "upstream_circuit_open",
+                "Hosts of this upstream that are left alone for now, being down or at their limit",
+                &["upstream"],
+            ),
+            ratelimit: [
+                ratelimit("limit", "Pulls that upstream allows in a window; no series where it names no limit"),
+                ratelimit("remaining", "Pulls left"),
+                ratelimit("window_seconds", "Length of the window"),
+            ],
+            fills: make.counters("fills_total", "Blob downloads that ended", &["upstream", "result"]),
+            mismatch: make.counters("digest_mismatch_total", "Bytes that did not hash to their name", &["upstream", "where"]),
+        }
+    }
+
+    /// The series of one upstream, each counter at 0.
+    pub(super) fn of(&self, name: &str) -> UpstreamMetrics {
+        for place in MISMATCH_PLACES {
+            self.mismatch.with_label_values(&[name, place]);
+        }
+        for reason in UpstreamError::LABELS {
+            self.errors.with_label_values(&[name, reason]);
+        }
+        for reason in RETRY_REASONS {
+            self.retries.with_label_values(&[name, reason]);
+        }
+        for kind in UpstreamKind::LABELS {
+            for code in UPSTREAM_CODES {
+                self.upstream_requests.with_label_values(&[name, kind, code]);
+            }
+        }
+        UpstreamMetrics {
+            name: name.into(),
+            requests: Kind::LABELS.map(|kind| Outcome::LABELS.map(|outcome| self.requests.with_label_values(&[name, kind, outcome]))),
+            response_bytes: Kind::LABELS.map(|kind| self.response_bytes.with_label_values(&[name, kind])),
+            tag_moves: self.tag_moves.with_label_values(&[name]),
+            received_bytes: self.received.with_label_values(&[name]),
+            last_success: self.last_success.with_label_values(&[name]),
+            upstream_requests: self.upstream_requests.clone(),
+            upstream_duration: ["manifest", "blob", "token"].map(|kind| self.upstream_duration.with_label_values(&[name, kind])),
+            errors: self.errors.clone(),
+            retries: self.retries.clone(),
+            circuit_open: self.circuit_open.with_label_values(&[name]),
+            ratelimit: self.ratelimit.clone(),
+            fills: FillResult::LABELS.map(|result| self.fills.with_label_values(&[name, result])),
+            digest_mismatch: self.mismatch.clone(),
+        }
+    }
+}
+
+impl UpstreamMetrics {
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Counts one request on the wire; `status` is `None` when no answer came.
+    pub fn asked(&self, kind: UpstreamKind, status: Option<u16>, elapsed: Duration) {
+        let code = match status {
+            None => "none",
+            Some(200..=299) => "2xx",
+            Some(300..=399) => "3xx",
+            Some(401) => "401",
+            Some(403) => "403",
+            Some(404) => "404",
+            Some(429) => "429",
+            Some(400..=499) => "4xx",
+            Some(_) => "5xx",
+        };
+        self.upstream_requests.with_label_values(&[&self.name, kind.as_str(), code]).inc();
+        if let Some(histogram) = self.upstream_duration.get(kind as usize) {
+            histogram.observe(elapsed.as_secs_f64());
+        }
+    }
+
+    pub fn failed(&self, error: &UpstreamError) {
+        self.errors.with_label_values(&[&self.name, error.label()]).inc();
+    }
+
+    pub fn retried(&self, error: &UpstreamError) {
+        self.retries.with_label_values(&[&self.name, error.label()]).inc();
+    }
+
+    pub fn filled(&self, result: FillResult) {
+        self.fills[result as usize].inc();
+    }
+
+    /// What upstream says of a credential's pull limit; `None`: it names none.
+    pub fn budgeted(&self, credential: &str, budget: Option<&Budget>) {
+        let labels = [&*self.name, credential];
+        let values = budget.map(|budget| [budget.limit, budget.remaining, budget.window.map(|window| window.as_secs())]);
+        for (gauges, value) in self.ratelimit.iter().zip(values.unwrap_or_default()) {
+            match value {
+                Some(value) => gauges.with_label_values(&labels).set(i64::try_from(value).unwrap_or(i64::MAX)),
+                // An unlimited upstream has no series; that there was none to remove is no fault.
+                None => drop(gauges.remove_label_values(&labels)),
+            }
+        }
+    }
+
+    pub(super) fn finished(&self, kind: Kind, outcome: Outcome, bytes: u64) {
+        self.requests[kind as usize][outcome.index()].inc();
+        self.response_bytes[kind as usize].inc_by(bytes);
+    }
+
+    /// `place`: `blob`, `manifest` or `store`.
+    pub fn mismatched(&self, place: &'static str) {
+        self.digest_mismatch.with_label_values(&[&self.name, place]).inc();
+    }
+}

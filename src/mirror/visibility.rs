@@ -1,0 +1,76 @@
+//! Who may read what larder's own credential can read. Where a credential only raises the limit (`visibility: public`), a
+//! client may read a repository if upstream shows it to anybody, which an anonymous HEAD tells.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::manifest::CHECK_TIMEOUT;
+use super::{Asked, Error, Mirror, Repository};
+use crate::clock::Timestamp;
+use crate::store::RepositoryKey;
+use crate::upstream::{Call, UpstreamError};
+
+/// How long a yes is good. A no is asked about each time: it is the rarer word, and may be mended any moment.
+const SHOWN_FOR: Duration = Duration::from_hours(24);
+
+/// What upstream says to nobody in particular.
+pub(super) type Verdict = Result<(), UpstreamError>;
+
+impl Mirror {
+    /// Lets the clients of a repository in whose upstream shows public ones only, or says why not: what upstream says to
+    /// anybody, it says to them.
+    pub(super) async fn admit(self: &Arc<Mirror>, repository: &Repository, asked: &Asked) -> Result<(), Error> {
+        let shown = self.shown_at(&repository.key).await;
+        let is_within = |bound: Duration| shown.is_some_and(|shown| self.clock.now().distance(shown) < bound);
+        if is_within(SHOWN_FOR) {
+            return Ok(());
+        }
+        self.remembered(repository, asked)?;
+        let key = (repository.key.clone(), asked.clone());
+        let pending = self.verdicts.ask(key, || Arc::clone(self).ask_as_nobody(repository.clone(), asked.clone()));
+        let verdict = pending.answer().await;
+        let verdict = verdict.unwrap_or_else(|| Err(UpstreamError::TimedOut { detail: "the task that asked upstream ended".into() }));
+        match verdict {
+            Ok(()) => Ok(()),
+            // Upstream cannot say, and has said yes before.
+            Err(error) if error.is_of_one_host() && is_within(repository.source.stale_if_error) => Ok(()),
+            Err(error) => {
+                let error = Error::from_upstream(repository.upstream_name(), asked.what(), &error);
+                Err(self.told(repository, asked.clone(), error))
+            }
+        }
+    }
+
+    async fn ask_as_nobody(self: Arc<Mirror>, repository: Repository, asked: Asked) -> Verdict {
+        let call = Call::until(Instant::now() + CHECK_TIMEOUT).anonymous();
+        let (upstream, name) = (&repository.source.upstream, repository.name());
+        match &asked {
+            Asked::Manifest(reference) => {
+                let head = upstream.head_manifest(name, reference, &call).await?;
+                // A registry without HEAD has said nothing yet.
+                if head.digest.is_none() {
+                    upstream.get_manifest(name, reference, &call).await?;
+                }
+            }
+            Asked::Blob(digest) => {
+                upstream.head_blob(name, digest, &call).await?;
+            }
+        }
+        let now = self.clock.now();
+        self.shown.insert(repository.key.clone(), now);
+        self.note(self.store.set_shown(&repository.key, now).await);
+        Ok(())
+    }
+
+    /// When upstream last showed the repository to anybody.
+    async fn shown_at(&self, key: &RepositoryKey) -> Option<Timestamp> {
+        if let Some(shown) = self.shown.get(key) {
+            return Some(shown);
+        }
+        let shown = self.store.shown(key).await?;
+        self.shown.insert(key.clone(), shown);
+        Some(shown)
+    }
+}

@@ -1,0 +1,94 @@
+//! One credential at one host of an upstream: its login and tokens, what is left of its pull limit, and which repositories it is for.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use globset::{GlobBuilder, GlobMatcher};
+
+use super::auth::Auth;
+use super::budget::Budget;
+use super::credentials::Source;
+use super::rest::Rest;
+use super::signer::Signer;
+use super::wire::Wire;
+use crate::config::UpstreamConfig;
+use crate::oci::RepositoryName;
+use crate::rng::Rng;
+
+/// One credential at one host.
+pub(super) struct Account {
+    pub(super) auth: Auth,
+    /// At its pull limit, no manifest is asked for. Blobs are not counted and go on.
+    pub(super) limit: Rest,
+    budget: Mutex<Option<Budget>>,
+}
+
+impl Account {
+    /// `source`: `None` for that of nobody.
+    pub(super) fn new(config: &UpstreamConfig, source: Option<Arc<Source>>, wire: &Arc<Wire>, rng: &Arc<Rng>) -> Account {
+        let signer = Arc::new(Signer::new(source, Arc::clone(rng)));
+        Account { auth: Auth::new(config, signer, wire, rng), limit: Rest::default(), budget: Mutex::default() }
+    }
+
+    pub(super) fn name(&self) -> &str {
+        self.auth.credential()
+    }
+
+    /// What upstream last said of the pull limit.
+    pub(super) fn budget(&self) -> Option<Budget> {
+        self.budget.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn budgeted(&self, budget: Option<Budget>) {
+        *self.budget.lock().unwrap_or_else(PoisonError::into_inner) = budget;
+    }
+}
+
+/// The repositories a credential is for: some, or all.
+pub(super) struct Scope(Vec<GlobMatcher>);
+
+impl Scope {
+    /// What is no glob, which the configuration refuses, covers nothing.
+    pub(super) fn new(globs: &[String]) -> Scope {
+        let parse = |glob: &String| Some(GlobBuilder::new(glob).literal_separator(true).build().ok()?.compile_matcher());
+        Scope(globs.iter().filter_map(parse).collect())
+    }
+
+    /// How closely it covers a repository: the length of the longest pattern that does, 0 for one that is for all.
+    fn fit(&self, repository: &RepositoryName) -> Option<usize> {
+        if self.0.is_empty() {
+            return Some(0);
+        }
+        let fitting = self.0.iter().filter(|glob| glob.is_match(repository.as_str()));
+        fitting.map(|glob| glob.glob().glob().len()).max()
+    }
+}
+
+/// The places of those that cover a repository most closely: these, in order, and no other. None: nobody's is used.
+pub(super) fn closest(scopes: &[Scope], repository: &RepositoryName) -> Vec<usize> {
+    let fits: Vec<Option<usize>> = scopes.iter().map(|scope| scope.fit(repository)).collect();
+    let best = fits.iter().flatten().max();
+    (0..scopes.len()).filter(|place| fits[*place].is_some() && fits[*place].as_ref() == best).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chosen(scopes: &[&[&str]], repository: &str) -> Vec<usize> {
+        let owned = |globs: &&[&str]| globs.iter().map(|glob| (*glob).to_owned()).collect::<Vec<_>>();
+        let scopes: Vec<Scope> = scopes.iter().map(|globs| Scope::new(&owned(globs))).collect();
+        closest(&scopes, &repository.parse().expect("a name"))
+    }
+
+    #[test]
+    fn the_longest_match_is_used_alone_and_equals_in_order() {
+        let scopes: [&[&str]; 4] = [&[], &["org/**"], &["org/team/*", "else/*"], &["org/**"]];
+        assert_eq!(chosen(&scopes, "library/alpine"), [0]);
+        assert_eq!(chosen(&scopes, "org/app"), [1, 3]);
+        assert_eq!(chosen(&scopes, "org/team/app"), [2]);
+        assert_eq!(chosen(&scopes, "org/team/app/part"), [1, 3], "* stays within a component");
+        assert_eq!(chosen(&scopes, "else/x"), [2]);
+        assert_eq!(chosen(&[&["org/**"]], "library/alpine"), [0; 0]);
+        assert_eq!(chosen(&[&[], &[]], "library/alpine"), [0, 1]);
+    }
+}
