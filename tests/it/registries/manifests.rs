@@ -54,10 +54,10 @@ async fn upstreams_a10_23_what_is_served_hashes_to_its_name_and_schema_1_is_refu
     let pushed = push(&quay, "org/app", 1);
     let larder = before(&net, &quay);
     let other = Digest::of(Algorithm::Sha256, b"other");
+    // A tag's bytes are believed by the header, where HEAD said nothing.
+    quay.when(head().manifest()).then(Fault::status(405));
     quay.when(get().manifest()).then(Fault::Header("docker-content-digest", other.to_string()));
-    for path in [pushed.tag("quay.io"), pushed.manifest("quay.io", &pushed.images[0])] {
-        assert_eq!(larder.get(&path).await.status, 502, "{path}");
-    }
+    assert_eq!(larder.get(&pushed.tag("quay.io")).await.status, 502);
     quay.behave();
     quay.when(get().manifest()).then(Fault::FlipBitAt(20));
     assert_eq!(larder.get(&pushed.manifest("quay.io", &pushed.images[1])).await.status, 502);

@@ -51,23 +51,12 @@ async fn upstreams_a10_30_a_link_that_died_is_asked_for_once_more_and_no_token_w
     let larder = before(&net, &ghcr);
     larder.head(&pushed.tag("ghcr.io")).await;
     ghcr.forget_requests();
-    // The link is given, the way to the store takes longer than it lives.
+    // The link lives shorter than the way to the store takes.
     ghcr.signatures_live(Duration::from_secs(5));
-    ghcr.when(get().signed()).first(1).then(Fault::Delay(Duration::ZERO));
-    ghcr.when(get().blob()).first(1).then(Fault::Delay(Duration::from_millis(1)));
-    ghcr.signatures_last(0);
-    let path = pushed.layer("ghcr.io");
-    let asking = tokio::spawn({
-        let client = larder.client().await;
-        async move {
-            let mut client = client;
-            client.get(&path).send().await
-        }
-    });
-    ghcr.wait_for(get().signed(), 1).await;
-    ghcr.signatures_last(9);
-    let reply = asking.await.unwrap();
-    assert_eq!((reply.status, reply.bytes()), (200, &pushed.images[0].layers[0].bytes));
+    ghcr.when(get().signed()).first(1).then(Fault::Delay(Duration::from_secs(6)));
+    let reply = larder.get(&pushed.layer("ghcr.io")).await;
+    assert_eq!(reply.status, 200);
+    assert!(*reply.bytes() == pushed.images[0].layers[0].bytes);
     assert_eq!((ghcr.count(get().blob()), ghcr.count(get().signed()), ghcr.token_requests()), (2, 2, 0));
 }
 
@@ -91,7 +80,7 @@ async fn upstreams_a10_32_a_broken_blob_goes_on_by_range_from_a_fresh_link() {
     hub.signatures_last(1);
     hub.when(get().signed()).first(2).then(Fault::CutAt(70_000));
     let larder = before(&net, &hub);
-    assert_eq!(larder.get(&pushed.layer("docker.io")).await.bytes(), &pushed.images[0].layers[0].bytes);
+    assert!(*larder.get(&pushed.layer("docker.io")).await.bytes() == pushed.images[0].layers[0].bytes);
     let ranges: Vec<Option<String>> = hub.seen(get().signed()).iter().map(|request| request.header("range").map(str::to_owned)).collect();
     assert_eq!(ranges, [None, Some("bytes=70000-".into()), Some("bytes=140000-".into())]);
     let mut links: Vec<String> = hub.seen(get().signed()).into_iter().map(|request| request.query).collect();
@@ -106,7 +95,7 @@ async fn upstreams_a10_32_gitea_ignores_the_range_and_is_read_on_from_the_same_p
     let pushed = push(&gitea, "owner/app", 1);
     gitea.when(get().blob().with_header("authorization")).first(1).then(Fault::CutAt(70_000));
     let larder = before(&net, &gitea);
-    assert_eq!(larder.get(&pushed.layer(gitea.name())).await.bytes(), &pushed.images[0].layers[0].bytes);
+    assert!(*larder.get(&pushed.layer(gitea.name())).await.bytes() == pushed.images[0].layers[0].bytes);
     assert_eq!(gitea.seen(get().blob().with_header("range")).len(), 1);
 }
 

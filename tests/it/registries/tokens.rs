@@ -3,13 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use larder::config::{CredentialKind, Secret};
 use tokio::task::JoinSet;
 
 use super::{before, push};
-use crate::support::larder::{Larder, Setup, upstream};
+use crate::support::larder::{Larder, Setup};
 use crate::support::net::FakeNet;
 use crate::support::registries::{Ping, docker_hub, ghcr, gitea, gitlab, harbor, quay, registry_k8s_io};
-use crate::support::registry::{Bearer, FakeRegistry, Fault, Request, any, get, head};
+use crate::support::registry::{Bearer, FakeRegistry, Fault, Request, any, get, head, post};
 
 /// The scopes that tokens were asked for, as they came.
 fn scopes(requests: &[Request]) -> Vec<String> {
@@ -335,5 +336,31 @@ async fn upstreams_a10_18_a_realm_elsewhere_or_in_clear_gets_no_password() {
         assert_eq!((hub.token_requests(), hub.count(any().with_header("authorization"))), (0, 0));
         assert_eq!(net.dials("93.184.216.40:80") + net.dials("93.184.216.40:443"), 0);
     }
-    assert_eq!(upstream("x", "y").token_hosts.len(), 0);
+}
+
+/// Also: upstreams_b9_20
+#[tokio::test]
+async fn upstreams_a10_17_an_identity_token_is_posted_and_a_server_without_post_is_told_of() {
+    let net = FakeNet::new();
+    let hub = docker_hub(&net);
+    let pushed = push(&hub, "acme/app", 1);
+    hub.script(|hub| {
+        hub.tokens.identity_tokens.insert("id/token+1 =".into(), "acme".into());
+        hub.tokens.private("acme/app", &["acme"]);
+    });
+    let mut config = hub.upstream_as("unused", "unused");
+    config.credentials[0].kind = CredentialKind::IdentityToken(Secret::Inline("id/token+1 =".to_owned().into()));
+    let larder = Setup::new(&net).upstream(config.clone()).start();
+    pushed.pull(&larder, "docker.io").await;
+    assert_eq!((hub.count(post().token()), hub.count(get().token())), (1, 0));
+    for status in [404, 405] {
+        let larder = Setup::new(&net).upstream(config.clone()).start();
+        hub.when(post().token()).then(Fault::status(status));
+        hub.forget_requests();
+        let reply = larder.get(&pushed.tag("docker.io")).await;
+        assert!(reply.status == 502 && !reply.text().contains("id/token"), "{}", reply.text());
+        // There is nothing to fall back to: nobody's token would not open it.
+        assert_eq!((hub.count(post().token()), hub.count(get().token())), (1, 0), "{status}");
+        hub.behave();
+    }
 }
