@@ -73,6 +73,7 @@ fn check_replies(larder: &Larder, replies: &[Reply]) {
     check_clean("metrics", &larder.app.metrics.encode());
 }
 
+/// Also: upstreams_a10_34
 #[tokio::test]
 async fn client_11_what_a_client_sends_of_its_own_never_reaches_upstream() {
     let scene = Scene::new();
@@ -136,6 +137,7 @@ async fn invariant_16_a_bearer_password_goes_to_the_token_server_alone() {
     assert!(scene.registry.seen(any().host("cdn.test")).iter().all(|request| request.authorization().is_none()));
 }
 
+/// Also: upstreams_a10_28
 #[tokio::test]
 async fn invariant_16_another_port_of_the_same_host_is_another_origin() {
     let scene = Scene::new();
@@ -147,6 +149,7 @@ async fn invariant_16_another_port_of_the_same_host_is_another_origin() {
     assert!(!elsewhere.is_empty() && elsewhere.iter().all(|request| request.authorization().is_none()));
 }
 
+/// Also: upstreams_a10_18
 #[tokio::test]
 async fn invariant_16_a_token_server_that_nobody_vouches_for_gets_no_password() {
     for tls in [false, true] {
@@ -224,6 +227,7 @@ impl std::io::Write for Lines {
     }
 }
 
+/// Also: upstreams_a10_33
 #[tokio::test(start_paused = true)]
 async fn invariant_16_no_failure_prints_the_password() {
     let lines = Lines::default();
@@ -285,7 +289,7 @@ async fn client_33_a_redirect_is_never_a_client_s_business() {
 }
 
 #[tokio::test]
-async fn twenty_pulls_cost_one_token_for_each_repository() {
+async fn upstreams_a10_11_twenty_pulls_cost_one_token_for_each_repository() {
     let scene = Scene::new();
     let other = scene.registry.push_image("library/other", "latest", &[100, 200], 2);
     scene.registry.require_bearer(Bearer::at("http://hub.test/token").credentials(USER, CANARY).private("library/app"));
@@ -310,7 +314,7 @@ async fn twenty_pulls_cost_one_token_for_each_repository() {
 }
 
 #[tokio::test]
-async fn a_token_that_is_refused_is_renewed_once() {
+async fn upstreams_a10_14_a_token_that_is_refused_is_renewed_once() {
     let scene = Scene::new();
     scene.registry.require_bearer(Bearer::at("http://hub.test/token"));
     let larder = Setup::new(&scene.net).start();
