@@ -6,10 +6,14 @@
 mod credentials;
 mod environment;
 mod file;
+mod files;
 mod keys;
+mod known;
 mod load;
 mod mistake;
+mod patterns;
 mod print;
+mod proxy;
 mod section;
 mod tree;
 mod upstreams;
@@ -24,13 +28,14 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use secrecy::SecretString;
 
-pub use credentials::{CredentialConfig, CredentialKind, Credentials, Patterns, Secret};
+pub use credentials::{CredentialConfig, CredentialKind, Credentials, Secret};
 pub use keys::{KEYS, Kind};
+pub use known::{Known, WELL_KNOWN};
 pub use load::{DEFAULT_FILE, find_file};
 pub use mistake::{Mistake, Mistakes, Place, Position, Warning};
-pub use upstreams::WELL_KNOWN;
+pub use patterns::Patterns;
+pub use proxy::{NoProxy, ProxyUrl};
 
 /// Everything `serve` needs to know.
 #[derive(Clone, Debug)]
@@ -160,8 +165,10 @@ pub struct UpstreamConfig {
     pub ca_file: Option<PathBuf>,
     /// PEM: the certificate chain and its key, shown to the hosts of `urls` alone.
     pub client_cert_file: Option<PathBuf>,
-    /// `http://[user:password@]host:port`; else what `HTTPS_PROXY` and `NO_PROXY` say.
+    /// The one that is written, else the environment's. Not for hosts that `no_proxy` covers.
     pub proxy: Option<ProxyUrl>,
+    /// Asked at each connection: redirects and token servers have other hosts than `urls`.
+    pub no_proxy: NoProxy,
     /// Any certificate will do at the hosts of `urls`, and only there.
     pub insecure_skip_verify: bool,
 }
@@ -210,14 +217,6 @@ impl fmt::Display for BaseUrl {
         }
         f.write_str(&self.path)
     }
-}
-
-/// A proxy that requests go through.
-#[derive(Clone, Debug)]
-pub struct ProxyUrl {
-    pub url: BaseUrl,
-    /// `username:password`.
-    pub userinfo: Option<SecretString>,
 }
 
 #[derive(Clone, Debug)]

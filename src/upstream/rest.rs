@@ -63,8 +63,9 @@ impl Rest {
         Ok(())
     }
 
-    /// Whether a question would have to wait now, and for how long.
-    pub(super) fn rests(&self, now: Instant) -> Option<Duration> {
+    /// How long it is to rest yet.
+    #[cfg(test)]
+    fn rests(&self, now: Instant) -> Option<Duration> {
         self.state().resting.as_ref().and_then(|resting| resting.until.checked_duration_since(now)).filter(|rest| !rest.is_zero())
     }
 

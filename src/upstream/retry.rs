@@ -129,7 +129,8 @@ impl Refused<'_> {
     pub(super) fn meaning_to_head(&self, meant: Failure) -> Failure {
         match (self.status, meant) {
             (_, Failure::Location(error)) => Failure::Head(error),
-            (405 | 501, meant) => Failure::Head(meant.into_error()),
+            // 500: only a body tells Distribution's "toomanyrequests" from a fault.
+            (405 | 500 | 501, meant) => Failure::Head(meant.into_error()),
             (_, meant) => meant,
         }
     }

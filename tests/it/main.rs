@@ -12,6 +12,7 @@ mod names;
 mod process;
 mod pull;
 mod registries;
+mod shield;
 mod store;
 mod support;
 mod tags;

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use larder::clock::Clock;
-use larder::config::{CredentialConfig, Secret};
+use larder::config::{CredentialConfig, Secret, Visibility};
 use larder::gate::Gate;
 
 use crate::support::client::Reply;
@@ -177,7 +177,7 @@ const TROUBLES: [(&str, Trouble, [&str; 3]); 11] = [
 
 async fn troubled(trouble: Trouble, age: Option<Duration>) -> (Scene, Reply) {
     let credentials = CredentialConfig::password("me", Secret::Inline("secret".into()));
-    let scene = Scene::with(|setup| setup.hub(|hub| hub.credentials = vec![credentials]));
+    let scene = Scene::with(|setup| setup.hub(|hub| (hub.credentials, hub.visibility) = (vec![credentials], Visibility::Private)));
     scene.registry.require_basic("me", "secret");
     let scene = match age {
         Some(age) => scene.held_for(age).await,

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use larder::config::{CredentialConfig, Secret};
+use larder::config::{CredentialConfig, Secret, Visibility};
 
 use crate::support::client::Reply;
 use crate::support::larder::{Larder, Setup};
@@ -39,7 +39,7 @@ impl Scene {
     /// With the canary as the password for `docker.io`.
     fn setup(&self) -> Setup {
         let credentials = CredentialConfig::password(USER, Secret::Inline(CANARY.into()));
-        Setup::new(&self.net).hub(|hub| hub.credentials = vec![credentials])
+        Setup::new(&self.net).hub(|hub| (hub.credentials, hub.visibility) = (vec![credentials], Visibility::Private))
     }
 
     fn blob(&self) -> String {

@@ -21,6 +21,10 @@ impl Image {
         Image { registry: host(registry), repository: repository.into() }
     }
 
+    pub(super) fn repository(&self) -> &str {
+        &self.repository
+    }
+
     /// `docker.io/library/alpine`.
     pub(super) fn name(&self) -> String {
         format!("{}/{}", self.registry, self.repository)

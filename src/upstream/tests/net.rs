@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 
-use crate::config::{BaseUrl, CredentialConfig, Patterns, Secret, UpstreamConfig, Visibility};
+use crate::config::{BaseUrl, CredentialConfig, NoProxy, Patterns, Secret, UpstreamConfig, Visibility};
 use crate::metrics::Metrics;
 use crate::oci::{Algorithm, Digest, Reference, RepositoryName};
 use crate::rng::Rng;
@@ -184,6 +184,7 @@ pub(super) fn config() -> UpstreamConfig {
         immutable_tags: Patterns::default(),
         client_cert_file: None,
         proxy: None,
+        no_proxy: NoProxy::default(),
         insecure_skip_verify: false,
     }
 }

@@ -9,7 +9,8 @@ use std::time::Duration;
 use larder::app::{App, World};
 use larder::clock::{Clock, Timestamp};
 use larder::config::{
-    AdminConfig, BaseUrl, CacheConfig, Config, FillsConfig, LogConfig, LogFormat, Patterns, ServerConfig, UpstreamConfig, Visibility,
+    AdminConfig, BaseUrl, CacheConfig, Config, FillsConfig, LogConfig, LogFormat, NoProxy, Patterns, ServerConfig, UpstreamConfig,
+    Visibility,
 };
 use larder::gate::Gate;
 use larder::metrics::Metrics;
@@ -61,6 +62,7 @@ pub fn upstream(name: &str, host: &str) -> UpstreamConfig {
         immutable_tags: Patterns::default(),
         client_cert_file: None,
         proxy: None,
+        no_proxy: NoProxy::default(),
         insecure_skip_verify: false,
     }
 }

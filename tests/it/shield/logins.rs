@@ -1,0 +1,161 @@
+//! A bad password: held off, told, never tried often enough to lock an account, and forgotten when it changes.
+
+use larder::config::{CredentialConfig, CredentialKind, Credentials, Secret, Visibility};
+
+use super::{HOUR, LATEST, OTHER, Scene, credential, line};
+use crate::support::larder::{Larder, Setup};
+use crate::support::registry::{Bearer, FakeRegistry, Fault, any};
+
+fn private(setup: Setup, credentials: Vec<CredentialConfig>) -> Larder {
+    setup
+        .hub(|hub| {
+            hub.credentials = credentials;
+            hub.visibility = Visibility::Private;
+        })
+        .start()
+}
+
+/// Requests that carried this authorization.
+fn tried(registry: &FakeRegistry, scheme: &str) -> usize {
+    registry.requests().iter().filter(|request| request.authorization().is_some_and(|sent| sent.starts_with(scheme))).count()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bad_password_is_tried_once_whether_50_ask_at_once_or_later() {
+    for by_token in [true, false] {
+        let scene = Scene::new();
+        if by_token {
+            scene.registry.require_bearer(Bearer::at("http://hub.test/token").credentials("me", "right"));
+        } else {
+            scene.registry.require_basic("me", "right");
+        }
+        let larder = private(scene.setup(), vec![credential("default", "me", "wrong")]);
+        let mut clients = Vec::new();
+        for number in 0..50 {
+            let mut client = larder.client().await;
+            clients.push(tokio::spawn(async move { client.get(&format!("/v2/library/app{number}/manifests/latest")).send().await }));
+        }
+        for client in clients {
+            assert_eq!(client.await.expect("a client").status, 502);
+        }
+        assert_eq!(larder.get(LATEST).await.status, 502);
+        assert_eq!(tried(&scene.registry, "Basic"), 1, "by_token: {by_token}");
+        tokio::time::sleep(HOUR).await;
+        assert_eq!(larder.get(LATEST).await.status, 502);
+        assert_eq!(tried(&scene.registry, "Basic"), 2, "and once more after the hold-off");
+        assert!(larder.metric(r#"larder_upstream_errors_total{reason="credential",upstream="docker.io"}"#) >= 50.0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_password_that_goes_bad_serves_stale_and_works_again_when_its_file_changes() {
+    let scene = Scene::new();
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("password");
+    std::fs::write(&file, "old\n").expect("a file");
+    scene.registry.require_bearer(Bearer::at("http://hub.test/token").credentials("me", "old"));
+    let kind = CredentialKind::Password(Credentials { username: "me".into(), password: Secret::File(file.clone()) });
+    let larder = private(scene.setup(), vec![CredentialConfig { name: "default".into(), repositories: Vec::new(), kind }]);
+    scene.pull(&larder).await;
+    scene.registry.require_bearer(Bearer::at("http://hub.test/token").credentials("me", "new"));
+    larder.clock.advance(HOUR);
+    tokio::time::sleep(HOUR).await;
+    assert_eq!(line(&larder.get(LATEST).await), "200 larder; hit; ttl=-3300; detail=stale-unavailable");
+    assert_eq!(line(&larder.get(OTHER).await), "502 UNAVAILABLE");
+    scene.registry.forget_requests();
+    assert_eq!(larder.get(OTHER).await.status, 502);
+    assert_eq!(scene.registry.token_requests(), 0, "held off");
+    std::fs::write(&file, "new\n").expect("a file");
+    assert_eq!(larder.get(OTHER).await.status, 200, "at once");
+    assert_eq!(scene.registry.token_requests(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rotated_password_is_read_again_once_after_a_401() {
+    let scene = Scene::new();
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("password");
+    std::fs::write(&file, "old").expect("a file");
+    scene.registry.require_basic("me", "old");
+    let kind = CredentialKind::Password(Credentials { username: "me".into(), password: Secret::File(file.clone()) });
+    let larder = private(scene.setup(), vec![CredentialConfig { name: "default".into(), repositories: Vec::new(), kind }]);
+    assert_eq!(larder.get(LATEST).await.status, 200);
+    scene.registry.require_basic("me", "new");
+    std::fs::write(&file, "new").expect("a file");
+    assert_eq!(larder.get(OTHER).await.status, 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_credential_makes_way_for_the_next_of_the_same_repositories() {
+    let scene = Scene::new();
+    scene.registry.require_bearer(Bearer::at("http://hub.test/token").credentials("me", "right"));
+    let larder = private(scene.setup(), vec![credential("one", "me", "wrong"), credential("two", "me", "right")]);
+    assert_eq!((larder.get(LATEST).await.status, larder.get(OTHER).await.status), (200, 200));
+    let logins = scene.registry.seen(any().token());
+    let wrong = logins.iter().filter(|request| request.authorization() == logins[0].authorization()).count();
+    assert_eq!(wrong, 1, "tried once: {logins:#?}");
+}
+
+#[tokio::test]
+async fn the_longest_match_is_used_alone() {
+    let scene = Scene::new();
+    scene.registry.push_image("org/app", "latest", &[100], 3);
+    scene.registry.require_bearer(Bearer::at("http://hub.test/token").credentials("me", "right"));
+    let org = CredentialConfig { repositories: vec!["org/**".into()], ..credential("org", "me", "wrong") };
+    let larder = private(scene.setup(), vec![credential("all", "me", "right"), org]);
+    assert_eq!(larder.get(LATEST).await.status, 200);
+    assert_eq!(larder.get("/v2/org/app/manifests/latest").await.status, 502, "the one for all is not tried");
+}
+
+#[tokio::test]
+async fn upstreams_a10_17_an_identity_token_is_exchanged_by_post() {
+    let scene = Scene::new();
+    scene.registry.require_bearer(Bearer::at("http://hub.test/token").identity_token("refresh-me").credentials_required());
+    let token = |token: &str| CredentialConfig {
+        name: "default".into(),
+        repositories: Vec::new(),
+        kind: CredentialKind::IdentityToken(Secret::Inline(token.into())),
+    };
+    let larder = private(scene.setup(), vec![token("refresh-me")]);
+    assert_eq!(larder.get(LATEST).await.status, 200);
+    let asked = scene.registry.seen(any().token());
+    assert_eq!((asked.len(), asked[0].method.as_str(), asked[0].query.as_str()), (1, "POST", ""));
+    let body = String::from_utf8_lossy(&asked[0].body).into_owned();
+    for field in
+        ["grant_type=refresh_token", "refresh_token=refresh-me", "service=fake-registry", "scope=repository%3Alibrary%2Fapp%3Apull"]
+    {
+        assert!(body.split('&').any(|other| other == field), "{field} in {body}");
+    }
+    let larder = private(scene.setup(), vec![token("expired")]);
+    assert_eq!(larder.get(LATEST).await.status, 502);
+}
+
+#[tokio::test]
+async fn upstreams_b9_20_a_registry_token_is_sent_as_it_is() {
+    let scene = Scene::new();
+    scene
+        .registry
+        .when(any().without_header("authorization"))
+        .then(Fault::status(401).header("www-authenticate", "Bearer realm=\"http://hub.test/token\""));
+    let kind = CredentialKind::RegistryToken(Secret::Inline("as-it-is".into()));
+    let larder = private(scene.setup(), vec![CredentialConfig { name: "default".into(), repositories: Vec::new(), kind }]);
+    assert_eq!(larder.get(LATEST).await.status, 200);
+    assert_eq!(scene.registry.token_requests(), 0);
+    assert!(scene.registry.requests().iter().all(|request| request.authorization() == Some("Bearer as-it-is")));
+}
+
+#[tokio::test]
+async fn a_thousand_clients_of_one_repository_cost_one_token() {
+    let scene = Scene::new();
+    scene.registry.require_bearer(Bearer::at("http://hub.test/token").credentials("me", "right").credentials_required());
+    let larder = private(scene.setup(), vec![credential("default", "me", "right")]);
+    let mut clients = tokio::task::JoinSet::new();
+    for number in 0..1000 {
+        let mut client = larder.client().await;
+        clients.spawn(async move { client.get(&format!("/v2/library/app/manifests/missing{number}")).send().await.status });
+    }
+    while let Some(status) = clients.join_next().await {
+        assert_eq!(status.expect("a client"), 404);
+    }
+    assert_eq!(scene.registry.token_requests(), 1);
+}
