@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn retry_after_is_seconds_or_a_date_to_come() {
+    fn upstreams_a10_35_retry_after_is_seconds_or_a_date_to_come() {
         let now = httpdate::parse_http_date("Sun, 06 Nov 1994 08:49:37 GMT").expect("a date");
         let wait = |value| retry_after(value, now).map(|wait| wait.as_secs());
         assert_eq!(wait(" 30 "), Some(30));

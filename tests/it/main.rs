@@ -13,6 +13,7 @@ mod listing;
 mod names;
 mod process;
 mod pull;
+mod registries;
 mod shield;
 mod store;
 mod support;

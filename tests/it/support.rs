@@ -6,4 +6,5 @@ pub mod daemon;
 pub mod disk;
 pub mod larder;
 pub mod net;
+pub mod registries;
 pub mod registry;

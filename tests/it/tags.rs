@@ -101,7 +101,7 @@ async fn a_fresh_tag_costs_upstream_nothing() {
 }
 
 #[tokio::test]
-async fn an_expired_tag_is_revalidated_by_one_head_and_then_fresh_again() {
+async fn upstreams_a10_24_an_expired_tag_is_revalidated_by_one_head_and_then_fresh_again() {
     let scene = Scene::new().held_for(TTL).await;
     let reply = scene.larder.get(LATEST).await;
     assert_eq!((line(&reply).as_str(), reply.bytes()), ("200 larder; fwd=stale; detail=revalidated", &scene.image.bytes));
@@ -112,7 +112,7 @@ async fn an_expired_tag_is_revalidated_by_one_head_and_then_fresh_again() {
 }
 
 #[tokio::test]
-async fn a_moved_tag_is_fetched_by_digest_and_counted() {
+async fn upstreams_a10_24_a_moved_tag_is_fetched_by_digest_and_counted() {
     let scene = Scene::new().held_for(TTL).await;
     let moved = scene.move_tag();
     let reply = scene.larder.get(LATEST).await;
@@ -225,6 +225,7 @@ async fn invariant_11_what_a_tag_gets_is_the_contract_s_table() {
     }
 }
 
+/// Also: upstreams_a10_39
 #[tokio::test(start_paused = true)]
 async fn invariant_10_not_found_is_said_only_when_upstream_said_so() {
     for (name, trouble, _) in TROUBLES {
@@ -255,6 +256,7 @@ async fn a_deleted_tag_is_dropped_and_stays_gone_when_upstream_goes_down() {
     assert_eq!(scene.larder.get(&by_digest).await.bytes(), &scene.image.bytes, "the manifest itself is still there");
 }
 
+/// Also: upstreams_a10_40
 #[tokio::test(start_paused = true)]
 async fn client_41_head_404_and_get_404_cost_one_request_for_seconds_only() {
     let scene = Scene::new();
@@ -270,6 +272,7 @@ async fn client_41_head_404_and_get_404_cost_one_request_for_seconds_only() {
     assert_eq!(scene.larder.get(path).await.status, 200);
 }
 
+/// Also: upstreams_a10_40
 #[tokio::test(start_paused = true)]
 async fn client_38_a_refusal_is_not_remembered() {
     let scene = Scene::new();

@@ -143,6 +143,7 @@ async fn invariant_16_a_bearer_password_goes_to_the_token_server_alone() {
     assert!(scene.registry.seen(any().host("cdn.test")).iter().all(|request| request.authorization().is_none()));
 }
 
+/// Also: upstreams_a10_28
 #[tokio::test]
 async fn invariant_16_another_port_of_the_same_host_is_another_origin() {
     let scene = Scene::new();
@@ -250,6 +251,7 @@ pub fn listen() -> (Lines, (DefaultGuard, Dispatch)) {
     (lines, (tracing::subscriber::set_default(subscriber), second))
 }
 
+/// Also: upstreams_a10_33
 #[tokio::test(start_paused = true)]
 async fn invariant_16_no_failure_prints_the_password() {
     let (lines, _guard) = listen();
@@ -305,7 +307,7 @@ async fn client_33_a_redirect_is_never_a_client_s_business() {
 }
 
 #[tokio::test]
-async fn twenty_pulls_cost_one_token_for_each_repository() {
+async fn upstreams_a10_11_twenty_pulls_cost_one_token_for_each_repository() {
     let scene = Scene::new();
     let other = scene.registry.push_image("library/other", "latest", &[100, 200], 2);
     scene.registry.require_bearer(Bearer::at("http://hub.test/token").credentials(USER, CANARY).private("library/app"));
@@ -330,7 +332,7 @@ async fn twenty_pulls_cost_one_token_for_each_repository() {
 }
 
 #[tokio::test]
-async fn a_token_that_is_refused_is_renewed_once() {
+async fn upstreams_a10_14_a_token_that_is_refused_is_renewed_once() {
     let scene = Scene::new();
     scene.registry.require_bearer(Bearer::at("http://hub.test/token"));
     let larder = Setup::new(&scene.net).start();

@@ -18,7 +18,7 @@ fn guarded(seen: &Seen, to: &str) -> Reply {
 
 /// Also: upstreams_a10_28, upstreams_a10_29, upstreams_b9_09
 #[tokio::test(start_paused = true)]
-async fn a_cdn_gets_the_range_and_the_query_as_it_stands_but_no_credentials() {
+async fn upstreams_a10_29_a_cdn_gets_the_range_and_the_query_as_it_stands_but_no_credentials() {
     let net = Net::new(|seen| match seen.host.as_str() {
         "r.example" => guarded(seen, "http://cdn.example:8080/b?sig=a%2Fb+c&z=1&a=%20"),
         _ => answer(206, &[("Content-Range", "bytes 2-4/5")], "llo"),
@@ -35,7 +35,7 @@ async fn a_cdn_gets_the_range_and_the_query_as_it_stands_but_no_credentials() {
 
 /// Also: upstreams_a10_28
 #[tokio::test(start_paused = true)]
-async fn credentials_follow_to_the_same_origin_and_not_to_another_port_of_the_host() {
+async fn upstreams_a10_28_credentials_follow_to_the_same_origin_and_not_to_another_port_of_the_host() {
     for (to, host, expected) in [("/elsewhere?s=1", "r.example", Some(BASIC)), ("http://r.example:81/elsewhere", "r.example:81", None)] {
         let net = Net::new(move |seen| match seen.target.starts_with("/elsewhere") {
             true => answer(200, &[], "hello"),
@@ -52,7 +52,7 @@ async fn credentials_follow_to_the_same_origin_and_not_to_another_port_of_the_ho
 
 /// Also: upstreams_a10_27, upstreams_b9_10
 #[tokio::test(start_paused = true)]
-async fn every_kind_of_redirect_is_followed_for_manifests_too_without_waiting_for_its_body() {
+async fn upstreams_a10_27_every_kind_of_redirect_is_followed_for_manifests_too_without_waiting_for_its_body() {
     for status in [301, 302, 303, 307, 308] {
         let net = Net::new(move |seen| match seen.host.as_str() {
             "r.example" => Reply::Raw(format!("HTTP/1.1 {status} Go\r\nLocation: //other.example/m\r\nContent-Length: 99\r\n\r\n")),
@@ -113,7 +113,7 @@ async fn upstreams_a10_33_no_failure_tells_a_presigned_query() {
 
 /// Also: upstreams_a10_27, upstreams_b9_10, u10
 #[tokio::test(start_paused = true)]
-async fn loops_and_long_chains_end() {
+async fn upstreams_a10_27_loops_and_long_chains_end() {
     for (script, requests) in [("loop", 2), ("chain", 6)] {
         let net = Net::new(move |seen| match script {
             "loop" if seen.target == "/back" => redirect("/v2/library/a/manifests/1"),
@@ -173,7 +173,7 @@ async fn a_listed_private_address_is_open_to_redirects() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_expired_link_is_replaced_once_and_says_nothing_about_the_blob() {
+async fn upstreams_a10_30_an_expired_link_is_replaced_once_and_says_nothing_about_the_blob() {
     for status in [400, 401, 403, 404, 410] {
         for good in [2, 99] {
             let net = Net::new(move |seen| match seen.host.as_str() {
@@ -194,7 +194,7 @@ async fn an_expired_link_is_replaced_once_and_says_nothing_about_the_blob() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_store_that_refuses_head_still_tells_the_size() {
+async fn upstreams_a10_31_a_store_that_refuses_head_still_tells_the_size() {
     let net = Net::new(|seen| match (seen.host.as_str(), seen.method.as_str()) {
         ("r.example", _) => redirect("http://cdn.example/b?sig=get"),
         (_, "HEAD") => head(403, &[]),

@@ -57,7 +57,7 @@ async fn a_stall_is_invisible() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_upstream_that_ignores_the_range_is_read_on_from_the_same_place() {
+async fn upstreams_a10_32_an_upstream_that_ignores_the_range_is_read_on_from_the_same_place() {
     let (net, registry) = hub();
     let blob = push(&registry, 3 * MIB, 1);
     registry.when(get().blob()).first(1).then(Fault::CutAt(CUT));
@@ -76,7 +76,7 @@ async fn a_short_outage_in_mid_transfer_is_invisible() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_expired_link_is_asked_for_anew() {
+async fn upstreams_a10_30_an_expired_link_is_asked_for_anew() {
     let (net, registry) = hub();
     net.host("cdn.test", "93.184.216.35", &registry);
     registry.redirect_blobs("http://cdn.test");
@@ -104,7 +104,7 @@ async fn a_link_that_has_expired_on_arrival_is_asked_for_once_more() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn another_range_than_the_one_asked_for_breaks_the_body() {
+async fn upstreams_a10_32_another_range_than_the_one_asked_for_breaks_the_body() {
     let size = 3 * MIB as u64;
     let wrong = [
         "bytes 5-9/10".to_owned(),

@@ -8,12 +8,13 @@
 //! assert_eq!(registry.count(get().blob().of(image.layers[0].digest)), 2);
 //! ```
 
-mod answer;
+pub mod answer;
 mod auth;
 mod content;
 mod distribution;
 mod fault;
 mod listing;
+mod manners;
 mod matcher;
 mod signed;
 mod wire;
@@ -35,16 +36,17 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 pub use auth::Bearer;
-pub use content::{Blob, Image};
+pub use content::{Blob, Content, Image};
+pub use distribution::{accepts, query_pairs, query_value, query_values};
 pub use fault::{Canned, Fault, Latch};
 pub use listing::{Referrers, TagPages};
+pub use manners::Manners;
 pub use matcher::{Kind, Matcher, any, get, head, post};
+pub use signed::Redirects;
 
 use answer::Answer;
 use auth::Auth;
-use content::Content;
 use fault::Rule;
-use signed::Redirects;
 use wire::{Cut, ScriptedBody, Wire};
 
 /// How long a test waits for a request that should come, in tokio's time.
@@ -75,9 +77,10 @@ impl Request {
         self.header("authorization")
     }
 
-    /// `/v2/<repository>/<what>/<reference>`, read from the right end.
-    fn parts(&self) -> Option<(&str, &str, &str)> {
-        let (front, reference) = self.path.strip_prefix("/v2/")?.rsplit_once('/')?;
+    /// `/v2/<repository>/<what>/<reference>`, perhaps below a path of the server's own, read from the right end.
+    pub fn parts(&self) -> Option<(&str, &str, &str)> {
+        let (_, rest) = self.path.split_once("/v2/")?;
+        let (front, reference) = rest.rsplit_once('/')?;
         let (repository, what) = front.rsplit_once('/')?;
         Some((repository, what, reference))
     }
@@ -100,14 +103,19 @@ struct Shared {
     body_bytes: Arc<AtomicU64>,
 }
 
+/// All of a registry.
 #[derive(Default)]
-struct State {
-    content: Content,
+pub struct State {
+    pub content: Content,
     rules: Vec<Rule>,
     auth: Auth,
-    redirects: Redirects,
+    pub redirects: Redirects,
     listings: listing::Listings,
     requests: Vec<Request>,
+    /// Where it is another registry than Distribution.
+    manners: Option<Arc<Mutex<dyn Manners>>>,
+    /// What no honest client would have sent.
+    violations: Vec<String>,
 }
 
 impl FakeRegistry {

@@ -145,7 +145,7 @@ async fn with_a_ttl_of_zero_every_pull_is_asked_about_and_none_is_fetched_twice(
 }
 
 #[tokio::test]
-async fn an_upstream_without_head_is_asked_by_get() {
+async fn upstreams_a10_25_an_upstream_without_head_is_asked_by_get() {
     let scene = Scene::new();
     scene.registry.when(head()).then(Fault::status(405));
     for method in [http::Method::HEAD, http::Method::GET] {
@@ -156,7 +156,7 @@ async fn an_upstream_without_head_is_asked_by_get() {
 }
 
 #[tokio::test]
-async fn a_registry_that_names_no_digest_is_believed_by_its_bytes() {
+async fn upstreams_a10_25_a_registry_that_names_no_digest_is_believed_by_its_bytes() {
     let scene = Scene::new();
     scene.registry.when(any()).then(Fault::WithoutHeader("docker-content-digest"));
     let reply = scene.larder.get(LATEST).await;

@@ -13,47 +13,71 @@ use super::wire::{Cut, Pace, ScriptedBody};
 
 /// What is said about the body's length.
 #[derive(Clone, Copy)]
-pub(super) enum Length {
+pub enum Length {
     True,
     OffBy(i64),
     Untold,
 }
 
 /// Status, headers, body, and how it leaves.
-pub(super) struct Answer {
+pub struct Answer {
     status: u16,
     headers: HeaderMap,
-    pub(super) body: Bytes,
-    pub(super) length: Length,
+    pub body: Bytes,
+    pub length: Length,
     pub(super) pace: Pace,
 }
 
 impl Answer {
-    pub(super) fn new(status: u16, body: impl Into<Bytes>) -> Answer {
+    pub fn new(status: u16, body: impl Into<Bytes>) -> Answer {
         Answer { status, headers: HeaderMap::new(), body: body.into(), length: Length::True, pace: Pace::default() }
     }
 
     /// The distribution-spec's error document.
-    pub(super) fn error(status: u16, code: ErrorCode, message: &str) -> Answer {
+    pub fn error(status: u16, code: ErrorCode, message: &str) -> Answer {
         Answer::new(status, error_body(code, message)).with("content-type", "application/json")
     }
 
     /// What Distribution's router says of a path it does not know.
-    pub(super) fn no_such_route() -> Answer {
+    pub fn no_such_route() -> Answer {
         Answer::new(404, "404 page not found\n").with("content-type", "text/plain; charset=utf-8")
     }
 
-    pub(super) fn with(mut self, name: &str, value: impl AsRef<str>) -> Answer {
+    pub fn with(mut self, name: &str, value: impl AsRef<str>) -> Answer {
         self.set(name, value.as_ref());
         self
     }
 
-    pub(super) fn set(&mut self, name: &str, value: &str) {
+    pub fn set(&mut self, name: &str, value: &str) {
         let name: HeaderName = name.parse().expect("a header's name");
         self.headers.insert(name, HeaderValue::from_str(value).expect("a header's value"));
     }
 
-    pub(super) fn unset(&mut self, name: &str) {
+    /// One line more of a header that may have several.
+    pub fn also(mut self, name: &str, value: &str) -> Answer {
+        let name: HeaderName = name.parse().expect("a header's name");
+        self.headers.append(name, HeaderValue::from_str(value).expect("a header's value"));
+        self
+    }
+
+    /// The same with another body.
+    pub fn saying(self, body: impl Into<Bytes>) -> Answer {
+        Answer { body: body.into(), ..self }
+    }
+
+    pub fn status(&self) -> u16 {
+        self.status
+    }
+
+    /// Announces a body of this size and never sends it; the connection stays open.
+    pub fn announcing(mut self, size: u64) -> Answer {
+        self.body = Bytes::new();
+        self.length = Length::OffBy(i64::try_from(size).expect("a size"));
+        self.pace.hold_at(0, super::Latch::new());
+        self
+    }
+
+    pub fn unset(&mut self, name: &str) {
         if name == "content-length" {
             self.length = Length::Untold;
         }
@@ -70,7 +94,7 @@ impl Answer {
     }
 
     /// This whole, or what the request wants of it, as Go's `http.ServeContent` decides (save for several ranges: those get the whole).
-    pub(super) fn conditional(self, request: &Request, etag: &str) -> Answer {
+    pub fn conditional(self, request: &Request, etag: &str) -> Answer {
         let whole = self.with("etag", etag).with("accept-ranges", "bytes");
         if request.header("if-none-match").is_some_and(|held| held == etag || held == "*") {
             return Answer { status: 304, body: Bytes::new(), length: Length::Untold, ..whole };

@@ -50,38 +50,43 @@ pub(super) const DOCKER: Format = Format {
 const ARCHITECTURES: [&str; 5] = ["amd64", "arm64", "arm", "s390x", "ppc64le"];
 
 #[derive(Clone)]
-pub(super) struct StoredManifest {
-    pub(super) media_type: String,
-    pub(super) digest: Digest,
-    pub(super) bytes: Bytes,
+pub struct StoredManifest {
+    pub media_type: String,
+    pub digest: Digest,
+    pub bytes: Bytes,
 }
 
 #[derive(Default)]
-pub(super) struct Repository {
-    pub(super) blobs: HashSet<Digest>,
-    pub(super) manifests: HashMap<Digest, StoredManifest>,
-    pub(super) tags: BTreeMap<String, Digest>,
+pub struct Repository {
+    pub blobs: HashSet<Digest>,
+    pub manifests: HashMap<Digest, StoredManifest>,
+    pub tags: BTreeMap<String, Digest>,
 }
 
 /// Blobs are stored once, and belong to the repositories they were pushed to.
 #[derive(Default)]
-pub(super) struct Content {
+pub struct Content {
     blobs: HashMap<Digest, Bytes>,
     repositories: HashMap<String, Repository>,
 }
 
 impl Content {
-    pub(super) fn repository(&self, name: &str) -> Option<&Repository> {
+    pub fn repository(&self, name: &str) -> Option<&Repository> {
         self.repositories.get(name)
     }
 
-    pub(super) fn blob(&self, repository: &str, digest: &Digest) -> Option<Bytes> {
+    pub fn blob(&self, repository: &str, digest: &Digest) -> Option<Bytes> {
         self.repository(repository).filter(|repository| repository.blobs.contains(digest))?;
         self.blobs.get(digest).cloned()
     }
 
+    /// Whoever's it is.
+    pub fn any_blob(&self, digest: &Digest) -> Option<Bytes> {
+        self.blobs.get(digest).cloned()
+    }
+
     /// A reference with a colon is a digest.
-    pub(super) fn manifest(&self, repository: &str, reference: &str) -> Option<StoredManifest> {
+    pub fn manifest(&self, repository: &str, reference: &str) -> Option<StoredManifest> {
         let repository = self.repository(repository)?;
         let digest = reference.parse().ok().or_else(|| repository.tags.get(reference).copied())?;
         repository.manifests.get(&digest).cloned()

@@ -10,9 +10,12 @@ use super::{Kind, Request, State};
 
 impl State {
     pub(super) fn answer(&mut self, request: &Request) -> Answer {
+        if let Some(manners) = self.manners.clone() {
+            return manners.lock().unwrap_or_else(std::sync::PoisonError::into_inner).answer(request, self);
+        }
         match request.kind {
             Kind::Token => self.auth.token(request),
-            Kind::Signed => self.redirects.serve(request),
+            Kind::Signed => self.signed(request),
             Kind::Other => Answer::no_such_route(),
             Kind::Ping | Kind::Blob | Kind::Manifest | Kind::Tags | Kind::Referrers => {
                 self.registry(request).with("docker-distribution-api-version", "registry/2.0")
@@ -27,6 +30,11 @@ impl State {
         if !matches!(request.method, Method::GET | Method::HEAD) {
             return Answer::error(405, ErrorCode::Unsupported, "The operation is unsupported.");
         }
+        self.content_of(request)
+    }
+
+    /// What was asked for, to somebody who may have it.
+    pub fn content_of(&mut self, request: &Request) -> Answer {
         let Some((repository, what, reference)) = request.parts() else {
             return Answer::new(200, "{}").with("content-type", "application/json");
         };
@@ -38,7 +46,7 @@ impl State {
         }
     }
 
-    fn blob(&mut self, request: &Request, repository: &str, reference: &str) -> Answer {
+    pub fn blob(&mut self, request: &Request, repository: &str, reference: &str) -> Answer {
         let Ok(digest) = reference.parse::<Digest>() else {
             return Answer::error(400, ErrorCode::DigestInvalid, "provided digest did not match uploaded content");
         };
@@ -55,7 +63,7 @@ impl State {
             .conditional(request, &format!("\"{digest}\""))
     }
 
-    fn manifest(&mut self, request: &Request, repository: &str, reference: &str) -> Answer {
+    pub fn manifest(&mut self, request: &Request, repository: &str, reference: &str) -> Answer {
         let Some(stored) = self.content.manifest(repository, reference) else {
             return Answer::error(404, ErrorCode::ManifestUnknown, "manifest unknown");
         };
@@ -120,7 +128,8 @@ impl State {
     }
 }
 
-pub(super) fn accepts(request: &Request, media_type: &str) -> bool {
+/// Whether a type is listed by its name.
+pub fn accepts(request: &Request, media_type: &str) -> bool {
     let lines = request.headers.get_all("accept").into_iter().filter_map(|line| line.to_str().ok());
     lines.flat_map(|line| line.split(',')).any(|entry| entry.split(';').next().is_some_and(|essence| essence.trim() == media_type))
 }
@@ -131,17 +140,18 @@ fn first_child(list: &StoredManifest) -> Option<String> {
 }
 
 /// The first value of a query's or form's field, decoded.
-pub(super) fn query_value(query: &str, name: &str) -> Option<String> {
+pub fn query_value(query: &str, name: &str) -> Option<String> {
     query_values(query, name).into_iter().next()
 }
 
-pub(super) fn query_values(query: &str, name: &str) -> Vec<String> {
-    query
-        .split('&')
-        .filter_map(|pair| pair.split_once('='))
-        .filter(|(key, _)| *key == name)
-        .map(|(_, value)| percent_decode(value))
-        .collect()
+pub fn query_values(query: &str, name: &str) -> Vec<String> {
+    query_pairs(query).into_iter().filter(|(key, _)| key == name).map(|(_, value)| value).collect()
+}
+
+/// All fields of a query or form, decoded.
+pub fn query_pairs(query: &str) -> Vec<(String, String)> {
+    let pairs = query.split('&').filter(|pair| !pair.is_empty());
+    pairs.map(|pair| pair.split_once('=').unwrap_or((pair, ""))).map(|(key, value)| (percent_decode(key), percent_decode(value))).collect()
 }
 
 fn percent_decode(text: &str) -> String {

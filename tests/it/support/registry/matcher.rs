@@ -26,9 +26,9 @@ impl Kind {
         let mut from_right = path.rsplit('/');
         let (last, what) = (from_right.next(), from_right.next());
         match (last, what) {
-            _ if path == "/v2/" || path == "/v2" => Kind::Ping,
+            _ if path.ends_with("/v2/") || path.ends_with("/v2") => Kind::Ping,
             _ if path.starts_with("/signed/") => Kind::Signed,
-            _ if !path.starts_with("/v2/") || path == "/v2/token" || path == "/v2/auth" => Kind::of_foreign(path),
+            _ if !path.contains("/v2/") || path == "/v2/token" || path == "/v2/auth" => Kind::of_foreign(path),
             (_, Some("blobs")) => Kind::Blob,
             (_, Some("manifests")) => Kind::Manifest,
             (Some("list"), Some("tags")) => Kind::Tags,
