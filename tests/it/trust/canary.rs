@@ -75,7 +75,7 @@ async fn invariant_16_the_daemon_at_trace_level_tells_no_secret() {
         assert_eq!(reply.status, status, "{path}: {}", std::fs::read_to_string(&log).unwrap());
         told += &format!("{:?}{}", reply.headers, String::from_utf8_lossy(reply.bytes()));
     }
-    told += &get(admin, "/metrics").await.text();
+    told += get(admin, "/metrics").await.text();
     let proxied = format!("Basic {}", STANDARD.encode(format!("proxy-user:{CANARY}")));
     assert!(registry.requests().iter().all(|request| request.header("proxy-authorization") == Some(&proxied)));
     assert!(registry.count(any().signed()) > 0 && registry.token_requests() > 0);
