@@ -23,8 +23,8 @@ pub struct Request {
     /// Whether the client may ask the registry itself when larder cannot answer.
     fallback: bool,
     registries: Vec<Registry>,
-    /// What images that name no registry mean to larder.
-    default_upstream: String,
+    /// What images that name no registry mean to larder, if that is one thing wherever the URL leads.
+    default_upstream: Option<String>,
     /// What to beware of whatever the client.
     notes: Vec<String>,
 }
@@ -68,7 +68,10 @@ impl Request {
             .collect();
         match registry {
             Some(name) if registries.is_empty() => Err(format!("--registry {name} is not one of the upstreams")),
-            _ => Ok(Request { url, fallback, registries, default_upstream: config.default_upstream.clone(), notes }),
+            _ => {
+                let default_upstream = default_upstream(config, url.port);
+                Ok(Request { url, fallback, registries, default_upstream, notes })
+            }
         }
     }
 
@@ -77,6 +80,20 @@ impl Request {
         let url = self.url.to_string();
         url.split_once("://").map_or(url.as_str(), |(_, authority)| authority).to_owned()
     }
+}
+
+/// That of the listeners on the URL's port; a proxy in between may lead to any.
+fn default_upstream(config: &Config, port: u16) -> Option<String> {
+    let listeners = &config.server.listen;
+    let on_port = |listener: &&Listener| listener.address.port() == port;
+    let behind_a_proxy = !listeners.iter().any(|listener| on_port(&listener));
+    let mut defaults: Vec<_> = listeners
+        .iter()
+        .filter(|listener| behind_a_proxy || on_port(listener))
+        .map(|listener| listener.default_upstream.as_ref().unwrap_or(&config.default_upstream))
+        .collect();
+    defaults.dedup();
+    if let [only] = defaults.as_slice() { Some((*only).clone()) } else { None }
 }
 
 /// The URL that clients on this machine can use.

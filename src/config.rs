@@ -6,9 +6,12 @@
 mod credentials;
 mod environment;
 mod file;
+mod files;
 mod keys;
+mod known;
 mod load;
 mod mistake;
+mod patterns;
 mod print;
 mod proxy;
 mod section;
@@ -26,12 +29,13 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-pub use credentials::{CredentialConfig, CredentialKind, Credentials, Patterns, Secret};
+pub use credentials::{CredentialConfig, CredentialKind, Credentials, Secret};
 pub use keys::{KEYS, Kind};
+pub use known::{Known, WELL_KNOWN};
 pub use load::{DEFAULT_FILE, find_file};
 pub use mistake::{Mistake, Mistakes, Place, Position, Warning};
+pub use patterns::Patterns;
 pub use proxy::{NoProxy, ProxyUrl};
-pub use upstreams::WELL_KNOWN;
 
 /// Everything `serve` needs to know.
 #[derive(Clone, Debug)]

@@ -15,7 +15,7 @@ pub(super) fn docker(request: &Request) -> Result<ClientConfig, String> {
     }
     refuse_no_fallback(request, "Docker")?;
     // dockerd sends no `ns` in its classic store: where nothing said means another registry, the path says it.
-    let by_path = request.default_upstream != DOCKER_HUB;
+    let by_path = request.default_upstream.as_deref() != Some(DOCKER_HUB);
     let url = if by_path { format!("{}/{DOCKER_HUB}", request.url) } else { request.url.to_string() };
     let mut notes = vec![
         "goes to: /etc/docker/daemon.json (merge it into what is there), then: systemctl reload docker".to_owned(),

@@ -34,7 +34,10 @@ pub(super) fn overlay(tree: &mut Node, variables: &Variables) -> Overlay {
             None => result.warnings.push(Finding::at(&origin, name, unknown(name, &settable))),
             Some([target]) => {
                 let path: Vec<_> = target.path.iter().map(String::as_str).collect();
-                tree.set(&path, node(value, target.kind, origin));
+                if !tree.set(&path, node(value, target.kind, origin.clone())) {
+                    let message = "has no place, since what the file has there is no single mapping; write it in the file";
+                    result.mistakes.push(Finding::at(&origin, &path.join("."), message));
+                }
             }
             Some(targets) => {
                 let keys: Vec<_> = targets.iter().map(|target| target.path.join(".")).collect();
@@ -53,7 +56,7 @@ struct Target {
 
 fn settable(upstreams: &Vec<String>) -> BTreeMap<String, Vec<Target>> {
     let mut targets = BTreeMap::<String, Vec<Target>>::new();
-    for (key, kind) in KEYS.into_iter().filter(|(_, kind)| *kind != Kind::Names) {
+    for (key, kind) in KEYS.into_iter().filter(|(_, kind)| kind.has_variable()) {
         if !key.contains('*') {
             let path: Vec<_> = key.split('.').map(str::to_owned).collect();
             targets.entry(spell(&path)).or_default().push(Target { path, kind });
@@ -81,7 +84,7 @@ fn node(value: &str, kind: Kind, origin: Origin) -> Node {
     match kind {
         Kind::List => Node { origin: origin.clone(), value: Value::List(value.split(',').map(text).collect()) },
         // As it is: a password may begin with a space.
-        Kind::Scalar | Kind::Names => Node { origin, value: Value::Text(value.to_owned()) },
+        Kind::Scalar | Kind::Names | Kind::Entries | Kind::Entry => Node { origin, value: Value::Text(value.to_owned()) },
     }
 }
 

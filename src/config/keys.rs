@@ -11,11 +11,24 @@ pub enum Kind {
     List,
     /// Names of the operator's choice; no environment variable can spell it.
     Names,
+    /// A mapping, or a list of several. Variables set the keys of the one mapping.
+    Entries,
+    /// In an entry of a list, where no variable reaches.
+    Entry,
+}
+
+impl Kind {
+    /// Whether an environment variable can set it.
+    pub fn has_variable(self) -> bool {
+        matches!(self, Kind::Scalar | Kind::List)
+    }
 }
 
 /// Every key that means something. `*` stands for the name of an upstream. `config.example.yaml` explains each.
-pub const KEYS: [(&str, Kind); 32] = [
+pub const KEYS: [(&str, Kind); 48] = [
     ("server.listen", Kind::List),
+    ("server.listen.address", Kind::Entry),
+    ("server.listen.default_upstream", Kind::Entry),
     ("server.hosts", Kind::Names),
     ("server.allow_anonymous_private", Kind::Scalar),
     ("server.max_connections", Kind::Scalar),
@@ -28,23 +41,37 @@ pub const KEYS: [(&str, Kind); 32] = [
     ("cache.stale_if_error", Kind::Scalar),
     ("cache.revalidate_wait", Kind::Scalar),
     ("cache.negative_ttl", Kind::Scalar),
+    ("cache.keep_deleted_tags", Kind::Scalar),
     ("cache.memory_cache_size", Kind::Scalar),
     ("fills.max_concurrent", Kind::Scalar),
     ("fills.max_concurrent_per_upstream", Kind::Scalar),
     ("fills.queue_timeout", Kind::Scalar),
     ("default_upstream", Kind::Scalar),
-    ("upstreams.*.url", Kind::Scalar),
+    ("upstreams.*.url", Kind::List),
     ("upstreams.*.aliases", Kind::List),
+    ("upstreams.*.credentials", Kind::Entries),
+    ("upstreams.*.credentials.name", Kind::Scalar),
+    ("upstreams.*.credentials.repositories", Kind::List),
     ("upstreams.*.credentials.username", Kind::Scalar),
     ("upstreams.*.credentials.password", Kind::Scalar),
     ("upstreams.*.credentials.password_file", Kind::Scalar),
+    ("upstreams.*.credentials.identity_token", Kind::Scalar),
+    ("upstreams.*.credentials.identity_token_file", Kind::Scalar),
+    ("upstreams.*.credentials.registry_token", Kind::Scalar),
+    ("upstreams.*.credentials.registry_token_file", Kind::Scalar),
+    ("upstreams.*.credentials.docker_config", Kind::Scalar),
+    ("upstreams.*.credentials.docker_helper", Kind::Scalar),
+    ("upstreams.*.credentials.kubelet_provider", Kind::List),
     ("upstreams.*.visibility", Kind::Scalar),
     ("upstreams.*.tag_ttl", Kind::Scalar),
     ("upstreams.*.stale_if_error", Kind::Scalar),
+    ("upstreams.*.immutable_tags", Kind::List),
     ("upstreams.*.token_hosts", Kind::List),
     ("upstreams.*.allow_private_addresses", Kind::List),
     ("upstreams.*.ca_file", Kind::Scalar),
+    ("upstreams.*.client_cert_file", Kind::Scalar),
     ("upstreams.*.proxy", Kind::Scalar),
+    ("upstreams.*.insecure_skip_verify", Kind::Scalar),
     ("log.format", Kind::Scalar),
     ("log.level", Kind::Scalar),
 ];
@@ -88,10 +115,31 @@ fn check_entry(entry: &Entry, section: &Section, findings: &mut Vec<Finding>) {
     let kind = KEYS.iter().find(|(key, _)| *key == inner.pattern).map(|(_, kind)| *kind);
     match kind {
         Some(Kind::Names) => find_duplicates(entry.node.entries(), &inner.path, findings),
-        Some(Kind::Scalar | Kind::List) => {}
+        Some(Kind::Entries) => check_entries(&entry.node, &inner, findings),
+        // An address, or an entry with keys.
+        Some(Kind::List) if is_section(&inner.pattern) && !is_scalar(&entry.node) => check_entries(&entry.node, &inner, findings),
+        Some(Kind::Scalar | Kind::List | Kind::Entry) => {}
         None if is_section(&inner.pattern) => check_section(&entry.node, &inner, findings),
         None => findings.push(Finding::at(&entry.key_origin, &inner.path, unknown(section, &entry.key))),
     }
+}
+
+/// One mapping, or a list of such.
+fn check_entries(node: &Node, section: &Section, findings: &mut Vec<Finding>) {
+    let Value::List(items) = &node.value else { return check_section(node, section, findings) };
+    let takes_scalars = KEYS.contains(&(section.pattern.as_str(), Kind::List));
+    for (place, node) in items.iter().enumerate().filter(|(_, node)| !(takes_scalars && is_scalar(node))) {
+        check_section(node, &Section { pattern: section.pattern.clone(), path: item(&section.path, place) }, findings);
+    }
+}
+
+fn is_scalar(node: &Node) -> bool {
+    matches!(node.value, Value::Text(_) | Value::Plain(_))
+}
+
+/// The name of a list's item, counting from 0.
+pub(super) fn item(path: &str, place: usize) -> String {
+    format!("{path}[{place}]")
 }
 
 fn find_duplicates(entries: &[Entry], path: &str, findings: &mut Vec<Finding>) {
@@ -111,7 +159,7 @@ fn unknown(section: &Section, name: &str) -> String {
     if let Some(near) = nearest(name, children(&section.pattern)) {
         return format!("unknown key; did you mean {}?", join(&section.path, near));
     }
-    let elsewhere = KEYS.iter().find(|(key, _)| key.rsplit('.').next() == Some(name));
+    let elsewhere = KEYS.iter().filter(|(key, _)| key.rsplit('.').next() == Some(name)).min_by_key(|(key, _)| key.split('.').count());
     match elsewhere {
         Some((key, _)) => format!("unknown key here; did you mean {}?", key.replace('*', "<host>")),
         None => format!("unknown key; known here: {}", siblings(&section.pattern)),

@@ -2,16 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
-use rustls_pki_types::CertificateDer;
-use rustls_pki_types::pem::PemObject;
-
 use super::environment::{FILE_VARIABLE, Variables, overlay};
+use super::files::check_files;
 use super::mistake::{Finding, Place};
 use super::proxy::Proxies;
 use super::section::{Findings, Section};
 use super::tree::Origin;
 use super::validate::{Machine, validate};
-use super::{Config, CredentialKind, Credentials, Mistake, Mistakes, Secret, Warning, file, keys, upstreams};
+use super::{Config, Mistake, Mistakes, Warning, file, keys, upstreams};
 
 /// Read when it is there and nothing else is named.
 pub const DEFAULT_FILE: &str = "/etc/larder/larder.yaml";
@@ -63,7 +61,7 @@ fn interpret(
         return Err(place(text, findings.mistakes));
     }
     if tree.get("upstreams").is_none() {
-        tree.set(&["upstreams"], upstreams::built_in());
+        let _ = tree.set(&["upstreams"], upstreams::built_in());
     }
     let overlaid = overlay(&mut tree, variables);
     findings.mistakes.extend(overlaid.mistakes);
@@ -116,34 +114,4 @@ fn absolute(variables: &Variables, name: &str) -> Option<PathBuf> {
 fn disk_size(path: &Path) -> Option<u64> {
     let stat = path.ancestors().find_map(|ancestor| rustix::fs::statvfs(ancestor).ok())?;
     stat.f_blocks.checked_mul(stat.f_frsize)
-}
-
-/// A certificate is read once, at the start, so it must be there now. A password is read at each use and may come later.
-fn check_files(config: &Config, root: &Section<'_>, findings: &mut Findings) {
-    for upstream in config.upstreams.values() {
-        let section = root.inner("upstreams").inner(&upstream.name);
-        if let Some(path) = &upstream.ca_file
-            && let Err(fault) = check_certificates(path)
-        {
-            findings.mistake(&section.origin("ca_file"), &section.key("ca_file"), fault);
-        }
-        if let Some(CredentialKind::Password(Credentials { password: Secret::File(path), .. })) =
-            upstream.credentials.first().map(|credential| &credential.kind)
-            && let Err(error) = std::fs::File::open(path)
-        {
-            let credentials = section.inner("credentials");
-            let message = format!("{} cannot be read now: {error}", path.display());
-            findings.warning(&credentials.origin("password_file"), &credentials.key("password_file"), message);
-        }
-    }
-}
-
-fn check_certificates(path: &Path) -> Result<(), String> {
-    let fault = |error: &dyn std::fmt::Display| format!("{} cannot be used: {error}", path.display());
-    let mut certificates = CertificateDer::pem_file_iter(path).map_err(|error| fault(&error))?;
-    match certificates.next() {
-        Some(Ok(_)) => Ok(()),
-        Some(Err(error)) => Err(fault(&error)),
-        None => Err(fault(&"it holds no certificate in PEM form")),
-    }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::{Config, CredentialConfig, CredentialKind, LogFormat, Secret as ConfiguredSecret, UpstreamConfig, Visibility, file, proxy};
+use super::{Config, CredentialConfig, CredentialKind, Listener, LogFormat, Secret, UpstreamConfig, Visibility, file, proxy};
 
 impl Config {
     /// Every value as it is in effect. `cache.tag_ttl` and `cache.stale_if_error` show in the upstreams that take them.
@@ -31,11 +31,26 @@ struct Document<'a> {
 
 #[derive(Serialize)]
 struct Server<'a> {
-    listen: Vec<String>,
+    listen: Vec<Listen<'a>>,
     hosts: &'a BTreeMap<String, String>,
     allow_anonymous_private: bool,
     max_connections: usize,
     drain_timeout: String,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Listen<'a> {
+    Address(String),
+    Entry { address: String, default_upstream: &'a str },
+}
+
+/// A list of one is written without its dash.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum OneOrMore<T> {
+    One(T),
+    More(Vec<T>),
 }
 
 #[derive(Serialize)]
@@ -50,6 +65,7 @@ struct Cache<'a> {
     max_blob_size: String,
     revalidate_wait: String,
     negative_ttl: String,
+    keep_deleted_tags: bool,
     memory_cache_size: String,
 }
 
@@ -62,27 +78,40 @@ struct Fills {
 
 #[derive(Serialize)]
 struct Upstream<'a> {
-    url: String,
+    url: OneOrMore<String>,
     aliases: &'a [String],
     #[serde(skip_serializing_if = "Option::is_none")]
-    credentials: Option<Secret<'a>>,
+    credentials: Option<OneOrMore<Credential<'a>>>,
     visibility: &'static str,
     tag_ttl: String,
     stale_if_error: String,
+    immutable_tags: Vec<&'a str>,
     token_hosts: &'a [String],
     allow_private_addresses: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     ca_file: Option<&'a Path>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    client_cert_file: Option<&'a Path>,
     proxy: String,
+    insecure_skip_verify: bool,
+}
+
+/// One kind's keys are there, and no others.
+#[derive(Serialize)]
+struct Credential<'a> {
+    name: &'a str,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    repositories: &'a [String],
+    #[serde(flatten)]
+    kind: BTreeMap<&'static str, Word<'a>>,
 }
 
 #[derive(Serialize)]
-struct Secret<'a> {
-    username: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    password: Option<&'static str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    password_file: Option<&'a Path>,
+#[serde(untagged)]
+enum Word<'a> {
+    Text(&'a str),
+    Path(&'a Path),
+    Words(&'a [String]),
 }
 
 #[derive(Serialize)]
@@ -96,7 +125,7 @@ impl<'a> From<&'a Config> for Document<'a> {
         let Config { server, admin, cache, fills, default_upstream, upstreams, log } = config;
         Document {
             server: Server {
-                listen: server.listen.iter().map(|listener| listener.address.to_string()).collect(),
+                listen: server.listen.iter().map(Listen::from).collect(),
                 hosts: &server.hosts,
                 allow_anonymous_private: server.allow_anonymous_private,
                 max_connections: server.max_connections,
@@ -109,6 +138,7 @@ impl<'a> From<&'a Config> for Document<'a> {
                 max_blob_size: size(cache.max_blob_size),
                 revalidate_wait: duration(cache.revalidate_wait),
                 negative_ttl: duration(cache.negative_ttl),
+                keep_deleted_tags: cache.keep_deleted_tags,
                 memory_cache_size: size(cache.memory_cache_size),
             },
             fills: Fills {
@@ -133,30 +163,69 @@ impl<'a> From<&'a Config> for Document<'a> {
 impl<'a> From<&'a UpstreamConfig> for Upstream<'a> {
     fn from(upstream: &'a UpstreamConfig) -> Upstream<'a> {
         Upstream {
-            url: upstream.urls.first().map(ToString::to_string).unwrap_or_default(),
+            url: upstream.urls.iter().map(ToString::to_string).collect(),
             aliases: &upstream.aliases,
-            credentials: upstream.credentials.first().and_then(secret),
+            credentials: (!upstream.credentials.is_empty()).then(|| upstream.credentials.iter().map(Credential::from).collect()),
             visibility: match upstream.visibility {
                 Visibility::Public => "public",
                 Visibility::Private => "private",
             },
             tag_ttl: duration(upstream.tag_ttl),
             stale_if_error: duration(upstream.stale_if_error),
+            immutable_tags: upstream.immutable_tags.expressions(),
             token_hosts: &upstream.token_hosts,
             allow_private_addresses: upstream.allow_private_addresses.iter().map(ToString::to_string).collect(),
             ca_file: upstream.ca_file.as_deref(),
+            client_cert_file: upstream.client_cert_file.as_deref(),
             proxy: proxy::shown(upstream.proxy.as_ref()),
+            insecure_skip_verify: upstream.insecure_skip_verify,
         }
     }
 }
 
-fn secret(credential: &CredentialConfig) -> Option<Secret<'_>> {
-    let CredentialKind::Password(credentials) = &credential.kind else { return None };
-    let (password, password_file) = match &credentials.password {
-        ConfiguredSecret::Inline(_) => (Some("REDACTED"), None),
-        ConfiguredSecret::File(path) => (None, Some(path.as_path())),
-    };
-    Some(Secret { username: &credentials.username, password, password_file })
+impl<'a> From<&'a Listener> for Listen<'a> {
+    fn from(listener: &'a Listener) -> Listen<'a> {
+        let address = listener.address.to_string();
+        match &listener.default_upstream {
+            None => Listen::Address(address),
+            Some(default_upstream) => Listen::Entry { address, default_upstream },
+        }
+    }
+}
+
+impl<T> FromIterator<T> for OneOrMore<T> {
+    fn from_iter<I: IntoIterator<Item = T>>(items: I) -> OneOrMore<T> {
+        let mut items: Vec<_> = items.into_iter().collect();
+        match items.pop() {
+            Some(only) if items.is_empty() => OneOrMore::One(only),
+            last => OneOrMore::More(items.into_iter().chain(last).collect()),
+        }
+    }
+}
+
+impl<'a> From<&'a CredentialConfig> for Credential<'a> {
+    fn from(credential: &'a CredentialConfig) -> Credential<'a> {
+        let kind = match &credential.kind {
+            CredentialKind::Password(credentials) => BTreeMap::from([
+                ("username", Word::Text(&credentials.username)),
+                secret("password", "password_file", &credentials.password),
+            ]),
+            CredentialKind::IdentityToken(token) => BTreeMap::from([secret("identity_token", "identity_token_file", token)]),
+            CredentialKind::RegistryToken(token) => BTreeMap::from([secret("registry_token", "registry_token_file", token)]),
+            CredentialKind::DockerConfig(path) => BTreeMap::from([("docker_config", Word::Path(path))]),
+            CredentialKind::DockerConfigSearch => BTreeMap::from([("docker_config", Word::Text("auto"))]),
+            CredentialKind::DockerHelper(name) => BTreeMap::from([("docker_helper", Word::Text(name))]),
+            CredentialKind::KubeletProvider(command) => BTreeMap::from([("kubelet_provider", Word::Words(command))]),
+        };
+        Credential { name: &credential.name, repositories: &credential.repositories, kind }
+    }
+}
+
+fn secret<'a>(inline: &'static str, file: &'static str, secret: &'a Secret) -> (&'static str, Word<'a>) {
+    match secret {
+        Secret::Inline(_) => (inline, Word::Text("REDACTED")),
+        Secret::File(path) => (file, Word::Path(path)),
+    }
 }
 
 /// In the largest unit that leaves nothing over.

@@ -61,24 +61,29 @@ impl Node {
         (!matches!(entry.node.value, Value::Null)).then_some(&entry.node)
     }
 
-    /// Puts a value at a path, making the mappings on the way. A path that leads through something else is left alone:
-    /// that is a mistake of its own, and told as one.
-    pub(super) fn set(&mut self, path: &[&str], node: Node) {
+    /// Puts a value at a path, making the mappings on the way. A path that leads through something else is left alone.
+    #[must_use = "says whether it could"]
+    pub(super) fn set(&mut self, path: &[&str], node: Node) -> bool {
         let Some((key, rest)) = path.split_first() else {
             *self = node;
-            return;
+            return true;
         };
         if matches!(self.value, Value::Null) {
             self.value = Value::Map(Vec::new());
         }
-        let Value::Map(entries) = &mut self.value else { return };
+        let Value::Map(entries) = &mut self.value else { return false };
         if let Some(entry) = entries.iter_mut().find(|entry| entry.key == *key) {
             return entry.node.set(rest, node);
         }
         let key_origin = node.origin.clone();
         let mut made = Node { origin: key_origin.clone(), value: Value::Map(Vec::new()) };
-        made.set(rest, node);
+        let set = made.set(rest, node);
         entries.push(Entry { key: (*key).to_owned(), key_origin, node: made });
+        set
+    }
+
+    pub(super) fn is_empty_list(&self) -> bool {
+        matches!(&self.value, Value::List(items) if items.is_empty())
     }
 
     /// What stands there, for a message.

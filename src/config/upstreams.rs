@@ -1,41 +1,17 @@
-//! The upstreams: the public registries larder knows, what is written about each, and what a name means.
+//! The upstreams: what is written about each, and what a name means.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use secrecy::SecretString;
-
+use super::credentials::read_credentials;
 use super::keys::nearest;
+use super::known::{DOCKER_HUB, DOCKER_HUB_ALIASES, Known, WELL_KNOWN, own_url};
 use super::proxy::{self, FromVariable, Proxies};
 use super::section::{Findings, Section};
 use super::tree::{Entry, Node, Origin, Value};
 use super::validate::Machine;
 use super::value::{self, Fault};
-use super::{BaseUrl, CacheConfig, CredentialConfig, Patterns, ProxyUrl, Secret, ServerConfig, UpstreamConfig, Visibility};
-
-/// Docker Hub's registry does not live at the host that its image names have.
-const DOCKER_HUB: &str = "docker.io";
-const DOCKER_HUB_URL: &str = "https://registry-1.docker.io";
-/// One namespace with `docker.io`, whoever is asked.
-const DOCKER_HUB_ALIASES: [&str; 2] = ["index.docker.io", "registry-1.docker.io"];
-
-/// Registries anyone may read, mirrored when no upstreams are written.
-pub const WELL_KNOWN: [&str; 14] = [
-    "cgr.dev",
-    "docker.elastic.co",
-    DOCKER_HUB,
-    "gcr.io",
-    "ghcr.io",
-    "lscr.io",
-    "mcr.microsoft.com",
-    "nvcr.io",
-    "public.ecr.aws",
-    "quay.io",
-    "registry.access.redhat.com",
-    "registry.cleanstart.com",
-    "registry.gitlab.com",
-    "registry.k8s.io",
-];
+use super::{BaseUrl, CacheConfig, Patterns, ProxyUrl, ServerConfig, UpstreamConfig, Visibility};
 
 /// The entries larder brings along when the file has none.
 pub(super) fn built_in() -> Node {
@@ -107,39 +83,82 @@ fn upstream_name(text: &str) -> Result<String, Fault> {
 }
 
 fn read_upstream(name: &str, section: &Section<'_>, fallback: &Fallback, machine: &Machine<'_>, findings: &mut Findings) -> UpstreamConfig {
-    let own_url = own_url(name);
-    let url = section.read("url", findings, value::base_url).unwrap_or_else(|| own_url.clone());
-    let well_known = WELL_KNOWN.contains(&name) && url == own_url;
-    let credentials = read_credentials(&section.inner("credentials"), &url, findings);
-    let private_by_default = credentials.is_some() && !well_known;
+    let own_url = [own_url(name)];
+    let urls = read_urls(section, findings).unwrap_or_else(|| own_url.to_vec());
+    let at_home = urls == own_url;
+    let well_known = at_home && Known::by_name(name) == Some(Known::Public);
+    let credentials = read_credentials(section, &urls, machine, findings);
+    let mut file = |key| section.read(key, findings, |text| machine.file(text));
+    let (ca_file, client_cert_file) = (file("ca_file"), file("client_cert_file"));
+    if at_home && credentials.is_empty() && Known::by_name(name) == Some(Known::AmazonEcr) {
+        let message = "is Amazon ECR, which shows nothing without credentials; write some, such as credentials: {docker_helper: ecr-login}";
+        findings.warning(&section.here(), &section.path, message);
+    }
+    // A client certificate opens as much as a password does.
+    let signs_in = !credentials.is_empty() || client_cert_file.is_some();
+    let private_by_default = signs_in && !well_known;
+    let default_visibility = if private_by_default { Visibility::Private } else { Visibility::Public };
     let default_ttl = if well_known { CacheConfig::TAG_TTL_WELL_KNOWN } else { Duration::ZERO };
-    let proxy = read_proxy(section, &url, &machine.proxies, findings);
-    let unplaced = |items: Vec<(Origin, String)>| items.into_iter().map(|(_, item)| item).collect();
+    let proxy = urls.first().and_then(|url| read_proxy(section, url, &machine.proxies, findings));
     UpstreamConfig {
         name: name.to_owned(),
-        urls: vec![url],
         aliases: unplaced(section.list("aliases", findings, value::alias)),
-        credentials: credentials.into_iter().collect(),
-        visibility: section.read("visibility", findings, visibility).unwrap_or(if private_by_default {
-            Visibility::Private
-        } else {
-            Visibility::Public
-        }),
+        credentials,
+        visibility: section.read("visibility", findings, visibility).unwrap_or(default_visibility),
         tag_ttl: section.read("tag_ttl", findings, value::duration).or(fallback.tag_ttl).unwrap_or(default_ttl),
         stale_if_error: section.read("stale_if_error", findings, value::duration).unwrap_or(fallback.stale_if_error),
+        immutable_tags: read_immutable_tags(section, findings),
         token_hosts: unplaced(section.list("token_hosts", findings, value::host_and_port)),
-        allow_private_addresses: section
-            .list("allow_private_addresses", findings, value::network)
-            .into_iter()
-            .map(|(_, network)| network)
-            .collect(),
-        ca_file: section.read("ca_file", findings, value::absolute_path),
-        immutable_tags: Patterns::default(),
-        client_cert_file: None,
+        allow_private_addresses: unplaced(section.list("allow_private_addresses", findings, value::network)),
+        ca_file,
+        client_cert_file,
         proxy,
         no_proxy: machine.proxies.no_proxy.clone(),
-        insecure_skip_verify: false,
+        insecure_skip_verify: read_skip_verify(section, &urls, findings),
+        urls,
     }
+}
+
+fn unplaced<T>(items: Vec<(Origin, T)>) -> Vec<T> {
+    items.into_iter().map(|(_, item)| item).collect()
+}
+
+/// None if none is written, or none that is right.
+fn read_urls(section: &Section<'_>, findings: &mut Findings) -> Option<Vec<BaseUrl>> {
+    let mut urls: Vec<BaseUrl> = Vec::new();
+    for (origin, url) in section.list("url", findings, value::base_url) {
+        if urls.contains(&url) {
+            findings.mistake(&origin, &section.key("url"), format!("{url} is written twice; a second one is for when the first is down"));
+        }
+        urls.push(url);
+    }
+    if section.get("url").is_some_and(Node::is_empty_list) {
+        findings.mistake(&section.origin("url"), &section.key("url"), "is an empty list; write a URL, or leave it out");
+    }
+    (!urls.is_empty()).then_some(urls)
+}
+
+fn read_immutable_tags(section: &Section<'_>, findings: &mut Findings) -> Patterns {
+    let alone = |text: &str| Patterns::new(&[text.to_owned()]).map(|_| text.to_owned());
+    let expressions = unplaced(section.texts("immutable_tags", findings, alone));
+    Patterns::new(&expressions).unwrap_or_else(|fault| {
+        findings.mistake(&section.origin("immutable_tags"), &section.key("immutable_tags"), fault);
+        Patterns::default()
+    })
+}
+
+/// Never without a word: whoever sits on the path reads the credentials and serves what they like.
+fn read_skip_verify(section: &Section<'_>, urls: &[BaseUrl], findings: &mut Findings) -> bool {
+    let key = "insecure_skip_verify";
+    let skip = section.read(key, findings, value::boolean).unwrap_or_default();
+    if skip && !urls.iter().any(|url| url.tls) {
+        findings.mistake(&section.origin(key), &section.key(key), "has nothing to skip, since url begins with http://; leave it out");
+    } else if skip {
+        let message = "takes any certificate of this upstream: whoever can reach the network between sees the credentials, \
+                       and answers for tags as they like; write ca_file with the registry's CA instead";
+        findings.warning(&section.origin(key), &section.key(key), message);
+    }
+    skip
 }
 
 /// What is written, else what the environment says.
@@ -160,59 +179,12 @@ fn read_proxy(section: &Section<'_>, url: &BaseUrl, proxies: &Proxies, findings:
     None
 }
 
-/// Where a registry lives unless something else is written.
-fn own_url(name: &str) -> BaseUrl {
-    let text = if name == DOCKER_HUB { DOCKER_HUB_URL.to_owned() } else { format!("https://{name}") };
-    // A checked host makes a right URL; were it ever wrong, nothing could be connected to.
-    value::base_url(&text).unwrap_or_else(|_| BaseUrl { tls: true, host: name.to_owned(), port: 443, path: String::new() })
-}
-
 fn visibility(text: &str) -> Result<Visibility, Fault> {
     match text {
         "public" => Ok(Visibility::Public),
         "private" => Ok(Visibility::Private),
         _ => Err(format!("`{text}` is neither public nor private")),
     }
-}
-
-fn read_credentials(section: &Section<'_>, url: &BaseUrl, findings: &mut Findings) -> Option<CredentialConfig> {
-    let username = section.text("username", findings);
-    let inline = section.text("password", findings);
-    let file = section.read("password_file", findings, value::absolute_path);
-    let written = |name| section.get(name).is_some();
-    let any_password = written("password") || written("password_file");
-    if !written("username") && !any_password {
-        return None;
-    }
-    if username.is_some_and(|name| name.contains(':') || name.is_empty()) {
-        findings.mistake(
-            &section.origin("username"),
-            &section.key("username"),
-            "is empty or has a colon, which HTTP's Basic authentication cannot send",
-        );
-    }
-    if !written("username") {
-        findings.mistake(&section.origin("username"), &section.key("username"), "is missing; a password alone names nobody");
-    }
-    if !any_password {
-        findings.mistake(
-            &section.origin("password_file"),
-            &section.key("password_file"),
-            "is missing; write the path of a file that holds the password",
-        );
-    }
-    if written("password") && written("password_file") {
-        findings.mistake(&section.origin("password"), &section.key("password"), "stands beside password_file; keep one of the two");
-    }
-    if !url.tls && !url.is_loopback() {
-        let message = "would cross the network in plain text, since url begins with http://; use https";
-        findings.warning(&section.origin("username"), &section.path, message);
-    }
-    let password = match (file, inline) {
-        (Some(path), _) => Secret::File(path),
-        (None, inline) => Secret::Inline(SecretString::from(inline?)),
-    };
-    Some(CredentialConfig::password(username?, password))
 }
 
 /// Every name that means an upstream; no name may mean two.

@@ -2,15 +2,14 @@
 //! to say comes in as [`Machine`].
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::proxy::Proxies;
 use super::section::{Findings, Section};
-use super::tree::Node;
+use super::tree::{Node, Value};
 use super::upstreams::{Names, read_upstreams, refuse_open_private};
-use super::value::{self, Share};
+use super::value::{self, Fault, Share};
 use super::{AdminConfig, CacheConfig, Config, FillsConfig, Listener, LogConfig, LogFormat, ServerConfig};
 
 /// Larger caches are asked for, not assumed.
@@ -30,6 +29,17 @@ pub(super) struct Machine<'a> {
     /// Where systemd puts what `LoadCredential=` names.
     pub(super) credentials_directory: Option<PathBuf>,
     pub(super) proxies: Proxies,
+}
+
+impl Machine<'_> {
+    /// A file's absolute path, or one in systemd's directory for credentials.
+    pub(super) fn file(&self, text: &str) -> Result<PathBuf, Fault> {
+        let Some(rest) = text.strip_prefix("$CREDENTIALS_DIRECTORY/") else { return value::absolute_path(text) };
+        let directory = self.credentials_directory.as_ref().ok_or_else(|| {
+            format!("`{text}` cannot be told: CREDENTIALS_DIRECTORY is not set; systemd sets it for a unit with LoadCredential=, elsewhere write an absolute path")
+        })?;
+        Ok(directory.join(rest.trim_start_matches('/')))
+    }
 }
 
 /// The configuration that a tree means; only to be used when no mistakes were found.
@@ -65,7 +75,7 @@ fn read_default_upstream(root: &Section<'_>, names: &Names, findings: &mut Findi
 fn read_server(section: &Section<'_>, names: &Names, findings: &mut Findings) -> ServerConfig {
     let default = ServerConfig::default();
     ServerConfig {
-        listen: read_listen(section, findings).unwrap_or(default.listen),
+        listen: read_listen(section, names, findings).unwrap_or(default.listen),
         hosts: read_hosts(section, names, findings),
         allow_anonymous_private: section
             .read("allow_anonymous_private", findings, value::boolean)
@@ -81,28 +91,50 @@ fn read_server(section: &Section<'_>, names: &Names, findings: &mut Findings) ->
     }
 }
 
-fn read_listen(section: &Section<'_>, findings: &mut Findings) -> Option<Vec<Listener>> {
+fn read_listen(section: &Section<'_>, names: &Names, findings: &mut Findings) -> Option<Vec<Listener>> {
     section.get("listen")?;
-    let before = findings.mistakes.len();
-    let mut addresses: Vec<SocketAddr> = Vec::new();
-    for (origin, address) in section.list("listen", findings, value::socket_address) {
+    let mut listeners: Vec<Listener> = Vec::new();
+    for (entry, item) in section.items("listen") {
+        let (origin, key) = (item.origin.clone(), section.key("listen"));
+        let listener = match &item.value {
+            Value::Text(text) | Value::Plain(text) => {
+                value::socket_address(text).map(Listener::from).map_err(|fault| findings.mistake(&origin, &key, fault)).ok()
+            }
+            Value::Map(_) => read_listener(&entry, names, findings),
+            Value::Null => {
+                findings.mistake(&origin, &key, "takes addresses; this one is empty");
+                None
+            }
+            // Told as a section that is none.
+            Value::List(_) => None,
+        };
+        let Some(listener) = listener else { continue };
         // Port 0 is a new port each time.
-        if address.port() != 0 && addresses.contains(&address) {
-            findings.mistake(&origin, &section.key("listen"), format!("{address} is written twice"));
+        if listener.address.port() != 0 && listeners.iter().any(|earlier| earlier.address == listener.address) {
+            findings.mistake(&origin, &key, format!("{} is written twice", listener.address));
         }
-        addresses.push(address);
+        listeners.push(listener);
     }
-    if addresses.is_empty() && findings.mistakes.len() == before {
+    if section.get("listen").is_some_and(Node::is_empty_list) {
         findings.mistake(&section.origin("listen"), &section.key("listen"), "is an empty list; write an address such as 127.0.0.1:5000");
     }
-    Some(addresses.into_iter().map(Listener::from).collect())
+    Some(listeners)
+}
+
+fn read_listener(entry: &Section<'_>, names: &Names, findings: &mut Findings) -> Option<Listener> {
+    if entry.get("address").is_none() {
+        findings.mistake(&entry.origin("address"), &entry.key("address"), "is missing; write one such as 127.0.0.1:5000");
+    }
+    let address = entry.read("address", findings, value::socket_address);
+    let default_upstream = entry.read("default_upstream", findings, |text| names.resolve(text));
+    Some(Listener { address: address?, default_upstream })
 }
 
 fn read_hosts(section: &Section<'_>, names: &Names, findings: &mut Findings) -> BTreeMap<String, String> {
     let mut hosts = BTreeMap::new();
     let inner = section.inner("hosts");
     let Some(node) = section.get("hosts") else { return hosts };
-    if !matches!(node.value, super::tree::Value::Map(_)) {
+    if !matches!(node.value, Value::Map(_)) {
         findings.mistake(&node.origin, &inner.path, format!("takes `host: upstream` pairs; it is {}", node.describe()));
     }
     for entry in node.entries() {
@@ -142,7 +174,7 @@ fn read_cache(section: &Section<'_>, machine: &Machine<'_>, findings: &mut Findi
     let max_size = read_max_size(section, (machine.disk_size)(&path), findings);
     let share = section.read("max_blob_size", findings, |text| within(value::share(text)?, max_size));
     CacheConfig {
-        keep_deleted_tags: false,
+        keep_deleted_tags: section.read("keep_deleted_tags", findings, value::boolean).unwrap_or_default(),
         max_size,
         max_blob_size: share.unwrap_or(percent_of(max_size, CacheConfig::MAX_BLOB_PERCENT)),
         revalidate_wait: section
@@ -170,7 +202,7 @@ fn read_max_size(section: &Section<'_>, disk_size: Option<u64>, findings: &mut F
     written.unwrap_or(tenth.clamp(SIZE_MIN, DEFAULT_SIZE_MAX))
 }
 
-fn within(share: Share, max_size: u64) -> Result<u64, value::Fault> {
+fn within(share: Share, max_size: u64) -> Result<u64, Fault> {
     match share {
         Share::Percent(percent) => Ok(percent_of(max_size, percent)),
         Share::Bytes(bytes) if bytes <= max_size => Ok(bytes),

@@ -85,6 +85,22 @@ fn docker_gets_a_daemon_json() {
     assert!(notes.contains("/etc/docker/daemon.json") && notes.contains("\"insecure-registries\": [\"mirror.corp:5000\"]"), "{notes}");
 }
 
+/// Where the address alone does not mean docker.io, the path says it.
+#[test]
+fn docker_s_mirror_is_the_listener_s_upstream() {
+    let mirror = |arguments: &[&str], listen: &str| {
+        let yaml = format!("server: {{listen: {listen}}}\n{TWO}");
+        let printed = prints(&[&["client-config", "docker"], arguments].concat(), &yaml);
+        let value: serde_json::Value = serde_json::from_str(&printed).unwrap();
+        value["registry-mirrors"][0].as_str().unwrap().to_owned()
+    };
+    let ghcr_second = "[127.0.0.1:5000, {address: 127.0.0.1:5002, default_upstream: ghcr.io}]";
+    assert_eq!(mirror(&[], ghcr_second), "http://127.0.0.1:5000");
+    assert_eq!(mirror(&["--url", "http://mirror.corp:5002"], ghcr_second), "http://mirror.corp:5002/docker.io");
+    assert_eq!(mirror(&["--url", "https://mirror.corp"], ghcr_second), "https://mirror.corp/docker.io");
+    assert_eq!(mirror(&[], "[{address: 127.0.0.1:5000, default_upstream: ghcr.io}]"), "http://127.0.0.1:5000/docker.io");
+}
+
 #[test]
 fn containerd_gets_a_hosts_toml_for_each_registry() {
     let printed = prints(&["client-config", "containerd", "--url", "http://mirror.corp:5000"], TWO);
