@@ -52,7 +52,9 @@ async fn a_password_file_is_read_at_each_use_and_loses_one_newline() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("password");
     let credentials = Credentials { username: "me".into(), password: Secret::File(path.clone()) };
-    let source = source(CredentialKind::Password(credentials.clone()), "ghcr.io", &Environment::default(), LIMITS);
+    let config = CredentialConfig::password("me", Secret::File(path.clone()));
+    let source = Source::new(&config, "ghcr.io", &Environment::of_process());
+    assert_eq!(source.name(), "default");
     assert!(matches!(basic(&credentials).await, Err(UpstreamError::CredentialRefused { .. })));
     assert!(written(&source, "a").await.starts_with("password file "));
     for (content, meant) in [("one\n", "one"), ("two", "two"), ("three\r\n", "three"), ("four\n\n", "four\n"), ("a:b \n", "a:b ")] {
