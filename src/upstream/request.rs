@@ -163,27 +163,20 @@ impl Channel<'_> {
     /// Asks once, the deadline around all of it, unless something is to rest.
     async fn attempt(&self, question: &Question<'_>, call: &Call) -> Result<Answer, Failure> {
         let begun = Instant::now();
-        self.endpoint.wire.health.enter(begun)?;
-        if question.is_limited() {
-            self.account.limit.enter(begun)?;
-        }
-        let asked = tokio::time::timeout_at(self.deadline, self.authenticated(question, call)).await;
+        let _host = self.endpoint.wire.health.enter(begun)?;
+        let _pulls = if question.is_limited() { Some(self.account.limit.enter(begun)?) } else { None };
+        let asked = tokio::time::timeout_at(self.deadline, self.authenticated(question, call, begun)).await;
         let asked = asked.unwrap_or_else(|_| {
             let detail = format!("no answer from {} before the request's deadline", self.endpoint.wire.origin);
             Err(UpstreamError::TimedOut { detail }.into())
         });
         match asked {
             Err(Failure::Limited(limited)) => Err(self.rest(&limited, begun).into()),
-            told => {
-                if question.is_limited() && told.as_ref().err().is_none_or(Failure::is_told) {
-                    self.account.limit.succeeded(begun);
-                }
-                told
-            }
+            told => told,
         }
     }
 
-    async fn authenticated(&self, question: &Question<'_>, call: &Call) -> Result<Answer, Failure> {
+    async fn authenticated(&self, question: &Question<'_>, call: &Call, begun: Instant) -> Result<Answer, Failure> {
         let mut auth = self.account.auth.begin(question.repository).await?;
         let url = self.endpoint.url(&question.path);
         for _ in 0..CHALLENGES_MAX {
@@ -201,7 +194,7 @@ impl Channel<'_> {
             let answer = self.endpoint.wire.ask(&outgoing).await?;
             let is_own = answer.url.origin == url.origin;
             if is_own && question.is_limited() {
-                self.note_budget(&answer);
+                self.note_budget(&answer, begun);
             }
             match answer.status() {
                 StatusCode::OK | StatusCode::PARTIAL_CONTENT => {
@@ -228,8 +221,11 @@ impl Channel<'_> {
         Err(UpstreamError::Denied { detail }.into())
     }
 
-    /// Docker Hub says with every manifest how many pulls are left.
-    fn note_budget(&self, answer: &Answer) {
+    /// Docker Hub says with every manifest how many pulls are left; and whoever answers at all does not limit.
+    fn note_budget(&self, answer: &Answer, begun: Instant) {
+        if !matches!(answer.status().as_u16(), 401 | 429 | 500..) {
+            self.account.limit.succeeded(begun);
+        }
         if answer.status().is_success() || answer.status() == StatusCode::TOO_MANY_REQUESTS {
             let budget = Budget::read(|name| answer.header(name));
             self.asker.metrics.budgeted(self.account.name(), budget.as_ref());

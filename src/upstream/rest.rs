@@ -41,6 +41,7 @@ struct State {
     faulty_since: Option<Instant>,
     /// In a row, without a success between.
     rests: u32,
+    probes: u64,
     resting: Option<Resting>,
 }
 
@@ -48,9 +49,32 @@ struct State {
 struct Resting {
     since: Instant,
     until: Instant,
-    /// A question is out.
-    probing: bool,
+    /// The question that is out.
+    probe: Option<u64>,
     why: UpstreamError,
+}
+
+/// The right to ask. That of a probe which tells nothing, as it was never sent or was given up, passes to the next who asks.
+#[must_use = "dropped, it says that nothing was asked"]
+pub(super) struct Pass<'a> {
+    rest: &'a Rest,
+    probe: Option<u64>,
+}
+
+impl Pass<'_> {
+    /// The answer will come to somebody else.
+    pub(super) fn hand_over(mut self) {
+        self.probe = None;
+    }
+}
+
+impl Drop for Pass<'_> {
+    fn drop(&mut self) {
+        let Some(probe) = self.probe else { return };
+        if let Some(resting) = self.rest.state().resting.as_mut().filter(|resting| resting.probe == Some(probe)) {
+            (resting.until, resting.probe) = (resting.since, None);
+        }
+    }
 }
 
 impl Resting {
@@ -68,21 +92,17 @@ impl Rest {
     ///
     /// # Errors
     /// With the reason for the rest, and how long it is yet; while a probe is out, that may be any moment.
-    pub(super) fn enter(&self, now: Instant) -> Result<(), Failure> {
+    pub(super) fn enter(&self, now: Instant) -> Result<Pass<'_>, Failure> {
         let mut state = self.state();
-        let Some(resting) = &mut state.resting else { return Ok(()) };
+        let number = state.probes + 1;
+        let Some(resting) = &mut state.resting else { return Ok(Pass { rest: self, probe: None }) };
         let left = resting.until.saturating_duration_since(now);
         if !left.is_zero() {
-            return Err(Failure::Rests(resting.why_for(left), if resting.probing { left.min(PROBE_POLL) } else { left }));
+            return Err(Failure::Rests(resting.why_for(left), if resting.probe.is_some() { left.min(PROBE_POLL) } else { left }));
         }
-        (resting.until, resting.probing) = (now + PROBE_LEASE, true);
-        Ok(())
-    }
-
-    /// How long it is to rest yet.
-    #[cfg(test)]
-    fn rests(&self, now: Instant) -> Option<Duration> {
-        self.state().resting.as_ref().and_then(|resting| resting.until.checked_duration_since(now)).filter(|rest| !rest.is_zero())
+        (resting.until, resting.probe) = (now + PROBE_LEASE, Some(number));
+        state.probes = number;
+        Ok(Pass { rest: self, probe: Some(number) })
     }
 
     /// A question that began then has been answered. Returns whether that ended a rest.
@@ -92,7 +112,7 @@ impl Rest {
             return false;
         }
         let ended = state.resting.is_some();
-        *state = State::default();
+        *state = State { probes: state.probes, ..State::default() };
         ended
     }
 
@@ -144,7 +164,8 @@ impl Rest {
 
     /// Forgets all.
     pub(super) fn clear(&self) {
-        *self.state() = State::default();
+        let mut state = self.state();
+        *state = State { probes: state.probes, ..State::default() };
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -154,12 +175,12 @@ impl Rest {
 
 impl State {
     fn is_late(&self, begun: Instant) -> bool {
-        self.resting.as_ref().is_some_and(|resting| begun < resting.since)
+        self.resting.as_ref().is_some_and(|resting| begun <= resting.since)
     }
 
     fn begin(&mut self, now: Instant, rest: Duration, why: &UpstreamError) {
         self.rests = self.rests.saturating_add(1);
-        self.resting = Some(Resting { since: now, until: now + rest, probing: false, why: why.clone() });
+        self.resting = Some(Resting { since: now, until: now + rest, probe: None, why: why.clone() });
     }
 }
 
@@ -174,12 +195,27 @@ mod tests {
         UpstreamError::Unavailable { reason: UnavailableReason::Connect, detail: "refused".into() }
     }
 
+    fn limited() -> UpstreamError {
+        UpstreamError::RateLimited { retry_after: None }
+    }
+
     fn fail(rest: &Rest, at: Instant, why: &UpstreamError) -> bool {
         rest.failed(at, at, why, BACKOFF, |rest| rest)
     }
 
+    fn begin(rest: &Rest, at: Instant, asked: Option<u64>) -> (Duration, bool) {
+        rest.begin(at, at, &limited(), asked.map(seconds), BACKOFF, |rest| rest)
+    }
+
     fn seconds(seconds: u64) -> Duration {
         Duration::from_secs(seconds)
+    }
+
+    fn left(rest: &Rest, at: Instant) -> Option<Duration> {
+        match rest.enter(at) {
+            Err(Failure::Rests(_, left)) => Some(left),
+            _ => None,
+        }
     }
 
     #[test]
@@ -188,10 +224,10 @@ mod tests {
         for _ in 0..50 {
             assert!(!fail(&rest, start, &down()), "all within a moment");
         }
-        assert_eq!(rest.enter(start), Ok(()));
-        assert!(fail(&rest, start + seconds(1), &down()));
-        assert_eq!(rest.enter(start + seconds(1)), Err(Failure::Rests(down(), seconds(1))));
-        assert_eq!(rest.rests(start + seconds(1)), Some(seconds(1)));
+        assert!(rest.enter(start).is_ok());
+        let later = start + seconds(1);
+        assert!(fail(&rest, later, &down()));
+        assert!(matches!(rest.enter(later), Err(Failure::Rests(why, left)) if why == down() && left == seconds(1)));
     }
 
     #[test]
@@ -203,39 +239,42 @@ mod tests {
     #[test]
     fn one_probe_goes_out_and_decides_for_all() {
         let (rest, start) = (Rest::default(), Instant::now());
-        let limited = UpstreamError::RateLimited { retry_after: None };
-        assert_eq!(rest.begin(start, start, &limited, Some(seconds(60)), BACKOFF, |rest| rest), (seconds(60), true));
+        assert_eq!(begin(&rest, start, Some(60)), (seconds(60), true));
         let told = UpstreamError::RateLimited { retry_after: Some(seconds(40)) };
-        assert_eq!(rest.enter(start + seconds(20)), Err(Failure::Rests(told, seconds(40))));
+        assert!(matches!(rest.enter(start + seconds(20)), Err(Failure::Rests(why, left)) if why == told && left == seconds(40)));
         let back = start + seconds(60);
-        assert_eq!(rest.enter(back), Ok(()), "the probe");
-        assert!(matches!(rest.enter(back), Err(Failure::Rests(_, soon)) if soon == PROBE_POLL), "nobody else, but the word may come soon");
-        rest.begin(back, back, &limited, None, BACKOFF, |rest| rest);
-        assert_eq!(rest.rests(back), Some(seconds(2)), "longer each time");
+        let probe = rest.enter(back);
+        assert!(probe.is_ok());
+        assert_eq!(left(&rest, back), Some(PROBE_POLL), "nobody else, but the word may come soon");
+        assert_eq!(begin(&rest, back, None), (seconds(2), false), "longer each time");
+        drop(probe);
+        assert_eq!(left(&rest, back), Some(seconds(2)), "it has told");
         let back = back + seconds(2);
-        assert_eq!(rest.enter(back), Ok(()));
+        let probe = rest.enter(back);
         assert!(rest.succeeded(back));
-        assert_eq!((rest.enter(back), rest.enter(back)), (Ok(()), Ok(())));
+        drop(probe);
+        assert!(rest.enter(back).is_ok() && rest.enter(back).is_ok());
     }
 
     #[test]
-    fn a_probe_that_never_tells_makes_way() {
+    fn a_probe_that_is_given_up_or_never_tells_makes_way() {
         let (rest, start) = (Rest::default(), Instant::now());
-        rest.begin(start, start, &down(), Some(seconds(1)), BACKOFF, |rest| rest);
+        begin(&rest, start, Some(1));
         let back = start + seconds(1);
-        assert_eq!(rest.enter(back), Ok(()));
-        assert!(rest.enter(back + PROBE_LEASE - seconds(1)).is_err());
-        assert_eq!(rest.enter(back + PROBE_LEASE), Ok(()));
+        drop(rest.enter(back));
+        assert!(rest.enter(back).map(Pass::hand_over).is_ok(), "given up");
+        assert!(left(&rest, back + PROBE_LEASE - seconds(1)).is_some());
+        assert!(rest.enter(back + PROBE_LEASE).is_ok(), "never told");
     }
 
     #[test]
     fn who_asked_before_the_rest_says_nothing_about_it() {
         let (rest, start) = (Rest::default(), Instant::now());
         let later = start + seconds(3);
-        rest.begin(later, later, &down(), Some(seconds(60)), BACKOFF, |rest| rest);
-        assert!(!rest.succeeded(start) && rest.enter(later).is_err(), "a late success");
+        begin(&rest, later, Some(60));
+        assert!(!rest.succeeded(start) && !rest.succeeded(later) && left(&rest, later).is_some(), "a late success");
         assert!(!fail(&rest, start, &down()));
-        assert_eq!(rest.rests(later), Some(seconds(60)), "a late failure");
+        assert_eq!(left(&rest, later), Some(seconds(60)), "a late failure");
     }
 
     #[test]

@@ -48,17 +48,6 @@ impl From<UpstreamError> for Failure {
 }
 
 impl Failure {
-    /// Whether the upstream itself has said it, and could say it.
-    pub(super) fn is_told(&self) -> bool {
-        match self {
-            Failure::Plain(error) => {
-                matches!(error, UpstreamError::NotFound | UpstreamError::Denied { .. } | UpstreamError::Corrupt { .. })
-            }
-            Failure::Head(_) => true,
-            Failure::Location(_) | Failure::Limited(_) | Failure::Rests(..) => false,
-        }
-    }
-
     pub(super) fn into_error(self) -> UpstreamError {
         match self {
             Failure::Plain(error) | Failure::Location(error) | Failure::Head(error) | Failure::Rests(error, _) => error,

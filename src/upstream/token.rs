@@ -137,7 +137,7 @@ impl Tokens {
 
     async fn fetch(&self, key: &TokenKey, offer: &Offer, repository: &RepositoryName) -> Fetched {
         let begun = Instant::now();
-        self.rest.enter(begun).map_err(Failure::into_error)?;
+        let _pass = self.rest.enter(begun).map_err(Failure::into_error)?;
         let fetched = self.exchange(key, offer, repository, begun).await;
         match &fetched {
             // It has told, whatever it has told.
@@ -152,8 +152,7 @@ impl Tokens {
 
     async fn exchange(&self, key: &TokenKey, offer: &Offer, repository: &RepositoryName, begun: Instant) -> Fetched {
         let login = &offer.held.login;
-        let trusted = self.trusted(&key.way.realm, matches!(login, Login::Anonymous));
-        trusted?;
+        self.trusted(&key.way.realm, matches!(login, Login::Anonymous))?;
         let _turn = self.signer.turn(offer, Place::TokenServer).await?;
         let answer = self.wire.ask(&key.way.outgoing(login, begun + FETCH_TIMEOUT)?).await?;
         let received = Instant::now();
