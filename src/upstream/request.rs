@@ -26,6 +26,11 @@ const LIMITED: Backoff = Backoff { first: Duration::from_secs(5), max: Duration:
 /// Docker Hub's window is six hours and rolls: some of it is free before. A probe an hour costs nothing, being a HEAD mostly.
 const WINDOW_MAX: Duration = Duration::from_hours(1);
 
+/// A question waits so long in all for rests to end: an upstream that restarts, a limit of some pulls a second. Less than who
+/// holds a tag waits for the word on it, so that the word is the true reason.
+const RESTED_MAX: Duration = Duration::from_millis(1500);
+const RESTED_JITTER: Duration = Duration::from_millis(50);
+
 /// What is asked.
 pub(super) struct Question<'a> {
     pub(super) kind: UpstreamKind,
@@ -53,6 +58,8 @@ pub(super) struct Tries<'a> {
     deadline: Instant,
     attempts: u32,
     relocated: bool,
+    /// Waited for rests to end.
+    rested: Duration,
 }
 
 /// One host, asked with one credential.
@@ -76,31 +83,47 @@ impl Asker {
     }
 
     pub(super) fn tries(&self, call: &Call) -> Tries<'_> {
-        Tries { asker: self, deadline: call.deadline, attempts: 0, relocated: false }
+        Tries { asker: self, deadline: call.deadline, attempts: 0, relocated: false, rested: Duration::ZERO }
     }
 
     /// Asks one host and credential after another, until one does not fail for a reason that is its own.
     pub(super) async fn attempt(&self, question: &Question<'_>, call: &Call) -> Result<Answer, Failure> {
         let mut last = None;
+        let mut rest: Option<Duration> = None;
+        let mut was_asked = false;
         for (place, endpoint) in self.endpoints.iter().enumerate() {
             let deadline = share(call.deadline, self.endpoints.len() - place);
             for account in self.accounts(endpoint, question.repository, call.anonymous) {
                 let channel = Channel { asker: self, endpoint, account, deadline };
-                match channel.attempt(question, call).await {
-                    Err(Failure::Plain(error)) if error.is_of_one_host() => {
+                let failure = match channel.attempt(question, call).await {
+                    Err(Failure::Rests(error, left)) => {
+                        rest = rest.into_iter().chain([left]).min();
+                        Failure::Plain(error)
+                    }
+                    Err(failure) => {
+                        was_asked = true;
+                        failure
+                    }
+                    Ok(answer) => return Ok(answer),
+                };
+                match failure {
+                    Failure::Plain(error) if error.is_of_one_host() => {
                         let ends_host = error.is_outage();
                         last = Some(worse(last, error));
                         if ends_host {
                             break;
                         }
                     }
-                    told => return told,
+                    told => return Err(told),
                 }
             }
         }
-        Err(last
-            .unwrap_or_else(|| UpstreamError::Unavailable { reason: UnavailableReason::Connect, detail: "it has no url".into() })
-            .into())
+        let nobody = || UpstreamError::Unavailable { reason: UnavailableReason::Connect, detail: "it has no url".into() };
+        let error = last.unwrap_or_else(nobody);
+        match rest.filter(|_| !was_asked) {
+            Some(left) => Err(Failure::Rests(error, left)),
+            None => Err(error.into()),
+        }
     }
 
     fn accounts<'a>(&self, endpoint: &'a Endpoint, repository: &RepositoryName, anonymous: bool) -> Vec<&'a Account> {
@@ -284,7 +307,13 @@ impl Tries<'_> {
             Failure::Plain(error) if error.is_transient() && self.attempts < ATTEMPTS_MAX => {
                 self.asker.rng.jitter(retry::backoff(self.attempts))
             }
-            Failure::Location(_) | Failure::Head(_) | Failure::Plain(_) | Failure::Limited(_) => return Err(failure),
+            // What is over soon, for a word or a blip, is waited for.
+            Failure::Rests(_, left) if self.rested + *left <= RESTED_MAX => {
+                self.attempts -= 1;
+                self.rested += *left;
+                *left + self.asker.rng.jitter(RESTED_JITTER)
+            }
+            Failure::Location(_) | Failure::Head(_) | Failure::Plain(_) | Failure::Limited(_) | Failure::Rests(..) => return Err(failure),
         };
         if now + wait >= self.deadline {
             return Err(failure);

@@ -8,12 +8,15 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::UpstreamError;
+use super::retry::Failure;
 
 /// Faults in a row, over at least [`FAULTS_FOR`], after which a host is left alone: a blip shorter than that costs no pull.
 const FAULTS_MAX: u32 = 5;
 const FAULTS_FOR: Duration = Duration::from_secs(1);
 /// A probe that tells nothing within this time makes way for another.
 const PROBE_LEASE: Duration = Duration::from_secs(25);
+/// How soon to look again what became of a probe.
+const PROBE_POLL: Duration = Duration::from_millis(200);
 
 /// How long to rest when nobody says: the first time, and at most.
 #[derive(Clone, Copy, Debug)]
@@ -45,21 +48,34 @@ struct State {
 struct Resting {
     since: Instant,
     until: Instant,
+    /// A question is out.
+    probing: bool,
     why: UpstreamError,
+}
+
+impl Resting {
+    /// The reason, as it concerns whoever asks so long before the end.
+    fn why_for(&self, left: Duration) -> UpstreamError {
+        match &self.why {
+            UpstreamError::RateLimited { .. } => UpstreamError::RateLimited { retry_after: Some(left) },
+            why => why.clone(),
+        }
+    }
 }
 
 impl Rest {
     /// Lets a question pass, unless it is to rest; after a rest, one question only.
     ///
     /// # Errors
-    /// With the reason for the rest, and how long it will last.
-    pub(super) fn enter(&self, now: Instant) -> Result<(), UpstreamError> {
+    /// With the reason for the rest, and how long it is yet; while a probe is out, that may be any moment.
+    pub(super) fn enter(&self, now: Instant) -> Result<(), Failure> {
         let mut state = self.state();
         let Some(resting) = &mut state.resting else { return Ok(()) };
-        if now < resting.until {
-            return Err(remaining(&resting.why, resting.until - now));
+        let left = resting.until.saturating_duration_since(now);
+        if !left.is_zero() {
+            return Err(Failure::Rests(resting.why_for(left), if resting.probing { left.min(PROBE_POLL) } else { left }));
         }
-        resting.until = now + PROBE_LEASE;
+        (resting.until, resting.probing) = (now + PROBE_LEASE, true);
         Ok(())
     }
 
@@ -143,15 +159,7 @@ impl State {
 
     fn begin(&mut self, now: Instant, rest: Duration, why: &UpstreamError) {
         self.rests = self.rests.saturating_add(1);
-        self.resting = Some(Resting { since: now, until: now + rest, why: why.clone() });
-    }
-}
-
-/// The reason, as it concerns whoever asks in the midst of it.
-fn remaining(why: &UpstreamError, rest: Duration) -> UpstreamError {
-    match why {
-        UpstreamError::RateLimited { .. } => UpstreamError::RateLimited { retry_after: Some(rest) },
-        why => why.clone(),
+        self.resting = Some(Resting { since: now, until: now + rest, probing: false, why: why.clone() });
     }
 }
 
@@ -182,7 +190,7 @@ mod tests {
         }
         assert_eq!(rest.enter(start), Ok(()));
         assert!(fail(&rest, start + seconds(1), &down()));
-        assert_eq!(rest.enter(start + seconds(1)), Err(down()));
+        assert_eq!(rest.enter(start + seconds(1)), Err(Failure::Rests(down(), seconds(1))));
         assert_eq!(rest.rests(start + seconds(1)), Some(seconds(1)));
     }
 
@@ -197,10 +205,11 @@ mod tests {
         let (rest, start) = (Rest::default(), Instant::now());
         let limited = UpstreamError::RateLimited { retry_after: None };
         assert_eq!(rest.begin(start, start, &limited, Some(seconds(60)), BACKOFF, |rest| rest), (seconds(60), true));
-        assert_eq!(rest.enter(start + seconds(20)), Err(UpstreamError::RateLimited { retry_after: Some(seconds(40)) }));
+        let told = UpstreamError::RateLimited { retry_after: Some(seconds(40)) };
+        assert_eq!(rest.enter(start + seconds(20)), Err(Failure::Rests(told, seconds(40))));
         let back = start + seconds(60);
         assert_eq!(rest.enter(back), Ok(()), "the probe");
-        assert!(rest.enter(back).is_err(), "nobody else");
+        assert!(matches!(rest.enter(back), Err(Failure::Rests(_, soon)) if soon == PROBE_POLL), "nobody else, but the word may come soon");
         rest.begin(back, back, &limited, None, BACKOFF, |rest| rest);
         assert_eq!(rest.rests(back), Some(seconds(2)), "longer each time");
         let back = back + seconds(2);

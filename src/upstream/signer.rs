@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use super::UpstreamError;
 use super::credentials::{Held, Login, Source, Version};
 use super::rest::{Backoff, Rest};
+use super::retry::Failure;
 use crate::oci::RepositoryName;
 use crate::rng::Rng;
 
@@ -70,7 +71,7 @@ impl Signer {
         let Some(source) = &self.source else { return Ok(Offer { held: Login::Anonymous.into(), refusals }) };
         let held = source.login(repository).await?;
         if self.has_refused(&held).is_some() {
-            self.rest.enter(Instant::now())?;
+            self.rest.enter(Instant::now()).map_err(Failure::into_error)?;
         }
         Ok(Offer { held, refusals })
     }

@@ -20,7 +20,7 @@ use super::UpstreamError;
 use super::credentials::{Login, Version, sensitive};
 use super::realm::{self, Trust};
 use super::rest::{Backoff, Rest};
-use super::retry::Limited;
+use super::retry::{Failure, Limited};
 use super::signer::{Offer, Place, Signer};
 use super::url::{Url, escaped};
 use super::wire::{Form, Outgoing, Wire, broken};
@@ -137,7 +137,7 @@ impl Tokens {
 
     async fn fetch(&self, key: &TokenKey, offer: &Offer, repository: &RepositoryName) -> Fetched {
         let begun = Instant::now();
-        self.rest.enter(begun)?;
+        self.rest.enter(begun).map_err(Failure::into_error)?;
         let fetched = self.exchange(key, offer, repository, begun).await;
         match &fetched {
             // It has told, whatever it has told.

@@ -35,7 +35,7 @@ const REDIRECTS_MAX: usize = 5;
 const ERROR_BODY_BYTES_MAX: usize = 64 * KIB as usize;
 const ERROR_BODY_TIMEOUT: Duration = Duration::from_secs(5);
 /// The first rest of a host that is down, and the longest.
-const DOWN: Backoff = Backoff { first: Duration::from_secs(1), max: Duration::from_secs(30) };
+const DOWN: Backoff = Backoff { first: Duration::from_millis(500), max: Duration::from_secs(15) };
 const SILENCE_MIN: Duration = Duration::from_secs(4);
 const AGENT: &str = concat!("larder/", env!("CARGO_PKG_VERSION"));
 

@@ -44,7 +44,8 @@ impl Scene {
 
     /// All of the image, as a client pulls it.
     async fn pull(&self, larder: &Larder) {
-        for path in [LATEST.to_owned(), self.blob()] {
+        let blobs = self.image.config.iter().chain(&self.image.layers).map(|blob| format!("/v2/library/app/blobs/{}", blob.digest));
+        for path in std::iter::once(LATEST.to_owned()).chain(blobs) {
             assert_eq!(larder.get(&path).await.status, 200, "{path}");
         }
     }

@@ -6,6 +6,9 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
+use http::HeaderValue;
+use secrecy::ExposeSecret as _;
+
 use super::*;
 
 mod lookups;
@@ -33,6 +36,13 @@ async fn written(source: &Source, name: &str) -> String {
         Err(UpstreamError::CredentialRefused { detail }) => detail,
         Err(error) => panic!("{error}"),
     }
+}
+
+/// What goes into a request.
+async fn basic(credentials: &Credentials) -> Result<HeaderValue, UpstreamError> {
+    let source = source(CredentialKind::Password(credentials.clone()), "docker.io", &Environment::default(), LIMITS);
+    let held = source.login(&repository("library/app")).await?;
+    Ok(held.login.authorization()?.expect("a header"))
 }
 
 /// Kubernetes' way with a volume's content: `name` → `..data/name`, `..data` → a folder, swapped at once.

@@ -1,6 +1,8 @@
 //! An upstream that sends what it should not: no client ever gets a complete wrong body, nothing is stored, and the
 //! next request succeeds.
 
+use std::time::Duration;
+
 use larder::oci::Algorithm;
 
 use super::{
@@ -184,6 +186,8 @@ async fn the_manifest_s_size_holds_where_upstream_says_none() {
         assert!(reply.body.is_err());
         registry.behave();
     }
+    // A host that broke off so often is left alone for some seconds.
+    tokio::time::sleep(Duration::from_secs(15)).await;
     registry.when(get().blob()).then(Fault::Chunked);
     let reply = larder.get(&path(layer.digest)).await;
     assert_eq!(reply.header("content-length"), Some("3145728"));

@@ -64,7 +64,7 @@ async fn invariant_16_the_daemon_at_trace_level_tells_no_secret() {
     std::fs::write(&client_cert_file, &pem).unwrap();
     let text = format!(
         "server: {{listen: '{address}'}}\nadmin: {{listen: '{admin}'}}\ncache: {{path: '{}', max_size: 1GiB}}\n\
-         upstreams:\n  docker.io:\n    url: https://hub.test\n    visibility: public\n    proxy: http://proxy-user:{CANARY}@{proxy}\n    \
+         upstreams:\n  docker.io:\n    url: https://hub.test\n    visibility: private\n    proxy: http://proxy-user:{CANARY}@{proxy}\n    \
          ca_file: {}\n    client_cert_file: {}\n    \
          credentials: {{username: {USER}, password: {CANARY}}}\nlog: {{level: trace}}\n",
         directory.path().join("cache").display(),
