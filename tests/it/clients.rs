@@ -117,6 +117,26 @@ async fn clients_28_ranges_and_plain_gets_of_one_cold_blob_cost_one_download_and
     until("it is stored", || fills(&larder, "stored") == 1.0).await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn clients_28_a_thousand_clients_of_one_cold_blob_cost_one_download() {
+    let (net, registry) = hub();
+    let blob = push(&registry, 100 * KIB, 1);
+    let latch = Latch::new();
+    registry.when(get().blob()).then(Fault::Hold(latch.clone()));
+    let larder = Larder::start(&net);
+    let mut clients = JoinSet::new();
+    for _ in 0..1000 {
+        let mut client = larder.client().await;
+        clients.spawn(async move { client.get(&path(blob.digest)).send().await });
+    }
+    until("all have asked", || larder.metric("larder_requests_in_flight") == 1000.0).await;
+    latch.open();
+    for reply in clients.join_all().await {
+        assert!(reply.status == 200 && *reply.bytes() == blob.bytes);
+    }
+    assert_eq!(registry.requests().len(), 1);
+}
+
 /// Also: u5
 #[tokio::test(start_paused = true)]
 async fn clients_30_however_slowly_upstream_sends_nobody_waits_a_minute_for_a_byte() {
