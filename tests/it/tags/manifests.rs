@@ -98,6 +98,7 @@ async fn a_held_manifest_is_never_asked_about_by_digest() {
     assert_eq!(scene.registry.requests().len(), 0);
 }
 
+/// Also: clients_52
 #[tokio::test]
 async fn sha512_digests_are_served_and_verified() {
     let scene = Scene::new();
