@@ -152,6 +152,7 @@ mod tests {
         assert!(answer.starts_with("HTTP/1.1 431"), "{answer}");
     }
 
+    /// Also: rustsec_2025_0037
     #[tokio::test(start_paused = true)]
     async fn a_body_nobody_asked_for_ends_the_connection_after_the_answer() {
         let whole = b"PUT /v2/a HTTP/1.1\r\nHost: larder\r\nContent-Length: 4\r\n\r\nbody";

@@ -81,7 +81,7 @@ async fn a_password_file_is_read_at_each_use_and_loses_one_newline() {
     assert!(written(&source, "a").await.ends_with("it is larger than 1024 KiB"));
 }
 
-/// Also: the token files of upstreams_b9_20
+/// Also: upstreams_b9_20
 #[tokio::test]
 async fn upstreams_b9_12_secrets_in_files_are_read_again_and_symlink_swaps_work() {
     let volume = tempfile::tempdir().expect("a directory");

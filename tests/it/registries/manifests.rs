@@ -47,6 +47,7 @@ async fn upstreams_a10_22_all_four_types_are_accepted_by_name_whatever_the_clien
     }
 }
 
+/// Also: u18
 #[tokio::test]
 async fn upstreams_a10_23_what_is_served_hashes_to_its_name_and_schema_1_is_refused() {
     let net = FakeNet::new();
