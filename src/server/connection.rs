@@ -31,6 +31,8 @@ pub struct Peer {
     pub client: SocketAddr,
     /// Our end: the address that was dialled.
     pub listener: SocketAddr,
+    /// Which of the configured listeners took it: what was dialled is another address where that is a wildcard's.
+    pub entry: usize,
 }
 
 /// Serves requests until either side has enough, or `stop` asks for no more than the one under way. `head_timeout` bounds
@@ -102,7 +104,7 @@ mod tests {
     fn open(stop: CancellationToken) -> (DuplexStream, JoinHandle<hyper::Result<()>>) {
         let (client, server) = tokio::io::duplex(1 << 20);
         let address = SocketAddr::from(([127, 0, 0, 1], 5000));
-        let peer = Peer { client: address, listener: address };
+        let peer = Peer { client: address, listener: address, entry: 0 };
         let handler = |_, request: Request<()>| async move {
             if request.uri().path() == "/slow" {
                 tokio::time::sleep(Duration::from_secs(5)).await;

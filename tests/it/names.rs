@@ -1,6 +1,7 @@
 //! What a URL means: every spelling of a repository is one repository, and what is none reaches neither network nor disk.
 
 mod disk;
+mod listeners;
 
 use std::path::PathBuf;
 use std::sync::Arc;
