@@ -125,8 +125,8 @@ fn begins(name: &str, about: &str) -> bool {
 
 /// The statement whose number a test's name begins with.
 fn own_id(name: &str, known: &BTreeSet<String>) -> Option<String> {
-    let ends = name.match_indices('_').map(|(at, _)| normal(&name[..at]));
-    ends.filter(|id| known.contains(id)).last()
+    let mut ends = name.match_indices('_').map(|(at, _)| normal(&name[..at]));
+    ends.rfind(|id| known.contains(id))
 }
 
 fn root() -> &'static Path {
