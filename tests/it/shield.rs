@@ -1,5 +1,6 @@
 //! What larder does when an upstream limits it, refuses its login or is gone: it asks no more than it must, and serves what it has.
 
+mod conventions;
 mod hosts;
 mod limits;
 mod logins;
