@@ -2,6 +2,7 @@
 
 mod addresses;
 mod canary;
+mod kinds;
 mod proxy;
 mod tls;
 
