@@ -150,13 +150,22 @@ impl Channel<'_> {
             Err(UpstreamError::TimedOut { detail }.into())
         });
         match asked {
-            Err(Failure::Limited(limited)) => Err(self.rest(&limited, begun).into()),
+            Err(Failure::Limited(limited)) => Err(self.rest(question, &limited, begun).into()),
             told => {
                 if question.is_limited() && told.as_ref().err().is_none_or(Failure::is_told) {
-                    self.account.limit.succeeded(begun);
+                    self.answered(question, told.is_ok(), begun);
                 }
                 told
             }
+        }
+    }
+
+    /// What ends a rest. A HEAD is let through by a pull limit, and tells what a GET would meet.
+    fn answered(&self, question: &Question<'_>, has_told_budget: bool, begun: Instant) {
+        let budget = self.account.budget().filter(|_| has_told_budget && question.method == Method::HEAD);
+        match budget.filter(Budget::is_used_up) {
+            Some(budget) => self.account.limit.goes_on(begun, Instant::now(), budget.window.unwrap_or(WINDOW_MAX).min(WINDOW_MAX)),
+            None => drop(self.account.limit.succeeded(begun)),
         }
     }
 
@@ -177,7 +186,7 @@ impl Channel<'_> {
             };
             let answer = self.endpoint.wire.ask(&outgoing).await?;
             let is_own = answer.url.origin == url.origin;
-            if is_own && question.is_limited() {
+            if is_own && question.kind == UpstreamKind::Manifest {
                 self.note_budget(&answer);
             }
             match answer.status() {
@@ -207,17 +216,21 @@ impl Channel<'_> {
 
     /// Docker Hub says with every manifest how many pulls are left.
     fn note_budget(&self, answer: &Answer) {
-        if answer.status().is_success() || answer.status() == StatusCode::TOO_MANY_REQUESTS {
-            let budget = Budget::read(|name| answer.header(name));
+        let budget = Budget::read(|name| answer.header(name));
+        // A 429 that does not tell is about another limit, and says nothing of this one.
+        let is_refused = answer.status() == StatusCode::TOO_MANY_REQUESTS && budget.is_some();
+        if answer.status().is_success() || is_refused {
             self.asker.metrics.budgeted(self.account.name(), budget.as_ref());
             self.account.budgeted(budget);
         }
     }
 
     /// Lets rest what was asked too often.
-    fn rest(&self, limited: &Limited, begun: Instant) -> UpstreamError {
+    fn rest(&self, question: &Question<'_>, limited: &Limited, begun: Instant) -> UpstreamError {
         let why = UpstreamError::RateLimited { retry_after: None };
-        let window = self.account.budget().and_then(|budget| budget.window).map(|window| window.min(WINDOW_MAX));
+        // A HEAD has no body that would tell which limit it met: the pull limit's window counts where that is used up.
+        let budget = self.account.budget().filter(|budget| question.method != Method::HEAD || budget.is_used_up());
+        let window = budget.and_then(|budget| budget.window).map(|window| window.min(WINDOW_MAX));
         let jitter = |rest| self.asker.rng.jitter(rest);
         let now = Instant::now();
         let ((rest, began), what) = match limited.of {

@@ -63,6 +63,13 @@ impl Rest {
         Ok(())
     }
 
+    /// What who asks now would be told, without asking.
+    pub(super) fn told(&self, now: Instant) -> Option<UpstreamError> {
+        let state = self.state();
+        let resting = state.resting.as_ref().filter(|resting| now < resting.until)?;
+        Some(remaining(&resting.why, resting.until - now))
+    }
+
     /// How long it is to rest yet.
     #[cfg(test)]
     fn rests(&self, now: Instant) -> Option<Duration> {
@@ -124,6 +131,14 @@ impl Rest {
         let rest = asked.unwrap_or_else(|| jitter(backoff.after(state.rests)));
         state.begin(now, rest, why);
         (rest, began)
+    }
+
+    /// The probe was answered, and the reason for the rest has not gone. Begins none.
+    pub(super) fn goes_on(&self, begun: Instant, now: Instant, rest: Duration) {
+        let mut state = self.state();
+        if let Some(resting) = state.resting.clone().filter(|_| !state.is_late(begun)) {
+            state.begin(now, rest, &resting.why);
+        }
     }
 
     /// Forgets all.
@@ -197,8 +212,10 @@ mod tests {
         let (rest, start) = (Rest::default(), Instant::now());
         let limited = UpstreamError::RateLimited { retry_after: None };
         assert_eq!(rest.begin(start, start, &limited, Some(seconds(60)), BACKOFF, |rest| rest), (seconds(60), true));
-        assert_eq!(rest.enter(start + seconds(20)), Err(UpstreamError::RateLimited { retry_after: Some(seconds(40)) }));
+        let in_between = UpstreamError::RateLimited { retry_after: Some(seconds(40)) };
+        assert_eq!((rest.told(start + seconds(20)), rest.enter(start + seconds(20))), (Some(in_between.clone()), Err(in_between)));
         let back = start + seconds(60);
+        assert_eq!(rest.told(back), None);
         assert_eq!(rest.enter(back), Ok(()), "the probe");
         assert!(rest.enter(back).is_err(), "nobody else");
         rest.begin(back, back, &limited, None, BACKOFF, |rest| rest);
@@ -207,6 +224,18 @@ mod tests {
         assert_eq!(rest.enter(back), Ok(()));
         assert!(rest.succeeded(back));
         assert_eq!((rest.enter(back), rest.enter(back)), (Ok(()), Ok(())));
+    }
+
+    #[test]
+    fn a_probe_may_find_that_the_rest_must_go_on() {
+        let (rest, start) = (Rest::default(), Instant::now());
+        rest.goes_on(start, start, seconds(60));
+        assert_eq!(rest.enter(start), Ok(()), "there was none");
+        rest.begin(start, start, &down(), Some(seconds(1)), BACKOFF, |rest| rest);
+        let back = start + seconds(1);
+        assert_eq!(rest.enter(back), Ok(()));
+        rest.goes_on(back, back, seconds(60));
+        assert_eq!((rest.rests(back), rest.enter(back)), (Some(seconds(60)), Err(down())));
     }
 
     #[test]

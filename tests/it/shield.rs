@@ -1,8 +1,12 @@
 //! What larder does when an upstream limits it, refuses its login or is gone: it asks no more than it must, and serves what it has.
 
+mod budget;
+mod faults;
+mod fleet;
 mod hosts;
 mod limits;
 mod logins;
+mod outage;
 mod visibility;
 
 use std::time::Duration;
@@ -44,7 +48,8 @@ impl Scene {
 
     /// All of the image, as a client pulls it.
     async fn pull(&self, larder: &Larder) {
-        for path in [LATEST.to_owned(), self.blob()] {
+        let config = self.image.config.iter().map(|config| format!("/v2/library/app/blobs/{}", config.digest));
+        for path in [LATEST.to_owned(), self.blob()].into_iter().chain(config) {
             assert_eq!(larder.get(&path).await.status, 200, "{path}");
         }
     }

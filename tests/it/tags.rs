@@ -111,6 +111,7 @@ async fn upstreams_a10_24_an_expired_tag_is_revalidated_by_one_head_and_then_fre
     assert_eq!((scene.requests("revalidated"), scene.larder.metric(MOVES)), (1.0, 0.0));
 }
 
+/// Also: u20
 #[tokio::test]
 async fn upstreams_a10_24_a_moved_tag_is_fetched_by_digest_and_counted() {
     let scene = Scene::new().held_for(TTL).await;
@@ -246,6 +247,7 @@ async fn invariant_10_not_found_is_said_only_when_upstream_said_so() {
     }
 }
 
+/// Also: u19
 #[tokio::test]
 async fn a_deleted_tag_is_dropped_and_stays_gone_when_upstream_goes_down() {
     let scene = Scene::new().held_for(TTL).await;
@@ -256,7 +258,7 @@ async fn a_deleted_tag_is_dropped_and_stays_gone_when_upstream_goes_down() {
     assert_eq!(scene.larder.get(&by_digest).await.bytes(), &scene.image.bytes, "the manifest itself is still there");
 }
 
-/// Also: upstreams_a10_40
+/// Also: upstreams_a10_40, u21
 #[tokio::test(start_paused = true)]
 async fn client_41_head_404_and_get_404_cost_one_request_for_seconds_only() {
     let scene = Scene::new();

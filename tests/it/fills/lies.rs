@@ -15,6 +15,7 @@ fn assert_nothing_stored(larder: &Larder) {
     assert!(larder.files("blobs").is_empty() && larder.files("partial").is_empty(), "{:?}", larder.files(""));
 }
 
+/// Also: u3
 #[tokio::test(start_paused = true)]
 async fn one_wrong_bit_breaks_the_connection() {
     for algorithm in Algorithm::ALL {
@@ -35,6 +36,7 @@ async fn one_wrong_bit_breaks_the_connection() {
     }
 }
 
+/// Also: u3
 #[tokio::test(start_paused = true)]
 async fn a_small_blob_with_a_wrong_bit_is_a_502() {
     for algorithm in Algorithm::ALL {
@@ -53,6 +55,7 @@ async fn a_small_blob_with_a_wrong_bit_is_a_502() {
 }
 
 /// Each lie, told of the first answer only, to a small blob and to a large one.
+/// Also: u3, u4, u17
 #[tokio::test(start_paused = true)]
 async fn no_lie_becomes_a_complete_body() {
     type Lie = (&'static str, fn() -> Fault);
@@ -108,6 +111,7 @@ async fn an_upstream_that_only_hangs_up_is_a_502() {
     assert_whole(&larder.get(&path(blob.digest)).await, &blob);
 }
 
+/// Also: u4
 #[tokio::test(start_paused = true)]
 async fn a_blob_without_a_length_comes_in_chunks() {
     let (net, registry) = hub();
@@ -149,6 +153,7 @@ async fn invariant_03_the_end_is_held_back_where_no_length_was_said() {
     assert_whole(&larder.get(&path(blob.digest)).await, &blob);
 }
 
+/// Also: u4
 #[tokio::test(start_paused = true)]
 async fn a_size_that_no_manifest_knows_of_is_a_502_before_the_headers() {
     let (net, registry) = hub();

@@ -21,6 +21,7 @@ async fn assert_resumed(larder: &Larder, registry: &FakeRegistry, blob: &Blob) {
     assert_eq!(registry.count(get().blob()), 2);
 }
 
+/// Also: u1
 #[tokio::test(start_paused = true)]
 async fn a_cut_is_invisible() {
     let (net, registry) = hub();
@@ -48,6 +49,7 @@ async fn many_cuts_are_invisible_too() {
     assert_eq!(ranges(&registry), expected);
 }
 
+/// Also: u5
 #[tokio::test(start_paused = true)]
 async fn a_stall_is_invisible() {
     let (net, registry) = hub();
@@ -56,6 +58,7 @@ async fn a_stall_is_invisible() {
     assert_resumed(&Larder::start(&net), &registry, &blob).await;
 }
 
+/// Also: u2
 #[tokio::test(start_paused = true)]
 async fn upstreams_a10_32_an_upstream_that_ignores_the_range_is_read_on_from_the_same_place() {
     let (net, registry) = hub();
@@ -103,6 +106,7 @@ async fn a_link_that_has_expired_on_arrival_is_asked_for_once_more() {
     assert_eq!((registry.count(get().blob()), registry.count(get().signed())), (3, 3));
 }
 
+/// Also: u2
 #[tokio::test(start_paused = true)]
 async fn upstreams_a10_32_another_range_than_the_one_asked_for_breaks_the_body() {
     let size = 3 * MIB as u64;
@@ -125,6 +129,7 @@ async fn upstreams_a10_32_another_range_than_the_one_asked_for_breaks_the_body()
     }
 }
 
+/// Also: u1
 #[tokio::test(start_paused = true)]
 async fn what_cannot_be_resumed_breaks_and_is_taken_up_by_the_next_request() {
     let (net, registry) = hub();

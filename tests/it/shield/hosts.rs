@@ -25,6 +25,7 @@ fn two(scene: &Scene) -> (FakeRegistry, Larder) {
     (spare, larder)
 }
 
+/// Also: u22
 #[tokio::test(start_paused = true)]
 async fn the_first_url_is_asked_while_it_answers_and_the_second_when_it_does_not() {
     let scene = Scene::new();
@@ -43,6 +44,7 @@ async fn the_first_url_is_asked_while_it_answers_and_the_second_when_it_does_not
     }
 }
 
+/// Also: u22
 #[tokio::test(start_paused = true)]
 async fn a_silent_first_url_leaves_time_for_the_second() {
     let scene = Scene::new();
@@ -77,6 +79,7 @@ async fn a_download_goes_on_at_the_second_url() {
     assert!(asked[0].header("range").is_some_and(|range| range.starts_with("bytes=")), "{:?}", asked[0]);
 }
 
+/// Also: u22
 #[tokio::test(start_paused = true)]
 async fn a_host_that_is_down_is_left_alone_but_for_probes_and_comes_back_by_itself() {
     let scene = Scene::new();

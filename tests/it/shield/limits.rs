@@ -20,6 +20,7 @@ fn hub_limit() -> Canned {
     Fault::too_many_requests(0).header("ratelimit-limit", "100;w=21600").header("ratelimit-remaining", "0;w=21600")
 }
 
+/// Also: u7
 #[tokio::test(start_paused = true)]
 async fn upstreams_a10_35_no_manifest_is_asked_for_before_retry_after_and_then_one() {
     let scene = Scene::new();

@@ -144,6 +144,7 @@ async fn upstreams_b9_20_a_registry_token_is_sent_as_it_is() {
     assert!(scene.registry.requests().iter().all(|request| request.authorization() == Some("Bearer as-it-is")));
 }
 
+/// Also: u9
 #[tokio::test]
 async fn a_thousand_clients_of_one_repository_cost_one_token() {
     let scene = Scene::new();

@@ -34,6 +34,7 @@ async fn an_immutable_tag_is_first_fetched_as_any_other_and_others_stay_mutable(
     assert_eq!(line(&scene.larder.get(LATEST).await), "200 larder; fwd=stale; detail=revalidated");
 }
 
+/// Also: u19
 #[tokio::test(start_paused = true)]
 async fn a_deleted_tag_is_kept_where_that_is_wished_and_marked() {
     for age in [HOUR, 8 * 24 * HOUR] {
