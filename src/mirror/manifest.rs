@@ -129,7 +129,10 @@ impl Mirror {
     ) -> Result<Option<ManifestHead>, UpstreamError> {
         let since = repository.source.patience.begin();
         let head = repository.source.upstream.head_manifest(repository.name(), reference, call).await;
-        heard(repository, since, head.as_ref().err());
+        // One that tells nothing may be a registry without HEAD, or one that is down: the GET will tell.
+        if head.as_ref().ok() != Some(&ManifestHead::default()) {
+            heard(repository, since, head.as_ref().err());
+        }
         match head {
             Ok(head) => Ok(Some(head)),
             Err(UpstreamError::Corrupt { .. }) => Ok(None),
@@ -213,7 +216,7 @@ fn described(head: &ManifestHead) -> Option<Descriptor> {
     told.then_some(Descriptor { media_type, digest: head.digest?, size: head.size? })
 }
 
-fn heard(repository: &Repository, since: Since, error: Option<&UpstreamError>) {
+pub(super) fn heard(repository: &Repository, since: Since, error: Option<&UpstreamError>) {
     match error {
         Some(UpstreamError::TimedOut { .. } | UpstreamError::Unavailable { .. }) => repository.source.patience.disappointed(since),
         _ => repository.source.patience.answered(),

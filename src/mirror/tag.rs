@@ -128,15 +128,9 @@ impl Mirror {
     async fn word(&self, repository: &Repository, record: Option<&TagRecord>, held: Held, pending: &Pending<Checked>) -> (Held, Checked) {
         let to_the_end = async || pending.answer().await.unwrap_or_else(Checked::missing);
         let (Held::Within, Some(record)) = (held, record) else { return (held, to_the_end().await) };
-        let patience = &repository.source.patience;
-        let since = patience.begin();
-        let wait = if patience.is_lost() { Duration::ZERO } else { self.revalidate_wait };
-        let early = tokio::time::timeout(wait, pending.answer()).await;
-        let is_early = early.is_err();
-        if is_early {
-            patience.disappointed(since);
-        }
-        let checked = early.ok().flatten().unwrap_or_else(Checked::missing);
+        let early = repository.source.patience.wait(pending, self.revalidate_wait).await;
+        let is_early = early.is_none();
+        let checked = early.flatten().unwrap_or_else(Checked::missing);
         if checked.result.is_ok() {
             return (held, checked);
         }

@@ -57,7 +57,7 @@ impl Transfer<'_> {
                 Ok(()) => return Ok(()),
                 Err(error) => error,
             };
-            if self.tail.progress().received > before {
+            if self.tail.progress().received > before && !stream.was_slow() {
                 self.breaks = 0;
             }
             stream = self.resume(error).await?;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::manifest::CHECK_TIMEOUT;
+use super::manifest::{CHECK_TIMEOUT, heard};
 use super::{Asked, Error, Mirror, Repository};
 use crate::clock::Timestamp;
 use crate::store::RepositoryKey;
@@ -14,6 +14,9 @@ use crate::upstream::{Call, UpstreamError};
 
 /// How long a yes is good. A no is asked about each time: it is the rarer word, and may be mended any moment.
 const SHOWN_FOR: Duration = Duration::from_hours(24);
+
+/// In place of when a repository was shown, from the day that it no longer is.
+const NEVER: Timestamp = Timestamp(0);
 
 /// What upstream says to nobody in particular.
 pub(super) type Verdict = Result<(), UpstreamError>;
@@ -30,12 +33,16 @@ impl Mirror {
         self.remembered(repository, asked)?;
         let key = (repository.key.clone(), asked.clone());
         let pending = self.verdicts.ask(key, || Arc::clone(self).ask_as_nobody(repository.clone(), asked.clone()));
-        let verdict = pending.answer().await;
-        let verdict = verdict.unwrap_or_else(|| Err(UpstreamError::TimedOut { detail: "the task that asked upstream ended".into() }));
+        let may_stand = is_within(repository.source.tags.stale_if_error);
+        let verdict = match may_stand {
+            true => repository.source.patience.wait(&pending, self.revalidate_wait).await.flatten(),
+            false => pending.answer().await,
+        };
+        let verdict = verdict.unwrap_or_else(|| Err(UpstreamError::TimedOut { detail: "no word on the repository".into() }));
         match verdict {
             Ok(()) => Ok(()),
             // Upstream cannot say, and has said yes before.
-            Err(error) if error.is_of_one_host() && is_within(repository.source.tags.stale_if_error) => Ok(()),
+            Err(error) if error.is_of_one_host() && may_stand => Ok(()),
             Err(error) => {
                 let error = Error::from_upstream(repository.upstream_name(), asked.what(), &error);
                 Err(self.told(repository, asked.clone(), error))
@@ -44,9 +51,24 @@ impl Mirror {
     }
 
     async fn ask_as_nobody(self: Arc<Mirror>, repository: Repository, asked: Asked) -> Verdict {
+        let since = repository.source.patience.begin();
+        let verdict = self.seen_by_anybody(&repository, &asked).await;
+        heard(&repository, since, verdict.as_ref().err());
+        match &verdict {
+            Ok(()) => self.set_shown(&repository, self.clock.now()).await,
+            // What upstream said before is no longer its last word.
+            Err(UpstreamError::Denied { .. }) if self.shown_at(&repository.key).await.is_some_and(|shown| shown != NEVER) => {
+                self.set_shown(&repository, NEVER).await;
+            }
+            Err(_) => {}
+        }
+        verdict
+    }
+
+    async fn seen_by_anybody(&self, repository: &Repository, asked: &Asked) -> Verdict {
         let call = Call::until(Instant::now() + CHECK_TIMEOUT).anonymous();
         let (upstream, name) = (&repository.source.upstream, repository.name());
-        match &asked {
+        match asked {
             Asked::Manifest(reference) => {
                 let head = upstream.head_manifest(name, reference, &call).await?;
                 // A registry without HEAD has said nothing yet.
@@ -58,10 +80,12 @@ impl Mirror {
                 upstream.head_blob(name, digest, &call).await?;
             }
         }
-        let now = self.clock.now();
-        self.shown.insert(repository.key.clone(), now);
-        self.note(self.store.set_shown(&repository.key, now).await);
         Ok(())
+    }
+
+    async fn set_shown(&self, repository: &Repository, at: Timestamp) {
+        self.shown.insert(repository.key.clone(), at);
+        self.note(self.store.set_shown(&repository.key, at).await);
     }
 
     /// When upstream last showed the repository to anybody.

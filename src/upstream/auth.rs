@@ -80,7 +80,8 @@ impl Auth {
             (Login::RegistryToken(_), _) => attempt.log_in().await?,
             (_, Some(way)) => attempt.bear(way).await?,
             (Login::Basic { .. }, None) if self.basic.load(Ordering::Relaxed) => attempt.log_in().await?,
-            (_, None) => {}
+            // Its first answer would be the way to a token server that is to be left alone.
+            (_, None) => self.tokens.spared()?,
         }
         Ok(attempt)
     }
@@ -195,7 +196,8 @@ impl<'a> Attempt<'a> {
         self.bear(Arc::new(way)).await
     }
 
-    /// A token, remembered as this repository's way. Where none is to be had the way is forgotten: the registry may name another by now.
+    /// A token, remembered as this repository's way. Where none is to be had the way is forgotten: the registry may name another
+    /// by now. One that leads to a limit stays, as to look for another would be a question for nothing.
     async fn bear(&mut self, way: Arc<Way>) -> Result<(), UpstreamError> {
         // The token's fetch takes a turn of its own.
         self.turn = Turn::Free;
@@ -210,7 +212,11 @@ impl<'a> Attempt<'a> {
             self.offer = offer;
             token = auth.tokens.get(&way, &self.offer, self.repository).await;
         }
-        let token = token.inspect_err(|_| auth.learned.invalidate(self.repository))?;
+        let token = token.inspect_err(|error| {
+            if !matches!(error, UpstreamError::RateLimited { .. }) {
+                auth.learned.invalidate(self.repository);
+            }
+        })?;
         auth.learned.insert(self.repository.clone(), Arc::clone(&way));
         self.sent = Sent::Bearer(TokenKey { way, version: self.offer.held.version }, token.header);
         Ok(())

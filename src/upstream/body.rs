@@ -13,9 +13,13 @@ use tokio::time::Instant;
 use super::UpstreamError;
 use super::wire::{Answer, broken};
 use crate::metrics::UpstreamMetrics;
+use crate::oci::KIB;
 
 /// Without a byte.
 const STALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// Less than 1 KiB/s over a minute of waiting is no download. How long all of it takes is nobody's business.
+const PACE_OVER: Duration = Duration::from_secs(60);
+const PACE_BYTES_MIN: u64 = 60 * KIB;
 
 /// A blob's bytes from some offset on.
 pub struct BlobStream {
@@ -27,8 +31,27 @@ pub struct BlobStream {
     body: Incoming,
     /// Kept across calls, so that a caller who gives up waiting and comes back does not start the wait anew.
     stalled_at: Option<Instant>,
+    pace: Pace,
     from: String,
     metrics: Arc<UpstreamMetrics>,
+}
+
+/// What came in how much waiting.
+#[derive(Debug, Default)]
+struct Pace {
+    waited: Duration,
+    bytes: u64,
+    is_slow: bool,
+}
+
+impl Pace {
+    fn add(&mut self, waited: Duration, bytes: u64) {
+        self.waited += waited;
+        self.bytes += bytes;
+        if self.waited >= PACE_OVER {
+            *self = Pace { is_slow: self.bytes < PACE_BYTES_MIN, ..Pace::default() };
+        }
+    }
 }
 
 impl BlobStream {
@@ -47,15 +70,16 @@ impl BlobStream {
             _ => (0, content_length(&answer)),
         };
         let body = answer.response.into_body();
-        Ok(BlobStream { offset, size, received: 0, body, stalled_at: None, from, metrics })
+        Ok(BlobStream { offset, size, received: 0, body, stalled_at: None, pace: Pace::default(), from, metrics })
     }
 
     /// The next bytes; `None` after the last. Cancel-safe.
     ///
     /// # Errors
-    /// When the body ends before its announced length, breaks, or stalls for 30 s. What came before is good as far as it goes.
+    /// When the body ends before its announced length, breaks, stalls for 30 s, or is slower than 1 KiB/s. What came before is good as far as it goes.
     pub async fn next(&mut self) -> Result<Option<Bytes>, UpstreamError> {
         let stalled_at = *self.stalled_at.get_or_insert_with(|| Instant::now() + STALL_TIMEOUT);
+        let asked_at = Instant::now();
         loop {
             let Ok(frame) = tokio::time::timeout_at(stalled_at, self.body.frame()).await else {
                 return Err(self.failed(UpstreamError::TimedOut { detail: format!("{} sent nothing for 30 s", self.from) }));
@@ -69,10 +93,19 @@ impl BlobStream {
                     self.stalled_at = None;
                     self.received += bytes.len() as u64;
                     self.metrics.received_bytes.inc_by(bytes.len() as u64);
+                    self.pace.add(asked_at.elapsed(), bytes.len() as u64);
+                    if self.pace.is_slow {
+                        return Err(self.failed(UpstreamError::TimedOut { detail: format!("{} sends less than 1 KiB/s", self.from) }));
+                    }
                     return Ok(Some(bytes));
                 }
             }
         }
+    }
+
+    /// Whether it was given up for its pace: that some of it came is then no progress.
+    pub fn was_slow(&self) -> bool {
+        self.pace.is_slow
     }
 
     /// hyper guards the Content-Length; a 206 may besides have left out the blob's end.

@@ -29,6 +29,11 @@ impl Budget {
             source,
         })
     }
+
+    /// Whether upstream has said that the next pull will be refused.
+    pub(super) fn is_used_up(&self) -> bool {
+        self.remaining == Some(0)
+    }
 }
 
 /// A number and its window in `100;w=21600`; further parameters are passed over.

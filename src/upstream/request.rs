@@ -171,7 +171,7 @@ impl Channel<'_> {
             Err(UpstreamError::TimedOut { detail }.into())
         });
         match asked {
-            Err(Failure::Limited(limited)) => Err(self.rest(&limited, begun).into()),
+            Err(Failure::Limited(limited)) => Err(self.rest(question, &limited, begun).into()),
             told => told,
         }
     }
@@ -194,7 +194,7 @@ impl Channel<'_> {
             let answer = self.endpoint.wire.ask(&outgoing).await?;
             let is_own = answer.url.origin == url.origin;
             if is_own && question.is_limited() {
-                self.note_budget(&answer, begun);
+                self.heard(question, &answer, begun);
             }
             match answer.status() {
                 StatusCode::OK | StatusCode::PARTIAL_CONTENT => {
@@ -221,22 +221,34 @@ impl Channel<'_> {
         Err(UpstreamError::Denied { detail }.into())
     }
 
-    /// Docker Hub says with every manifest how many pulls are left; and whoever answers at all does not limit.
-    fn note_budget(&self, answer: &Answer, begun: Instant) {
-        if !matches!(answer.status().as_u16(), 401 | 429 | 500..) {
-            self.account.limit.succeeded(begun);
+    /// Docker Hub says with every manifest how many pulls are left; and whoever answers at all does not limit. But a HEAD is let
+    /// through by a pull limit, and tells what a GET would meet.
+    fn heard(&self, question: &Question<'_>, answer: &Answer, begun: Instant) {
+        let status = answer.status();
+        let budget = Budget::read(|name| answer.header(name));
+        let is_used_up = question.method == Method::HEAD && budget.as_ref().is_some_and(Budget::is_used_up);
+        match status.as_u16() {
+            401 | 429 | 500.. => {}
+            200 if is_used_up => {
+                let window = budget.as_ref().and_then(|budget| budget.window).unwrap_or(WINDOW_MAX);
+                self.account.limit.goes_on(begun, Instant::now(), window.min(WINDOW_MAX));
+            }
+            _ => drop(self.account.limit.succeeded(begun)),
         }
-        if answer.status().is_success() || answer.status() == StatusCode::TOO_MANY_REQUESTS {
-            let budget = Budget::read(|name| answer.header(name));
+        // A 429 that does not tell is about another limit, and says nothing of this one.
+        let is_refused = status == StatusCode::TOO_MANY_REQUESTS && budget.is_some();
+        if question.kind == UpstreamKind::Manifest && (status.is_success() || is_refused) {
             self.asker.metrics.budgeted(self.account.name(), budget.as_ref());
             self.account.budgeted(budget);
         }
     }
 
     /// Lets rest what was asked too often.
-    fn rest(&self, limited: &Limited, begun: Instant) -> UpstreamError {
+    fn rest(&self, question: &Question<'_>, limited: &Limited, begun: Instant) -> UpstreamError {
         let why = UpstreamError::RateLimited { retry_after: None };
-        let window = self.account.budget().and_then(|budget| budget.window).map(|window| window.min(WINDOW_MAX));
+        // A HEAD has no body that would tell which limit it met: the pull limit's window counts where that is used up.
+        let budget = self.account.budget().filter(|budget| question.method != Method::HEAD || budget.is_used_up());
+        let window = budget.and_then(|budget| budget.window).map(|window| window.min(WINDOW_MAX));
         let jitter = |rest| self.asker.rng.jitter(rest);
         let now = Instant::now();
         let ((rest, began), what) = match limited.of {

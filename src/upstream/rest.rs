@@ -105,6 +105,13 @@ impl Rest {
         Ok(Pass { rest: self, probe: Some(number) })
     }
 
+    /// What who asks now would be told, without asking.
+    pub(super) fn told(&self, now: Instant) -> Option<UpstreamError> {
+        let state = self.state();
+        let resting = state.resting.as_ref().filter(|resting| now < resting.until)?;
+        Some(resting.why_for(resting.until - now))
+    }
+
     /// A question that began then has been answered. Returns whether that ended a rest.
     pub(super) fn succeeded(&self, begun: Instant) -> bool {
         let mut state = self.state();
@@ -160,6 +167,14 @@ impl Rest {
         let rest = asked.unwrap_or_else(|| jitter(backoff.after(state.rests)));
         state.begin(now, rest, why);
         (rest, began)
+    }
+
+    /// The probe was answered, and the reason for the rest has not gone. Begins none.
+    pub(super) fn goes_on(&self, begun: Instant, now: Instant, rest: Duration) {
+        let mut state = self.state();
+        if let Some(resting) = state.resting.clone().filter(|_| !state.is_late(begun)) {
+            state.begin(now, rest, &resting.why);
+        }
     }
 
     /// Forgets all.
@@ -254,6 +269,23 @@ mod tests {
         assert!(rest.succeeded(back));
         drop(probe);
         assert!(rest.enter(back).is_ok() && rest.enter(back).is_ok());
+    }
+
+    #[test]
+    fn a_probe_may_find_that_the_rest_must_go_on() {
+        let (rest, start) = (Rest::default(), Instant::now());
+        rest.goes_on(start, start, seconds(60));
+        assert!(rest.enter(start).is_ok(), "there was none");
+        begin(&rest, start, Some(1));
+        let back = start + seconds(1);
+        assert!(rest.told(back).is_none());
+        let probe = rest.enter(back);
+        rest.goes_on(back, back, seconds(60));
+        drop(probe);
+        assert_eq!(
+            (left(&rest, back), rest.told(back)),
+            (Some(seconds(60)), Some(UpstreamError::RateLimited { retry_after: Some(seconds(60)) }))
+        );
     }
 
     #[test]

@@ -109,6 +109,14 @@ impl Tokens {
         }
     }
 
+    /// An error while the token server is left alone for its limit.
+    pub(super) fn spared(&self) -> Result<(), UpstreamError> {
+        match self.rest.told(Instant::now()) {
+            Some(error @ UpstreamError::RateLimited { .. }) => Err(error),
+            _ => Ok(()),
+        }
+    }
+
     fn held(&self, key: &TokenKey) -> Option<Token> {
         self.cache.get(key).filter(|token| token.renew_at > Instant::now())
     }

@@ -1,9 +1,13 @@
 //! What larder does when an upstream limits it, refuses its login or is gone: it asks no more than it must, and serves what it has.
 
+mod budget;
 mod conventions;
+mod faults;
+mod fleet;
 mod hosts;
 mod limits;
 mod logins;
+mod outage;
 mod visibility;
 
 use std::time::Duration;

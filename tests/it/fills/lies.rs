@@ -57,7 +57,7 @@ async fn a_small_blob_with_a_wrong_bit_is_a_502() {
 }
 
 /// Each lie, told of the first answer only, to a small blob and to a large one.
-/// Also: clients_32, u3, u4
+/// Also: clients_32, u3, u4, u17
 #[tokio::test(start_paused = true)]
 async fn no_lie_becomes_a_complete_body() {
     type Lie = (&'static str, fn() -> Fault);

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use larder::config::Visibility;
+use tokio::time::Instant;
 
 use super::{HOUR, LATEST, Scene, credential, line};
 use crate::support::larder::{Larder, Setup};
@@ -91,6 +92,44 @@ async fn a_repository_that_became_private_is_hidden_within_a_day() {
     larder.clock.advance(25 * HOUR);
     assert_eq!(larder.get(&scene.blob()).await.status, 403);
     assert_eq!(larder.get(LATEST).await.status, 403);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_upstream_has_since_denied_is_not_shown_in_an_outage_either() {
+    let (scene, setup) = scene();
+    let larder = setup.start();
+    scene.pull(&larder).await;
+    let hidden = Bearer::at("http://hub.test/token").credentials("me", "paid").private("library/app");
+    scene.registry.require_bearer(hidden);
+    larder.clock.advance(25 * HOUR);
+    assert_eq!(larder.get(&scene.blob()).await.status, 403);
+    scene.net.down("hub.test");
+    for _ in 0..2 {
+        assert_eq!((larder.get(&scene.blob()).await.status, larder.get(LATEST).await.status), (502, 502));
+    }
+    let larder = larder.stop().await.start();
+    assert_eq!(larder.get(&scene.blob()).await.status, 502, "nor after a restart");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_question_who_may_see_it_makes_nobody_wait_for_a_silent_upstream() {
+    let (scene, setup) = scene();
+    let larder = setup.start();
+    scene.pull(&larder).await;
+    larder.clock.advance(25 * HOUR);
+    scene.net.down("hub.test");
+    scene.net.up("hub.test");
+    scene.net.black_hole("93.184.216.34:80");
+    let begun = Instant::now();
+    assert_eq!(larder.get(&scene.blob()).await.status, 200);
+    assert!(begun.elapsed() <= Duration::from_millis(2001), "{:?}", begun.elapsed());
+    for _ in 0..100 {
+        let begun = Instant::now();
+        assert_eq!(larder.get(&scene.blob()).await.status, 200);
+        assert!(line(&larder.get(LATEST).await).contains("stale-unavailable"));
+        assert!(begun.elapsed() < Duration::from_millis(100), "{:?}", begun.elapsed());
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
 }
 
 #[tokio::test]
