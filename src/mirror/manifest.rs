@@ -7,6 +7,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::blob::within;
+use super::flight::Pending;
 use super::outcome::Outcome;
 use super::patience::Since;
 use super::{Asked, Error, Mirror, Repository, What};
@@ -221,6 +222,15 @@ pub(super) fn heard(repository: &Repository, since: Since, error: Option<&Upstre
         Some(UpstreamError::TimedOut { .. } | UpstreamError::Unavailable { .. }) => repository.source.patience.disappointed(since),
         _ => repository.source.patience.answered(),
     }
+}
+
+/// For who has something to serve: the answer, if it comes while its upstream is worth waiting for. The question goes on.
+pub(super) async fn in_time<V: Clone>(repository: &Repository, pending: &Pending<V>, at_most: Duration) -> Option<Option<V>> {
+    let patience = &repository.source.patience;
+    let since = patience.begin();
+    let wait = if patience.is_lost() { Duration::ZERO } else { at_most };
+    let answer = tokio::time::timeout(wait, pending.answer()).await;
+    answer.inspect_err(|_| patience.disappointed(since)).ok()
 }
 
 fn panicked() -> UpstreamError {

@@ -2,9 +2,6 @@
 //! for it until it answers again. It is asked all the same.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
-
-use super::flight::Pending;
 
 /// One upstream's credit.
 #[derive(Debug, Default)]
@@ -37,14 +34,6 @@ impl Patience {
 
     pub fn is_lost(&self) -> bool {
         self.lost.load(Ordering::Relaxed)
-    }
-
-    /// For who has something to serve: the answer, if it comes in time. The question goes on without them.
-    pub(super) async fn wait<V: Clone>(&self, pending: &Pending<V>, at_most: Duration) -> Option<Option<V>> {
-        let since = self.begin();
-        let wait = if self.is_lost() { Duration::ZERO } else { at_most };
-        let answer = tokio::time::timeout(wait, pending.answer()).await;
-        answer.inspect_err(|_| self.disappointed(since)).ok()
     }
 }
 

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::flight::Pending;
 use super::freshness::{self, Answer, Freshness, Held, Said};
-use super::manifest::{CHECK_TIMEOUT, ManifestAnswer, Want, plain};
+use super::manifest::{CHECK_TIMEOUT, ManifestAnswer, Want, in_time, plain};
 use super::outcome::Outcome;
 use super::{Asked, Error, Mirror, Repository};
 use crate::oci::{Descriptor, Digest, Manifest, Reference, Tag};
@@ -128,7 +128,7 @@ impl Mirror {
     async fn word(&self, repository: &Repository, record: Option<&TagRecord>, held: Held, pending: &Pending<Checked>) -> (Held, Checked) {
         let to_the_end = async || pending.answer().await.unwrap_or_else(Checked::missing);
         let (Held::Within, Some(record)) = (held, record) else { return (held, to_the_end().await) };
-        let early = repository.source.patience.wait(pending, self.revalidate_wait).await;
+        let early = in_time(repository, pending, self.revalidate_wait).await;
         let is_early = early.is_none();
         let checked = early.flatten().unwrap_or_else(Checked::missing);
         if checked.result.is_ok() {

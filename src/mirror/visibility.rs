@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::manifest::{CHECK_TIMEOUT, heard};
+use super::manifest::{CHECK_TIMEOUT, heard, in_time};
 use super::{Asked, Error, Mirror, Repository};
 use crate::clock::Timestamp;
 use crate::store::RepositoryKey;
@@ -35,7 +35,7 @@ impl Mirror {
         let pending = self.verdicts.ask(key, || Arc::clone(self).ask_as_nobody(repository.clone(), asked.clone()));
         let may_stand = is_within(repository.source.tags.stale_if_error);
         let verdict = match may_stand {
-            true => repository.source.patience.wait(&pending, self.revalidate_wait).await.flatten(),
+            true => in_time(repository, &pending, self.revalidate_wait).await.flatten(),
             false => pending.answer().await,
         };
         let verdict = verdict.unwrap_or_else(|| Err(UpstreamError::TimedOut { detail: "no word on the repository".into() }));

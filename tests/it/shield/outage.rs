@@ -128,12 +128,13 @@ async fn in_any_outage_what_is_held_comes_at_once_and_nothing_is_called_missing(
     let held: Vec<usize> = (0..HELD).collect();
     let (whole, wrong) = fleet.pull_all(&larder, 2, &held).await;
     assert_eq!(whole, 50, "{wrong:#?}");
+    let mut figures = Vec::new();
     for Trouble { name, begin, misses } in TROUBLES {
         let unheld = fleet.images.len()..fleet.images.len() + 10;
         unheld.clone().for_each(|_| fleet.push());
         begin(&fleet);
         let seen = clients(&larder, unheld.clone()).await;
-        judge(name, misses, seen);
+        let figure = judge(name, misses, seen);
         mend(&fleet);
         let mended = Instant::now();
         loop {
@@ -144,10 +145,10 @@ async fn in_any_outage_what_is_held_comes_at_once_and_nothing_is_called_missing(
             assert!(mended.elapsed() < RECOVERY, "{name}: {:?} after its end: {:?}", mended.elapsed(), replies.map(|reply| line(&reply)));
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
-        println!("{name}: recovered after {:?}", mended.elapsed());
+        figures.push(format!("{figure}; recovered after {:?}", mended.elapsed()));
         let all: Vec<usize> = held.iter().copied().chain(unheld).collect();
         let (whole, wrong) = fleet.pull_all(&larder, 1, &all).await;
-        assert_eq!(whole, all.len(), "{name}: {wrong:#?}");
+        assert_eq!(whole, all.len(), "{wrong:#?} after {figures:#?}");
     }
 }
 
@@ -178,7 +179,8 @@ async fn clients(larder: &Arc<Larder>, unheld: std::ops::Range<usize>) -> Vec<Se
     clients.join_all().await.into_iter().flatten().collect()
 }
 
-fn judge(name: &str, misses: &[&str], seen: Vec<Seen>) {
+/// The figures, which are as they should be.
+fn judge(name: &str, misses: &[&str], seen: Vec<Seen>) -> String {
     let (held, missed): (Vec<Seen>, Vec<Seen>) = seen.into_iter().partition(|seen| seen.held);
     for seen in &held {
         let is_right = seen.line.starts_with("200 larder; hit; ") && seen.line.ends_with("detail=stale-unavailable");
@@ -192,7 +194,8 @@ fn judge(name: &str, misses: &[&str], seen: Vec<Seen>) {
         assert!(misses.contains(&seen.line.as_str()), "{name}, after {:?}: {}", seen.after, seen.line);
     }
     let (asked, missed) = (held.len(), missed.into_iter().map(|seen| seen.took).collect::<Vec<_>>());
-    println!("{name}: {asked} of what is held, p99 {p99:?}; {} of what is not, p50 {:?}", missed.len(), percentile(missed.clone(), 50));
+    let (most, half) = (percentile(missed.clone(), 100), percentile(missed.clone(), 50));
+    format!("{name}: {asked} of what is held, p99 {p99:?}; {} of what is not, p50 {half:?}, at most {most:?}", missed.len())
 }
 
 fn percentile(mut times: Vec<Duration>, percent: usize) -> Duration {
