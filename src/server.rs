@@ -236,14 +236,8 @@ where
 }
 
 /// One connection from its acceptance to its end.
-async fn converse<H, F, B>(
-    stream: TcpStream,
-    client: SocketAddr,
-    entry: usize,
-    handler: H,
-    _open: Open,
-    connections: Arc<Connections>,
-) where
+async fn converse<H, F, B>(stream: TcpStream, client: SocketAddr, entry: usize, handler: H, _open: Open, connections: Arc<Connections>)
+where
     H: Fn(Peer, Request<()>) -> F,
     F: Future<Output = Response<B>>,
     B: Body + 'static,
