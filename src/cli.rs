@@ -9,7 +9,7 @@ use clap::{Parser, Subcommand};
 
 use crate::client_config::{ClientConfig, Kind, Request};
 use crate::config::{Config, DEFAULT_FILE, Warning, find_file};
-use crate::{client_config, healthcheck};
+use crate::{client_config, healthcheck, online};
 
 /// A pull-through caching mirror for container registries.
 #[derive(Debug, Parser)]
@@ -27,6 +27,9 @@ enum Command {
     CheckConfig {
         #[command(flatten)]
         file: ConfigFile,
+        /// Ask each upstream: DNS, TLS, credentials, what is left of its pull limit, and what to change.
+        #[arg(long)]
+        online: bool,
         /// Show the configuration as it is in effect, without secrets.
         #[arg(long)]
         print: bool,
@@ -103,7 +106,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>, serve: impl FnOnce(Con
     };
     let done = match arguments.command {
         Command::Serve(file) => file.load().and_then(serve),
-        Command::CheckConfig { file, print } => check_config(&file, print),
+        Command::CheckConfig { file, online, print } => check_config(&file, online, print),
         Command::ClientConfig { kind, url, no_fallback, registry, file } => {
             let request = |config: &Config| Request::new(url.as_deref(), !no_fallback, registry.as_deref(), config);
             print_client_config(&file, kind, request)
@@ -120,11 +123,20 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>, serve: impl FnOnce(Con
     }
 }
 
-fn check_config(file: &ConfigFile, print: bool) -> Result<(), Failure> {
+fn check_config(file: &ConfigFile, online: bool, print: bool) -> Result<(), Failure> {
     let config = file.load()?;
     let text = if print { config.to_yaml().map_err(Failure::Failed)? } else { format!("{}: ok\n", file.shown()) };
     io::stdout().write_all(text.as_bytes())?;
-    Ok(())
+    if !online {
+        return Ok(());
+    }
+    let checked = online::run(&config)?;
+    // After YAML, what is no YAML is a comment.
+    let margin = if print { "# " } else { "" };
+    let text: String = checked.text.lines().map(|line| format!("{margin}{line}").trim_end().to_owned() + "\n").collect();
+    writeln!(io::stdout())?;
+    io::stdout().write_all(text.as_bytes())?;
+    checked.verdict()
 }
 
 fn print_client_config(file: &ConfigFile, kind: Kind, request: impl FnOnce(&Config) -> Result<Request, String>) -> Result<(), Failure> {

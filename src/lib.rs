@@ -11,6 +11,7 @@ pub mod config;
 pub mod healthcheck;
 pub mod mirror;
 pub mod oci;
+pub mod online;
 pub mod server;
 pub mod store;
 pub mod upstream;

@@ -53,6 +53,15 @@ impl Scope {
         Scope(globs.iter().filter_map(parse).collect())
     }
 
+    /// A repository that it may cover: the fixed beginning of its first pattern.
+    pub(super) fn example(&self) -> Option<RepositoryName> {
+        let glob = self.0.first()?.glob().glob();
+        let fixed: Vec<_> = glob.split('/').take_while(|part| !part.contains(['*', '?', '[', '{', '\\'])).collect();
+        let name = fixed.join("/");
+        let name = if name == glob { name } else { fixed.into_iter().chain(["any"]).collect::<Vec<_>>().join("/") };
+        name.parse().ok()
+    }
+
     /// How closely it covers a repository: the length of the longest pattern that does, 0 for one that is for all.
     fn fit(&self, repository: &RepositoryName) -> Option<usize> {
         if self.0.is_empty() {

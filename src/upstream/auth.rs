@@ -34,6 +34,8 @@ pub(super) struct Auth {
 pub(super) struct Attempt<'a> {
     auth: &'a Auth,
     repository: &'a RepositoryName,
+    /// Whether tokens are for the repository, or for nothing but to show that the login is good.
+    is_scoped: bool,
     offer: Offer,
     sent: Sent,
     refreshed: bool,
@@ -64,17 +66,7 @@ impl Auth {
 
     /// Begins with what worked last time.
     pub(super) async fn begin<'a>(&'a self, repository: &'a RepositoryName) -> Result<Attempt<'a>, UpstreamError> {
-        let offer = self.signer.login(repository).await?;
-        let mut attempt = Attempt {
-            auth: self,
-            repository,
-            offer,
-            sent: Sent::Nothing,
-            refreshed: false,
-            bared: false,
-            renewed: false,
-            turn: Turn::Free,
-        };
+        let mut attempt = self.attempt(repository, true).await?;
         let way = self.learned.get(repository);
         match (&attempt.offer.held.login, way) {
             (Login::RegistryToken(_), _) => attempt.log_in().await?,
@@ -85,9 +77,39 @@ impl Auth {
         }
         Ok(attempt)
     }
+
+    /// Begins anew and, as `docker login` does, asks for tokens without a scope: no repository's rights are in the way. The
+    /// repository only tells the source which login is meant.
+    pub(super) async fn sign_in<'a>(&'a self, repository: &'a RepositoryName) -> Result<Attempt<'a>, UpstreamError> {
+        let mut attempt = self.attempt(repository, false).await?;
+        if let Login::RegistryToken(_) = attempt.offer.held.login {
+            attempt.log_in().await?;
+        }
+        Ok(attempt)
+    }
+
+    async fn attempt<'a>(&'a self, repository: &'a RepositoryName, is_scoped: bool) -> Result<Attempt<'a>, UpstreamError> {
+        let offer = self.signer.login(repository).await?;
+        Ok(Attempt {
+            auth: self,
+            repository,
+            is_scoped,
+            offer,
+            sent: Sent::Nothing,
+            refreshed: false,
+            bared: false,
+            renewed: false,
+            turn: Turn::Free,
+        })
+    }
 }
 
 impl<'a> Attempt<'a> {
+    /// Whether the source holds no login for the repository.
+    pub(super) fn is_anonymous(&self) -> bool {
+        matches!(self.offer.held.login, Login::Anonymous)
+    }
+
     pub(super) fn authorization(&self) -> Option<HeaderValue> {
         match &self.sent {
             Sent::Nothing => None,
@@ -183,7 +205,8 @@ impl<'a> Attempt<'a> {
     async fn with_token(&mut self, bearer: &Bearer, from: &str) -> Result<(), UpstreamError> {
         let realm = Url::parse(&bearer.realm)
             .map_err(|error| UpstreamError::Corrupt { detail: format!("{from} named a token server that is {error}") })?;
-        let way = Way { realm, service: bearer.service.clone(), scopes: scopes(self.repository, bearer.scope.as_deref()) };
+        let scopes = if self.is_scoped { scopes(self.repository, bearer.scope.as_deref()) } else { Vec::new() };
+        let way = Way { realm, service: bearer.service.clone(), scopes };
         if let Sent::Bearer(used, header) = &self.sent {
             // The token is genuine and allows too little: another for the same scope would, too.
             let pointless = *used.way == way && bearer.error.as_deref() == Some("insufficient_scope");

@@ -24,7 +24,7 @@ use crate::oci::{Digest, MANIFEST_BYTES_MAX, Reference, RepositoryName};
 use crate::rng::Rng;
 
 /// Every type by its name, as Distribution and Quay match no wildcard and convert, or deny, what is not listed.
-const MANIFEST_ACCEPT: &str = "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, \
+pub(super) const MANIFEST_ACCEPT: &str = "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, \
      application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.docker.distribution.manifest.v2+json, */*";
 const DOCKER_CONTENT_DIGEST: &str = "docker-content-digest";
 
@@ -33,6 +33,7 @@ pub struct Upstream {
     name: Arc<str>,
     shows_public_only: bool,
     pub(super) asker: Asker,
+    pub(super) token_hosts: Vec<String>,
 }
 
 /// What a registry says about a manifest without sending it. A registry that does not do HEAD says nothing.
@@ -74,7 +75,8 @@ impl Upstream {
         let scopes = config.credentials.iter().map(|credential| Scope::new(&credential.repositories)).collect();
         let own = Arc::clone(metrics.upstream(&config.name));
         let shows_public_only = config.visibility == Visibility::Public && !config.credentials.is_empty();
-        Ok(Upstream { name: config.name.as_str().into(), shows_public_only, asker: Asker { endpoints, scopes, metrics: own, rng } })
+        let asker = Asker { endpoints, scopes, metrics: own, rng };
+        Ok(Upstream { name: config.name.as_str().into(), shows_public_only, asker, token_hosts: config.token_hosts.clone() })
     }
 
     /// Whether larder's credentials there only raise the limit: a client reads what upstream shows to anybody.

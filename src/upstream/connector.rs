@@ -15,6 +15,7 @@ use hyper_util::rt::TokioIo;
 use ipnet::IpNet;
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_rustls::client::TlsStream;
 use tower_service::Service;
 
 use super::address::{self, Refusal};
@@ -25,7 +26,7 @@ use super::{UnavailableReason, UpstreamError};
 use crate::metrics::Metrics;
 
 /// From the resolver's first packet to the end of the TLS handshake.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// One address of several gets this long, so that one dead address leaves time for another.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -70,16 +71,16 @@ impl Service<Uri> for Connector {
 }
 
 /// Where a connection is to lead, and by which way.
-struct Place<'a> {
+pub(super) struct Place<'a> {
     /// Holds only scheme and authority.
     uri: &'a Uri,
-    host: &'a str,
-    port: u16,
-    proxy: Option<&'a Proxy>,
+    pub(super) host: &'a str,
+    pub(super) port: u16,
+    pub(super) proxy: Option<&'a Proxy>,
 }
 
 impl<'a> Place<'a> {
-    fn of(uri: &'a Uri, proxy: Option<&'a Proxy>) -> Place<'a> {
+    pub(super) fn of(uri: &'a Uri, proxy: Option<&'a Proxy>) -> Place<'a> {
         let (host, port) = proxy::host_and_port(uri);
         Place { uri, host, port, proxy: proxy.filter(|proxy| proxy.takes(uri)) }
     }
@@ -104,7 +105,7 @@ impl Connector {
     }
 
     /// A connection to the proxy, which the operator named: its own address is nobody's to judge.
-    async fn by_way_of(&self, proxy: &Proxy, place: &Place<'_>) -> Result<Box<dyn Stream>, UpstreamError> {
+    pub(super) async fn by_way_of(&self, proxy: &Proxy, place: &Place<'_>) -> Result<Box<dyn Stream>, UpstreamError> {
         if let Reach::Global(allowed) = &self.reach {
             address::judge_name(place.host, allowed).map_err(|refusal| self.blocked(place, &[refusal]))?;
         }
@@ -116,7 +117,7 @@ impl Connector {
         Ok(stream)
     }
 
-    async fn addresses(&self, place: &Place<'_>, host: &str) -> Result<Vec<IpAddr>, UpstreamError> {
+    pub(super) async fn addresses(&self, place: &Place<'_>, host: &str) -> Result<Vec<IpAddr>, UpstreamError> {
         if let Ok(literal) = host.parse() {
             return Ok(vec![literal]);
         }
@@ -125,7 +126,7 @@ impl Connector {
     }
 
     /// The addresses that may be dialled; an error when none may.
-    fn permitted(&self, place: &Place<'_>, addresses: Vec<IpAddr>) -> Result<Vec<IpAddr>, UpstreamError> {
+    pub(super) fn permitted(&self, place: &Place<'_>, addresses: Vec<IpAddr>) -> Result<Vec<IpAddr>, UpstreamError> {
         let Reach::Global(allowed) = &self.reach else {
             return Ok(addresses);
         };
@@ -154,7 +155,7 @@ impl Connector {
         place.failed(UnavailableReason::Blocked, hint)
     }
 
-    async fn dial(&self, place: &Place<'_>, addresses: &[IpAddr], port: u16) -> Result<Box<dyn Stream>, UpstreamError> {
+    pub(super) async fn dial(&self, place: &Place<'_>, addresses: &[IpAddr], port: u16) -> Result<Box<dyn Stream>, UpstreamError> {
         let mut last = place.failed(UnavailableReason::Connect, "no address to connect to");
         for (index, address) in addresses.iter().enumerate() {
             let is_last = index + 1 == addresses.len();
@@ -169,10 +170,13 @@ impl Connector {
     }
 
     async fn handshake(&self, place: &Place<'_>, stream: Box<dyn Stream>) -> Result<Box<dyn Stream>, UpstreamError> {
-        let name = ServerName::try_from(place.host.to_owned()).map_err(|error| place.failed(UnavailableReason::Tls, error))?;
-        let connector = self.tls.connector().await;
-        let stream = connector.connect(name, stream).await.map_err(|error| place.failed(UnavailableReason::Tls, error))?;
-        Ok(Box::new(stream))
+        let secured = self.secured(place, stream).await.map_err(|error| place.failed(UnavailableReason::Tls, error))?;
+        Ok(Box::new(secured))
+    }
+
+    pub(super) async fn secured(&self, place: &Place<'_>, stream: Box<dyn Stream>) -> io::Result<TlsStream<Box<dyn Stream>>> {
+        let name = ServerName::try_from(place.host.to_owned()).map_err(io::Error::other)?;
+        self.tls.connector().await.connect(name, stream).await
     }
 }
 

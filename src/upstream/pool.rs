@@ -24,6 +24,7 @@ const BUFFER_BYTES_MAX: usize = 64 * KIB as usize;
 
 /// Connections that are trusted alike.
 pub(super) struct Pool {
+    pub(super) connector: Connector,
     client: Client<Connector, Full<Bytes>>,
     proxy: Option<Arc<Proxy>>,
 }
@@ -37,8 +38,8 @@ impl Pool {
             .pool_idle_timeout(IDLE_TIMEOUT)
             .pool_max_idle_per_host(IDLE_PER_HOST_MAX)
             .http1_max_buf_size(BUFFER_BYTES_MAX)
-            .build(connector);
-        Pool { client, proxy }
+            .build(connector.clone());
+        Pool { connector, client, proxy }
     }
 
     pub(super) async fn request(&self, mut request: Request<Full<Bytes>>) -> Result<Response<Incoming>, Error> {

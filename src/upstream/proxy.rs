@@ -60,6 +60,11 @@ impl Proxy {
         self.authorization.as_ref().filter(|_| is_forwarded(uri) && self.takes(uri))
     }
 
+    /// Without its password.
+    pub(super) fn url(&self) -> &BaseUrl {
+        &self.url
+    }
+
     pub(super) fn host(&self) -> &str {
         self.url.host.trim_start_matches('[').trim_end_matches(']')
     }

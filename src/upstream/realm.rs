@@ -13,7 +13,7 @@ const KNOWN: [(&str, &str); 5] = [
 
 /// What may be sent to a token server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Trust {
+pub enum Trust {
     Credentials,
     /// Nobody vouches for this host; a question without credentials harms no one.
     Nothing,

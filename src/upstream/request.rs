@@ -20,7 +20,7 @@ use crate::oci::RepositoryName;
 use crate::rng::Rng;
 
 /// Most 401s that one attempt may work off: one each for the challenge, the refresh, the bare try, Basic, and a renewed login.
-const CHALLENGES_MAX: usize = 5;
+pub(super) const CHALLENGES_MAX: usize = 5;
 /// A limit that does not say for how long: some are of a second, some of an hour.
 const LIMITED: Backoff = Backoff { first: Duration::from_secs(5), max: Duration::from_mins(15) };
 /// Docker Hub's window is six hours and rolls: some of it is free before. A probe an hour costs nothing, being a HEAD mostly.
@@ -126,6 +126,17 @@ impl Asker {
         }
     }
 
+    /// Asks one host with one account, once, whatever repositories that account is for.
+    pub(super) async fn ask_as(
+        &self,
+        endpoint: &Endpoint,
+        account: &Account,
+        question: &Question<'_>,
+        call: &Call,
+    ) -> Result<Answer, Failure> {
+        Channel { asker: self, endpoint, account, deadline: call.deadline }.attempt(question, call).await
+    }
+
     fn accounts<'a>(&self, endpoint: &'a Endpoint, repository: &RepositoryName, anonymous: bool) -> Vec<&'a Account> {
         let chosen = if anonymous { Vec::new() } else { closest(&self.scopes, repository) };
         let accounts: Vec<&Account> = chosen.iter().filter_map(|place| endpoint.accounts.get(*place)).collect();
@@ -143,7 +154,7 @@ impl Asker {
 }
 
 /// Half of the time for the first of several hosts, so that a silent one leaves some for the next.
-fn share(deadline: Instant, hosts: usize) -> Instant {
+pub(super) fn share(deadline: Instant, hosts: usize) -> Instant {
     let now = Instant::now();
     if hosts > 1 { now + deadline.saturating_duration_since(now) / 2 } else { deadline }
 }

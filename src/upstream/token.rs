@@ -252,7 +252,10 @@ impl Way {
     /// The refresh grant of OAuth2 (RFC 6749 §6), as Docker's token servers take it: one `scope` for all.
     fn form(&self, token: &SecretString) -> Form {
         let scope = self.scopes.join(" ");
-        let mut fields = vec![("grant_type", "refresh_token"), ("client_id", "larder"), ("scope", &scope)];
+        let mut fields = vec![("grant_type", "refresh_token"), ("client_id", "larder")];
+        if !scope.is_empty() {
+            fields.push(("scope", &scope));
+        }
         fields.extend(self.service.iter().map(|service| ("service", service.as_str())));
         fields.push(("refresh_token", token.expose_secret()));
         Form(Bytes::from(fields.iter().map(|(name, value)| format!("{name}={}", escaped(value))).collect::<Vec<_>>().join("&")))

@@ -20,6 +20,7 @@ use super::pool::Pool;
 use super::proxy::Proxy;
 use super::rest::{Backoff, Rest};
 use super::retry::{Refused, retry_after};
+use super::survey::Survey;
 use super::tls::{self, SetupError};
 use super::url::{Origin, Url};
 use super::{UnavailableReason, UpstreamError};
@@ -120,6 +121,19 @@ impl Wire {
             answer.discard();
             visited.push(next);
         }
+    }
+
+    /// Asks, and follows nothing.
+    pub(super) async fn ask_here(&self, outgoing: &Outgoing<'_>) -> Result<Answer, UpstreamError> {
+        let url = outgoing.url.clone();
+        let response = self.send(outgoing, &url).await?;
+        Ok(Answer { response, url, redirected: false, deadline: outgoing.deadline })
+    }
+
+    /// Connects to a host as a question would, and tells what it met.
+    pub(super) async fn survey(&self, origin: &Origin, deadline: Instant) -> Survey {
+        let pool = if *origin == self.origin { &self.own } else { &self.elsewhere };
+        pool.connector.survey(origin, deadline).await
     }
 
     async fn send(&self, outgoing: &Outgoing<'_>, url: &Url) -> Result<Response<Incoming>, UpstreamError> {
@@ -242,7 +256,7 @@ impl Answer {
     }
 
     /// Where a redirect leads.
-    fn location(&self) -> Result<Option<Url>, UpstreamError> {
+    pub(super) fn location(&self) -> Result<Option<Url>, UpstreamError> {
         if !matches!(self.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
             return Ok(None);
         }

@@ -12,6 +12,7 @@ mod fills;
 mod links;
 mod listing;
 mod names;
+mod online;
 mod process;
 mod pull;
 mod registries;

@@ -1,0 +1,89 @@
+//! What to change, by what was found. Pure: findings to the key to write.
+
+use crate::config::UpstreamConfig;
+use crate::upstream::{Fault, FaultKind, Survey, UnavailableReason, UpstreamError};
+
+/// Whom a connection was to reach.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Whom {
+    /// The host of a `url`.
+    Registry,
+    /// A token server, or where the registry redirects to.
+    Elsewhere,
+}
+
+/// The advice for one upstream.
+pub(super) struct Advice<'a>(pub(super) &'a UpstreamConfig);
+
+impl Advice<'_> {
+    pub(super) fn key(&self, key: &str) -> String {
+        format!("upstreams.{}.{key}", self.0.name)
+    }
+
+    /// For a connection that came to nothing.
+    pub(super) fn for_connection(&self, survey: &Survey, fault: &Fault, whom: Whom) -> String {
+        let ca_file = || format!("{}: the PEM file of the CA that signed its certificate", self.key("ca_file"));
+        match (fault.kind, whom) {
+            (FaultKind::Dns | FaultKind::Connect, _) if survey.proxy.is_some() => {
+                format!("{}: a proxy that works, or `none`; HTTPS_PROXY and NO_PROXY say it for all", self.key("proxy"))
+            }
+            (FaultKind::Dns, Whom::Registry) => {
+                format!("{}: a host that DNS knows; or mend this machine's resolver", self.key("url"))
+            }
+            (FaultKind::Dns, Whom::Elsewhere) => "this machine's resolver must know that host, too".into(),
+            (FaultKind::Connect, _) => {
+                format!("let this machine's firewall connect there, or {}: the proxy to go through", self.key("proxy"))
+            }
+            (FaultKind::Blocked, _) if survey.openable.is_empty() => "no key opens that; the registry must not lead there".into(),
+            (FaultKind::Blocked, _) => {
+                let addresses: Vec<_> = survey.openable.iter().map(ToString::to_string).collect();
+                format!("add {} to {}, if that host is yours", addresses.join(", "), self.key("allow_private_addresses"))
+            }
+            (FaultKind::UnknownAuthority, _) => ca_file(),
+            (FaultKind::OtherName, Whom::Registry) => format!("{}: a host name that its certificate is for", self.key("url")),
+            (FaultKind::OutOfDate, _) => "its certificate must be renewed, unless this machine's clock is wrong".into(),
+            (FaultKind::NotTls, Whom::Registry) => {
+                format!("{}: http://… if it is to be without TLS, else the port that speaks it", self.key("url"))
+            }
+            (FaultKind::OtherName | FaultKind::NotTls, Whom::Elsewhere) => {
+                "the registry must name a host that has a right certificate".into()
+            }
+            (FaultKind::Tls, _) => format!("its TLS must be mended; if it wants a client certificate, {}", self.key("client_cert_file")),
+        }
+    }
+
+    /// For a token server that larder's credentials are kept from.
+    pub(super) fn for_token_host(&self, host: &str) -> String {
+        format!("add {host} to {}, if it may see the credentials", self.key("token_hosts"))
+    }
+
+    pub(super) fn for_redirect(&self, target: &str) -> String {
+        format!("{}: {target}, if credentials are to be sent there", self.key("url"))
+    }
+
+    /// For an answer that is none to a question about a registry, or one about a credential (`credential`).
+    pub(super) fn for_answer(&self, error: &UpstreamError, credential: Option<&str>) -> String {
+        match (error, credential) {
+            (UpstreamError::CredentialRefused { .. }, _) => self.for_credential(credential),
+            (UpstreamError::Denied { .. }, Some(_)) => self.for_credential(credential),
+            (UpstreamError::Denied { .. }, None) => format!("{}: a login, as it shows nothing to anybody", self.key("credentials")),
+            (UpstreamError::RateLimited { .. }, _) => {
+                format!("wait, or write {} that have a higher limit", self.key("credentials"))
+            }
+            (UpstreamError::NotFound | UpstreamError::Corrupt { .. } | UpstreamError::SchemaOne, _) => {
+                format!("{}: where the registry is, with what stands before /v2/", self.key("url"))
+            }
+            (UpstreamError::Unavailable { reason: UnavailableReason::Blocked, .. }, _) => {
+                format!("add where it leads to {}", self.key("allow_private_addresses"))
+            }
+            (UpstreamError::Unavailable { .. } | UpstreamError::TimedOut { .. }, _) => {
+                "the registry's operator must see to it; try again later".into()
+            }
+        }
+    }
+
+    pub(super) fn for_credential(&self, credential: Option<&str>) -> String {
+        let name = credential.map(|name| format!(" `{name}`")).unwrap_or_default();
+        format!("renew the credential{name} in {}", self.key("credentials"))
+    }
+}

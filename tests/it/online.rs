@@ -1,0 +1,64 @@
+//! `check-config --online`: each kind of finding, what it is called, and what is to be changed.
+
+mod found;
+mod logins;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use larder::config::UpstreamConfig;
+use larder::online::{Checked, check};
+use larder::rng::Rng;
+
+use tempfile::TempDir;
+
+use crate::support::larder::{Setup, upstream};
+use crate::support::net::FakeNet;
+use crate::support::registry::FakeRegistry;
+
+const OWN: &str = "93.184.216.34";
+
+/// `corp.test` at `https://r.corp.test`.
+struct Scene {
+    net: FakeNet,
+    registry: FakeRegistry,
+    directory: TempDir,
+}
+
+impl Scene {
+    fn new() -> Scene {
+        let scene = Scene { net: FakeNet::new(), registry: FakeRegistry::new(), directory: tempfile::tempdir().unwrap() };
+        scene.net.tls_host("r.corp.test", OWN, &scene.registry);
+        std::fs::write(scene.directory.path().join("ca.pem"), scene.net.ca_pem()).unwrap();
+        scene
+    }
+
+    fn upstream(&self) -> UpstreamConfig {
+        let mut config = upstream("corp.test", "r.corp.test");
+        (config.urls[0].tls, config.urls[0].port) = (true, 443);
+        config.ca_file = Some(self.directory.path().join("ca.pem"));
+        config
+    }
+}
+
+/// Asks these upstreams, and no others.
+async fn online(net: &FakeNet, upstreams: impl IntoIterator<Item = UpstreamConfig>) -> Checked {
+    let mut config = Setup::new(net).config;
+    config.upstreams = upstreams.into_iter().map(|upstream| (upstream.name.clone(), upstream)).collect::<BTreeMap<_, _>>();
+    check(&config, Arc::new(net.clone()), Arc::new(Rng::seeded(7))).await.expect("upstreams that can be set up")
+}
+
+/// Asks one, and checks whether it works.
+async fn one(net: &FakeNet, upstream: UpstreamConfig, works: bool) -> String {
+    let checked = online(net, [upstream]).await;
+    assert_eq!((checked.verdict().is_ok(), checked.upstreams), (works, 1), "{}", checked.text);
+    checked.text
+}
+
+/// The text holds each of these lines.
+#[track_caller]
+fn says(text: &str, lines: &[&str]) {
+    for line in lines {
+        assert!(text.lines().any(|said| said.trim() == *line), "no line {line:?} in:\n{text}");
+    }
+}
