@@ -122,7 +122,8 @@ impl App {
         };
         let mirror = Mirror::new(&options, repositories, Arc::clone(&store), gate, clock.clone(), &metrics, Arc::clone(&rng));
         let readiness = Readiness::starting(stop);
-        let handler = Handler { mirror, metrics: Arc::clone(&metrics), log, readiness: readiness.clone(), rng, clock };
+        let defaults: Vec<_> = config.server.listen.iter().map(|listener| listener.default_upstream.clone()).collect();
+        let handler = Handler { mirror, defaults, metrics: Arc::clone(&metrics), log, readiness: readiness.clone(), rng, clock };
         let admin = Admin { metrics: Arc::clone(&metrics), readiness: readiness.clone() };
         Ok(App { handler: Arc::new(handler), admin, store, metrics, readiness })
     }
@@ -181,6 +182,10 @@ fn repositories(config: &Config, world: &World, metrics: &Arc<Metrics>) -> Resul
         aliases.extend(upstream.aliases.iter().map(|alias| (alias.clone(), upstream.name.clone())));
     }
     let hosts: Vec<_> = config.server.hosts.iter().map(|(host, name)| (host.clone(), name.clone())).collect();
+    let known = |name: &str| config.upstreams.contains_key(name);
+    if !config.server.listen.iter().filter_map(|listener| listener.default_upstream.as_deref()).all(known) {
+        return Err(Failure::Repositories);
+    }
     Repositories::new(sources, &aliases, &hosts, &config.default_upstream).ok_or(Failure::Repositories)
 }
 

@@ -89,7 +89,7 @@ impl BindError {
 }
 
 impl Server {
-    /// Binds all addresses or none. Needs a tokio runtime around it.
+    /// Binds all addresses or none; a connection's [`Peer::entry`] is its address's place among them. Needs a tokio runtime around it.
     ///
     /// # Errors
     /// With the first address that is not to be had.
@@ -119,8 +119,8 @@ impl Server {
     {
         let connections = Arc::new(Connections::new(limits, metrics, stop));
         let mut accepting = JoinSet::new();
-        for listener in self.listeners {
-            accepting.spawn(accept(listener, handler.clone(), Arc::clone(&connections)));
+        for (entry, listener) in self.listeners.into_iter().enumerate() {
+            accepting.spawn(accept(listener, entry, handler.clone(), Arc::clone(&connections)));
         }
         accepting.join_all().await;
         connections.drain().await
@@ -200,7 +200,7 @@ impl Drop for Open {
 }
 
 /// Accepts until the stop; the listener closes with its end.
-async fn accept<H, F, B>(listener: TcpListener, handler: H, connections: Arc<Connections>)
+async fn accept<H, F, B>(listener: TcpListener, entry: usize, handler: H, connections: Arc<Connections>)
 where
     H: Fn(Peer, Request<()>) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Response<B>> + Send + 'static,
@@ -219,7 +219,7 @@ where
             Ok((stream, client)) => {
                 failing = false;
                 let Some(open) = connections.admit() else { continue };
-                let task = converse(stream, client, handler.clone(), open, Arc::clone(&connections));
+                let task = converse(stream, client, entry, handler.clone(), open, Arc::clone(&connections));
                 connections.tasks.spawn(task);
             }
             // The client left while it waited in the kernel's queue.
@@ -236,7 +236,7 @@ where
 }
 
 /// One connection from its acceptance to its end.
-async fn converse<H, F, B>(stream: TcpStream, client: SocketAddr, handler: H, _open: Open, connections: Arc<Connections>)
+async fn converse<H, F, B>(stream: TcpStream, client: SocketAddr, entry: usize, handler: H, _open: Open, connections: Arc<Connections>)
 where
     H: Fn(Peer, Request<()>) -> F,
     F: Future<Output = Response<B>>,
@@ -250,7 +250,7 @@ where
         Err(error) => return tracing::debug!(%client, "connection refused: {error}"),
     };
     let written = transport.written();
-    let serving = connection::serve(transport, limits.head_timeout, Peer { client, listener }, handler, &connections.stop);
+    let serving = connection::serve(transport, limits.head_timeout, Peer { client, listener, entry }, handler, &connections.stop);
     let ended = tokio::select! {
         ended = serving => ended,
         () = connections.abort.cancelled() => return,

@@ -10,7 +10,6 @@ mod challenge;
 mod client;
 pub mod connect;
 mod connector;
-#[cfg_attr(not(test), expect(dead_code, reason = "the sources of logins are not asked yet"))]
 mod credentials;
 mod endpoint;
 mod error;

@@ -50,7 +50,7 @@ impl Known {
             [_, "pkg", "dev"] => Some(Known::Public),
             [account, "dkr", "ecr" | "ecr-fips", _, "amazonaws", "com"] if is_account(account) => Some(Known::AmazonEcr),
             [account, "dkr", "ecr" | "ecr-fips", _, "amazonaws", "com", "cn"] if is_account(account) => Some(Known::AmazonEcr),
-            [account, "dkr-ecr", _, "on", "aws"] if is_account(account) => Some(Known::AmazonEcr),
+            [account, "dkr-ecr" | "dkr-ecr-fips", _, "on", "aws"] if is_account(account) => Some(Known::AmazonEcr),
             [_, "azurecr", "io" | "cn" | "us"] => Some(Known::AzureRegistry),
             _ => None,
         }
@@ -85,6 +85,7 @@ mod tests {
             ("123456789012.dkr.ecr-fips.us-gov-west-1.amazonaws.com", Known::AmazonEcr),
             ("123456789012.dkr.ecr.cn-north-1.amazonaws.com.cn", Known::AmazonEcr),
             ("123456789012.dkr-ecr.us-east-1.on.aws", Known::AmazonEcr),
+            ("123456789012.dkr-ecr-fips.us-east-1.on.aws", Known::AmazonEcr),
             ("team.azurecr.io", Known::AzureRegistry),
             ("team.azurecr.cn", Known::AzureRegistry),
             ("team.azurecr.us", Known::AzureRegistry),
@@ -94,6 +95,9 @@ mod tests {
         for host in [
             "docker.io.evil.io",
             "notdocker.io",
+            "public.ecr.aws.evil.io",
+            "dkr.ecr.amazonaws.com",
+            "bucket.s3.amazonaws.com",
             "pkg.dev",
             "evil.io.pkg.dev",
             "europe-docker.pkg.dev:8443",

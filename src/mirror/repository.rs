@@ -142,11 +142,11 @@ impl Repositories {
     }
 
     /// One upstream is chosen by, in this order: `ns`, the prefix before `/v2`, the name's first component, the `Host`
-    /// header (lower case, without port), the default.
+    /// header (lower case, without port), the listener's default, the global one.
     ///
     /// # Errors
     /// When what was named is not configured, or two names contradict each other.
-    pub fn resolve(&self, target: &Target, host: Option<&str>) -> Result<Repository, Unresolved> {
+    pub fn resolve(&self, target: &Target, host: Option<&str>, listener_default: Option<&str>) -> Result<Repository, Unresolved> {
         let prefixed = match &target.root {
             Root::Prefix(prefix) => Some(self.source(prefix)?),
             Root::V2 | Root::Bare => None,
@@ -167,7 +167,9 @@ impl Repositories {
         if target.root == Root::Bare {
             return Err(Unresolved::UnknownUpstream);
         }
-        let source = host.and_then(|host| self.hosts.get(host)).unwrap_or(&self.default);
+        let by_host = host.and_then(|host| self.hosts.get(host));
+        let by_listener = || listener_default.and_then(|name| self.sources.get(name));
+        let source = by_host.or_else(by_listener).unwrap_or(&self.default);
         // A first component that can only be a host names an upstream that is not configured.
         target.whole().map_or(Err(Unresolved::UnknownUpstream), |name| Self::repository(source, Some(name)))
     }

@@ -31,6 +31,8 @@ pub struct Peer {
     pub client: SocketAddr,
     /// Our end: the address that was dialled.
     pub listener: SocketAddr,
+    /// Which of the configured listeners took it: what was dialled is another address where that is a wildcard's.
+    pub entry: usize,
 }
 
 /// Serves requests until either side has enough, or `stop` asks for no more than the one under way. `head_timeout` bounds
@@ -102,7 +104,7 @@ mod tests {
     fn open(stop: CancellationToken) -> (DuplexStream, JoinHandle<hyper::Result<()>>) {
         let (client, server) = tokio::io::duplex(1 << 20);
         let address = SocketAddr::from(([127, 0, 0, 1], 5000));
-        let peer = Peer { client: address, listener: address };
+        let peer = Peer { client: address, listener: address, entry: 0 };
         let handler = |_, request: Request<()>| async move {
             if request.uri().path() == "/slow" {
                 tokio::time::sleep(Duration::from_secs(5)).await;
@@ -152,6 +154,7 @@ mod tests {
         assert!(answer.starts_with("HTTP/1.1 431"), "{answer}");
     }
 
+    /// Also: rustsec_2025_0037
     #[tokio::test(start_paused = true)]
     async fn a_body_nobody_asked_for_ends_the_connection_after_the_answer() {
         let whole = b"PUT /v2/a HTTP/1.1\r\nHost: larder\r\nContent-Length: 4\r\n\r\nbody";

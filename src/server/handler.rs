@@ -36,6 +36,8 @@ const BLOB_TRIES: usize = 3;
 /// Answers clients.
 pub struct Handler {
     pub mirror: Arc<Mirror>,
+    /// The `default_upstream` of each listener, in their order.
+    pub defaults: Vec<Option<String>>,
     pub metrics: Arc<Metrics>,
     pub log: Option<AccessLog>,
     pub readiness: Readiness,
@@ -131,7 +133,8 @@ impl Handler {
     fn resolve(&self, record: &mut Record, target: Target) -> Result<Repository, Error> {
         let authority = record.header(&HOST).and_then(|host| host.parse::<Authority>().ok());
         let host = authority.map(|authority| authority.host().to_ascii_lowercase());
-        let resolved = self.mirror.repositories().resolve(&target, host.as_deref());
+        let default = self.defaults.get(record.peer().entry).and_then(Option::as_deref);
+        let resolved = self.mirror.repositories().resolve(&target, host.as_deref(), default);
         record.ns = target.ns;
         let repository = resolved.map_err(|error| match error {
             Unresolved::UnknownUpstream => Error::Mirror(mirror::Error::UnknownUpstream),

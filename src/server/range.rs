@@ -141,6 +141,7 @@ mod tests {
     }
 
     proptest! {
+        /// Also: cve_2017_7529
         #[test]
         fn a_part_lies_within_the_blob(first: Option<u64>, last: Option<u64>, size: u64) {
             let text = |number: Option<u64>| number.map(|number| number.to_string()).unwrap_or_default();

@@ -76,6 +76,10 @@ impl Record {
         &self.head
     }
 
+    pub fn peer(&self) -> &Peer {
+        &self.peer
+    }
+
     /// When the request began.
     pub fn started(&self) -> Instant {
         self.started

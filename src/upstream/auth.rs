@@ -7,12 +7,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use http::HeaderValue;
 use http::header::WWW_AUTHENTICATE;
 use moka::sync::Cache;
-use tokio::sync::SemaphorePermit;
 
 use super::UpstreamError;
 use super::challenge::{self, Bearer, Challenge};
 use super::credentials::Login;
-use super::signer::{Offer, Place, Signer};
+use super::signer::{Offer, Place, Signer, Turn};
 use super::token::{TokenKey, Tokens, Way};
 use super::url::Url;
 use super::wire::{Answer, Wire};
@@ -41,7 +40,7 @@ pub(super) struct Attempt<'a> {
     bared: bool,
     renewed: bool,
     /// Held while an unproven login is tried.
-    turn: Option<SemaphorePermit<'a>>,
+    turn: Turn<'a>,
 }
 
 #[derive(Clone)]
@@ -66,8 +65,16 @@ impl Auth {
     /// Begins with what worked last time.
     pub(super) async fn begin<'a>(&'a self, repository: &'a RepositoryName) -> Result<Attempt<'a>, UpstreamError> {
         let offer = self.signer.login(repository).await?;
-        let mut attempt =
-            Attempt { auth: self, repository, offer, sent: Sent::Nothing, refreshed: false, bared: false, renewed: false, turn: None };
+        let mut attempt = Attempt {
+            auth: self,
+            repository,
+            offer,
+            sent: Sent::Nothing,
+            refreshed: false,
+            bared: false,
+            renewed: false,
+            turn: Turn::Free,
+        };
         let way = self.learned.get(repository);
         match (&attempt.offer.held.login, way) {
             (Login::RegistryToken(_), _) => attempt.log_in().await?,
@@ -90,7 +97,7 @@ impl<'a> Attempt<'a> {
 
     /// The registry has answered with content, or that there is none.
     pub(super) fn accepted(&mut self) {
-        self.turn = None;
+        self.turn = Turn::Free;
         if let Sent::Login(_) = self.sent {
             self.auth.signer.accepted(&self.offer.held);
         }
@@ -130,7 +137,7 @@ impl<'a> Attempt<'a> {
             return false;
         }
         self.renewed = true;
-        self.turn = None;
+        self.turn = Turn::Free;
         let Some(offer) = self.auth.signer.renewed(&self.offer.held, self.repository).await else { return false };
         self.offer = offer;
         self.log_in().await.inspect_err(|error| tracing::debug!(%error, %why, "no other login")).is_ok()
@@ -152,7 +159,7 @@ impl<'a> Attempt<'a> {
 
     /// Sends the login itself.
     async fn log_in(&mut self) -> Result<(), UpstreamError> {
-        self.turn = None;
+        self.turn = Turn::Free;
         self.turn = self.auth.signer.turn(&self.offer, Place::Registry).await?;
         self.sent = self.offer.held.login.authorization()?.map_or(Sent::Nothing, Sent::Login);
         Ok(())
@@ -160,7 +167,7 @@ impl<'a> Attempt<'a> {
 
     /// The registry refused the login itself: there may be another by now.
     async fn renew(&mut self, from: &str) -> Result<(), UpstreamError> {
-        self.turn = None;
+        self.turn = Turn::Free;
         let error = UpstreamError::CredentialRefused { detail: format!("{from} answered 401 to credential {}", self.auth.credential()) };
         let again = self.auth.signer.refused(&self.offer.held, self.repository, &error).await;
         match again.filter(|_| !self.renewed) {
@@ -192,6 +199,8 @@ impl<'a> Attempt<'a> {
     /// A token, remembered as this repository's way. Where none is to be had the way is forgotten: the registry may name another
     /// by now. One that leads to a limit stays, as to look for another would be a question for nothing.
     async fn bear(&mut self, way: Arc<Way>) -> Result<(), UpstreamError> {
+        // The token's fetch takes a turn of its own.
+        self.turn = Turn::Free;
         let auth = self.auth;
         let mut token = auth.tokens.get(&way, &self.offer, self.repository).await;
         if let Err(UpstreamError::CredentialRefused { .. }) = token

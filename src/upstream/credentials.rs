@@ -18,8 +18,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use http::HeaderValue;
-use secrecy::{ExposeSecret as _, SecretString};
+use secrecy::SecretString;
 
 use self::exec::Limits;
 use self::health::{Health, Place};
@@ -119,12 +118,6 @@ impl fmt::Debug for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Source({})", self.name())
     }
-}
-
-/// `Basic <username:password>`, the password's file read anew: rotated secrets need no restart.
-pub(super) async fn basic(credentials: &Credentials) -> Result<HeaderValue, UpstreamError> {
-    let password = secret(&credentials.password, "password").await?;
-    login::basic(&credentials.username, password.expose_secret())
 }
 
 async fn secret(secret: &Secret, what: &str) -> Result<SecretString, UpstreamError> {

@@ -11,6 +11,7 @@ use super::client::Upstream;
 use super::request::Question;
 use super::wire::Answer;
 use super::{UpstreamError, link};
+use crate::config::Known;
 use crate::metrics::UpstreamKind;
 use crate::oci::{Digest, MIB, MediaType, RepositoryName};
 
@@ -65,7 +66,7 @@ impl Upstream {
 
     /// The most that may be asked of a page, where more is refused.
     pub fn page_size_max(&self) -> Option<usize> {
-        is_ecr(self.name()).then_some(1000)
+        (Known::by_name(self.name()) == Some(Known::AmazonEcr)).then_some(1000)
     }
 
     fn page<'a>(&self, page: &Page<'a>) -> Question<'a> {
@@ -115,37 +116,5 @@ fn next_query(answer: &Answer) -> Result<Option<String>, UpstreamError> {
     match next.query() {
         Some(query) if !query.is_empty() && query.len() <= CURSOR_BYTES_MAX => Ok(Some(query.to_owned())),
         _ => Err(corrupt("links to a next page without a query, or with one that is too long")),
-    }
-}
-
-/// Amazon's private registries, by their hosts.
-fn is_ecr(host: &str) -> bool {
-    let mut labels = host.split('.').skip(1);
-    let is_service = match labels.next() {
-        Some("dkr") => matches!(labels.next(), Some("ecr" | "ecr-fips")),
-        Some(label) => matches!(label, "dkr-ecr" | "dkr-ecr-fips"),
-        None => false,
-    };
-    is_service && [".amazonaws.com", ".amazonaws.com.cn", ".on.aws"].iter().any(|domain| host.ends_with(domain))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn amazon_s_registries_are_told_by_their_hosts() {
-        for host in [
-            "123456789012.dkr.ecr.eu-west-1.amazonaws.com",
-            "123456789012.dkr.ecr-fips.us-east-1.amazonaws.com",
-            "123456789012.dkr.ecr.cn-north-1.amazonaws.com.cn",
-            "123456789012.dkr-ecr.eu-west-1.on.aws",
-        ] {
-            assert!(is_ecr(host), "{host}");
-        }
-        for host in ["docker.io", "public.ecr.aws", "1.dkr.ecr.eu-west-1.amazonaws.com.evil", "dkr.ecr.amazonaws.com", "a.s3.amazonaws.com"]
-        {
-            assert!(!is_ecr(host), "{host}");
-        }
     }
 }

@@ -26,6 +26,11 @@ const LIMITED: Backoff = Backoff { first: Duration::from_secs(5), max: Duration:
 /// Docker Hub's window is six hours and rolls: some of it is free before. A probe an hour costs nothing, being a HEAD mostly.
 const WINDOW_MAX: Duration = Duration::from_hours(1);
 
+/// A question waits so long in all for rests to end: an upstream that restarts, a limit of some pulls a second. Less than who
+/// holds a tag waits for the word on it, so that the word is the true reason.
+const RESTED_MAX: Duration = Duration::from_millis(1500);
+const RESTED_JITTER: Duration = Duration::from_millis(50);
+
 /// What is asked.
 pub(super) struct Question<'a> {
     pub(super) kind: UpstreamKind,
@@ -53,6 +58,8 @@ pub(super) struct Tries<'a> {
     deadline: Instant,
     attempts: u32,
     relocated: bool,
+    /// Waited for rests to end.
+    rested: Duration,
 }
 
 /// One host, asked with one credential.
@@ -76,31 +83,47 @@ impl Asker {
     }
 
     pub(super) fn tries(&self, call: &Call) -> Tries<'_> {
-        Tries { asker: self, deadline: call.deadline, attempts: 0, relocated: false }
+        Tries { asker: self, deadline: call.deadline, attempts: 0, relocated: false, rested: Duration::ZERO }
     }
 
     /// Asks one host and credential after another, until one does not fail for a reason that is its own.
     pub(super) async fn attempt(&self, question: &Question<'_>, call: &Call) -> Result<Answer, Failure> {
         let mut last = None;
+        let mut rest: Option<Duration> = None;
+        let mut was_asked = false;
         for (place, endpoint) in self.endpoints.iter().enumerate() {
             let deadline = share(call.deadline, self.endpoints.len() - place);
             for account in self.accounts(endpoint, question.repository, call.anonymous) {
                 let channel = Channel { asker: self, endpoint, account, deadline };
-                match channel.attempt(question, call).await {
-                    Err(Failure::Plain(error)) if error.is_of_one_host() => {
+                let failure = match channel.attempt(question, call).await {
+                    Err(Failure::Rests(error, left)) => {
+                        rest = rest.into_iter().chain([left]).min();
+                        Failure::Plain(error)
+                    }
+                    Err(failure) => {
+                        was_asked = true;
+                        failure
+                    }
+                    Ok(answer) => return Ok(answer),
+                };
+                match failure {
+                    Failure::Plain(error) if error.is_of_one_host() => {
                         let ends_host = error.is_outage();
                         last = Some(worse(last, error));
                         if ends_host {
                             break;
                         }
                     }
-                    told => return told,
+                    told => return Err(told),
                 }
             }
         }
-        Err(last
-            .unwrap_or_else(|| UpstreamError::Unavailable { reason: UnavailableReason::Connect, detail: "it has no url".into() })
-            .into())
+        let nobody = || UpstreamError::Unavailable { reason: UnavailableReason::Connect, detail: "it has no url".into() };
+        let error = last.unwrap_or_else(nobody);
+        match rest.filter(|_| !was_asked) {
+            Some(left) => Err(Failure::Rests(error, left)),
+            None => Err(error.into()),
+        }
     }
 
     fn accounts<'a>(&self, endpoint: &'a Endpoint, repository: &RepositoryName, anonymous: bool) -> Vec<&'a Account> {
@@ -140,36 +163,20 @@ impl Channel<'_> {
     /// Asks once, the deadline around all of it, unless something is to rest.
     async fn attempt(&self, question: &Question<'_>, call: &Call) -> Result<Answer, Failure> {
         let begun = Instant::now();
-        self.endpoint.wire.health.enter(begun)?;
-        if question.is_limited() {
-            self.account.limit.enter(begun)?;
-        }
-        let asked = tokio::time::timeout_at(self.deadline, self.authenticated(question, call)).await;
+        let _host = self.endpoint.wire.health.enter(begun)?;
+        let _pulls = if question.is_limited() { Some(self.account.limit.enter(begun)?) } else { None };
+        let asked = tokio::time::timeout_at(self.deadline, self.authenticated(question, call, begun)).await;
         let asked = asked.unwrap_or_else(|_| {
             let detail = format!("no answer from {} before the request's deadline", self.endpoint.wire.origin);
             Err(UpstreamError::TimedOut { detail }.into())
         });
         match asked {
             Err(Failure::Limited(limited)) => Err(self.rest(question, &limited, begun).into()),
-            told => {
-                if question.is_limited() && told.as_ref().err().is_none_or(Failure::is_told) {
-                    self.answered(question, told.is_ok(), begun);
-                }
-                told
-            }
+            told => told,
         }
     }
 
-    /// What ends a rest. A HEAD is let through by a pull limit, and tells what a GET would meet.
-    fn answered(&self, question: &Question<'_>, has_told_budget: bool, begun: Instant) {
-        let budget = self.account.budget().filter(|_| has_told_budget && question.method == Method::HEAD);
-        match budget.filter(Budget::is_used_up) {
-            Some(budget) => self.account.limit.goes_on(begun, Instant::now(), budget.window.unwrap_or(WINDOW_MAX).min(WINDOW_MAX)),
-            None => drop(self.account.limit.succeeded(begun)),
-        }
-    }
-
-    async fn authenticated(&self, question: &Question<'_>, call: &Call) -> Result<Answer, Failure> {
+    async fn authenticated(&self, question: &Question<'_>, call: &Call, begun: Instant) -> Result<Answer, Failure> {
         let mut auth = self.account.auth.begin(question.repository).await?;
         let url = self.endpoint.url(&question.path);
         for _ in 0..CHALLENGES_MAX {
@@ -186,8 +193,8 @@ impl Channel<'_> {
             };
             let answer = self.endpoint.wire.ask(&outgoing).await?;
             let is_own = answer.url.origin == url.origin;
-            if is_own && question.kind == UpstreamKind::Manifest {
-                self.note_budget(&answer);
+            if is_own && question.is_limited() {
+                self.note_budget(question, &answer, begun);
             }
             match answer.status() {
                 StatusCode::OK | StatusCode::PARTIAL_CONTENT => {
@@ -214,12 +221,19 @@ impl Channel<'_> {
         Err(UpstreamError::Denied { detail }.into())
     }
 
-    /// Docker Hub says with every manifest how many pulls are left.
-    fn note_budget(&self, answer: &Answer) {
-        let budget = Budget::read(|name| answer.header(name));
-        // A 429 that does not tell is about another limit, and says nothing of this one.
-        let is_refused = answer.status() == StatusCode::TOO_MANY_REQUESTS && budget.is_some();
-        if answer.status().is_success() || is_refused {
+    /// Docker Hub says with every manifest how many pulls are left; and whoever answers at all does not limit, but that a HEAD
+    /// passes with none left: it tells what a GET would meet.
+    fn note_budget(&self, question: &Question<'_>, answer: &Answer, begun: Instant) {
+        let (status, budget) = (answer.status(), Budget::read(|name| answer.header(name)));
+        let used_up = budget.as_ref().filter(|budget| question.method == Method::HEAD && budget.is_used_up());
+        match (status.as_u16(), used_up) {
+            (401 | 429 | 500.., _) => {}
+            (_, Some(budget)) => self.account.limit.goes_on(begun, Instant::now(), budget.window.unwrap_or(WINDOW_MAX).min(WINDOW_MAX)),
+            (_, None) => drop(self.account.limit.succeeded(begun)),
+        }
+        // A list is under no pull limit, and a 429 that tells of none is about another one.
+        let tells = status.is_success() || status == StatusCode::TOO_MANY_REQUESTS && budget.is_some();
+        if tells && question.kind == UpstreamKind::Manifest {
             self.asker.metrics.budgeted(self.account.name(), budget.as_ref());
             self.account.budgeted(budget);
         }
@@ -297,7 +311,13 @@ impl Tries<'_> {
             Failure::Plain(error) if error.is_transient() && self.attempts < ATTEMPTS_MAX => {
                 self.asker.rng.jitter(retry::backoff(self.attempts))
             }
-            Failure::Location(_) | Failure::Head(_) | Failure::Plain(_) | Failure::Limited(_) => return Err(failure),
+            // What is over soon, for a word or a blip, is waited for.
+            Failure::Rests(_, left) if self.rested + *left <= RESTED_MAX => {
+                self.attempts -= 1;
+                self.rested += *left;
+                *left + self.asker.rng.jitter(RESTED_JITTER)
+            }
+            Failure::Location(_) | Failure::Head(_) | Failure::Plain(_) | Failure::Limited(_) | Failure::Rests(..) => return Err(failure),
         };
         if now + wait >= self.deadline {
             return Err(failure);

@@ -8,12 +8,15 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::UpstreamError;
+use super::retry::Failure;
 
 /// Faults in a row, over at least [`FAULTS_FOR`], after which a host is left alone: a blip shorter than that costs no pull.
 const FAULTS_MAX: u32 = 5;
 const FAULTS_FOR: Duration = Duration::from_secs(1);
 /// A probe that tells nothing within this time makes way for another.
 const PROBE_LEASE: Duration = Duration::from_secs(25);
+/// How soon to look again what became of a probe.
+const PROBE_POLL: Duration = Duration::from_millis(200);
 
 /// How long to rest when nobody says: the first time, and at most.
 #[derive(Clone, Copy, Debug)]
@@ -38,6 +41,7 @@ struct State {
     faulty_since: Option<Instant>,
     /// In a row, without a success between.
     rests: u32,
+    probes: u64,
     resting: Option<Resting>,
 }
 
@@ -45,35 +49,67 @@ struct State {
 struct Resting {
     since: Instant,
     until: Instant,
+    /// The question that is out.
+    probe: Option<u64>,
     why: UpstreamError,
+}
+
+/// The right to ask. That of a probe which tells nothing, as it was never sent or was given up, passes to the next who asks.
+#[must_use = "dropped, it says that nothing was asked"]
+pub(super) struct Pass<'a> {
+    rest: &'a Rest,
+    probe: Option<u64>,
+}
+
+impl Pass<'_> {
+    /// The answer will come to somebody else.
+    pub(super) fn hand_over(mut self) {
+        self.probe = None;
+    }
+}
+
+impl Drop for Pass<'_> {
+    fn drop(&mut self) {
+        let Some(probe) = self.probe else { return };
+        if let Some(resting) = self.rest.state().resting.as_mut().filter(|resting| resting.probe == Some(probe)) {
+            (resting.until, resting.probe) = (resting.since, None);
+        }
+    }
+}
+
+impl Resting {
+    /// The reason, as it concerns whoever asks so long before the end.
+    fn why_for(&self, left: Duration) -> UpstreamError {
+        match &self.why {
+            UpstreamError::RateLimited { .. } => UpstreamError::RateLimited { retry_after: Some(left) },
+            why => why.clone(),
+        }
+    }
 }
 
 impl Rest {
     /// Lets a question pass, unless it is to rest; after a rest, one question only.
     ///
     /// # Errors
-    /// With the reason for the rest, and how long it will last.
-    pub(super) fn enter(&self, now: Instant) -> Result<(), UpstreamError> {
+    /// With the reason for the rest, and how long it is yet; while a probe is out, that may be any moment.
+    pub(super) fn enter(&self, now: Instant) -> Result<Pass<'_>, Failure> {
         let mut state = self.state();
-        let Some(resting) = &mut state.resting else { return Ok(()) };
-        if now < resting.until {
-            return Err(remaining(&resting.why, resting.until - now));
+        let number = state.probes + 1;
+        let Some(resting) = &mut state.resting else { return Ok(Pass { rest: self, probe: None }) };
+        let left = resting.until.saturating_duration_since(now);
+        if !left.is_zero() {
+            return Err(Failure::Rests(resting.why_for(left), if resting.probe.is_some() { left.min(PROBE_POLL) } else { left }));
         }
-        resting.until = now + PROBE_LEASE;
-        Ok(())
+        (resting.until, resting.probe) = (now + PROBE_LEASE, Some(number));
+        state.probes = number;
+        Ok(Pass { rest: self, probe: Some(number) })
     }
 
-    /// What who asks now would be told, without asking.
+    /// What who asks now would be told, without asking; nothing while a probe is out.
     pub(super) fn told(&self, now: Instant) -> Option<UpstreamError> {
         let state = self.state();
-        let resting = state.resting.as_ref().filter(|resting| now < resting.until)?;
-        Some(remaining(&resting.why, resting.until - now))
-    }
-
-    /// How long it is to rest yet.
-    #[cfg(test)]
-    fn rests(&self, now: Instant) -> Option<Duration> {
-        self.state().resting.as_ref().and_then(|resting| resting.until.checked_duration_since(now)).filter(|rest| !rest.is_zero())
+        let resting = state.resting.as_ref().filter(|resting| resting.probe.is_none() && now < resting.until)?;
+        Some(resting.why_for(resting.until - now))
     }
 
     /// A question that began then has been answered. Returns whether that ended a rest.
@@ -83,7 +119,7 @@ impl Rest {
             return false;
         }
         let ended = state.resting.is_some();
-        *state = State::default();
+        *state = State { probes: state.probes, ..State::default() };
         ended
     }
 
@@ -143,7 +179,8 @@ impl Rest {
 
     /// Forgets all.
     pub(super) fn clear(&self) {
-        *self.state() = State::default();
+        let mut state = self.state();
+        *state = State { probes: state.probes, ..State::default() };
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -153,20 +190,12 @@ impl Rest {
 
 impl State {
     fn is_late(&self, begun: Instant) -> bool {
-        self.resting.as_ref().is_some_and(|resting| begun < resting.since)
+        self.resting.as_ref().is_some_and(|resting| begun <= resting.since)
     }
 
     fn begin(&mut self, now: Instant, rest: Duration, why: &UpstreamError) {
         self.rests = self.rests.saturating_add(1);
-        self.resting = Some(Resting { since: now, until: now + rest, why: why.clone() });
-    }
-}
-
-/// The reason, as it concerns whoever asks in the midst of it.
-fn remaining(why: &UpstreamError, rest: Duration) -> UpstreamError {
-    match why {
-        UpstreamError::RateLimited { .. } => UpstreamError::RateLimited { retry_after: Some(rest) },
-        why => why.clone(),
+        self.resting = Some(Resting { since: now, until: now + rest, probe: None, why: why.clone() });
     }
 }
 
@@ -181,12 +210,27 @@ mod tests {
         UpstreamError::Unavailable { reason: UnavailableReason::Connect, detail: "refused".into() }
     }
 
+    fn limited() -> UpstreamError {
+        UpstreamError::RateLimited { retry_after: None }
+    }
+
     fn fail(rest: &Rest, at: Instant, why: &UpstreamError) -> bool {
         rest.failed(at, at, why, BACKOFF, |rest| rest)
     }
 
+    fn begin(rest: &Rest, at: Instant, asked: Option<u64>) -> (Duration, bool) {
+        rest.begin(at, at, &limited(), asked.map(seconds), BACKOFF, |rest| rest)
+    }
+
     fn seconds(seconds: u64) -> Duration {
         Duration::from_secs(seconds)
+    }
+
+    fn left(rest: &Rest, at: Instant) -> Option<Duration> {
+        match rest.enter(at) {
+            Err(Failure::Rests(_, left)) => Some(left),
+            _ => None,
+        }
     }
 
     #[test]
@@ -195,10 +239,10 @@ mod tests {
         for _ in 0..50 {
             assert!(!fail(&rest, start, &down()), "all within a moment");
         }
-        assert_eq!(rest.enter(start), Ok(()));
-        assert!(fail(&rest, start + seconds(1), &down()));
-        assert_eq!(rest.enter(start + seconds(1)), Err(down()));
-        assert_eq!(rest.rests(start + seconds(1)), Some(seconds(1)));
+        assert!(rest.enter(start).is_ok());
+        let later = start + seconds(1);
+        assert!(fail(&rest, later, &down()));
+        assert!(matches!(rest.enter(later), Err(Failure::Rests(why, left)) if why == down() && left == seconds(1)));
     }
 
     #[test]
@@ -210,52 +254,57 @@ mod tests {
     #[test]
     fn one_probe_goes_out_and_decides_for_all() {
         let (rest, start) = (Rest::default(), Instant::now());
-        let limited = UpstreamError::RateLimited { retry_after: None };
-        assert_eq!(rest.begin(start, start, &limited, Some(seconds(60)), BACKOFF, |rest| rest), (seconds(60), true));
-        let in_between = UpstreamError::RateLimited { retry_after: Some(seconds(40)) };
-        assert_eq!((rest.told(start + seconds(20)), rest.enter(start + seconds(20))), (Some(in_between.clone()), Err(in_between)));
+        assert_eq!(begin(&rest, start, Some(60)), (seconds(60), true));
+        let told = UpstreamError::RateLimited { retry_after: Some(seconds(40)) };
+        assert!(matches!(rest.enter(start + seconds(20)), Err(Failure::Rests(why, left)) if why == told && left == seconds(40)));
         let back = start + seconds(60);
-        assert_eq!(rest.told(back), None);
-        assert_eq!(rest.enter(back), Ok(()), "the probe");
-        assert!(rest.enter(back).is_err(), "nobody else");
-        rest.begin(back, back, &limited, None, BACKOFF, |rest| rest);
-        assert_eq!(rest.rests(back), Some(seconds(2)), "longer each time");
+        let probe = rest.enter(back);
+        assert!(probe.is_ok());
+        assert_eq!(left(&rest, back), Some(PROBE_POLL), "nobody else, but the word may come soon");
+        assert_eq!(begin(&rest, back, None), (seconds(2), false), "longer each time");
+        drop(probe);
+        assert_eq!(left(&rest, back), Some(seconds(2)), "it has told");
         let back = back + seconds(2);
-        assert_eq!(rest.enter(back), Ok(()));
+        let probe = rest.enter(back);
         assert!(rest.succeeded(back));
-        assert_eq!((rest.enter(back), rest.enter(back)), (Ok(()), Ok(())));
+        drop(probe);
+        assert!(rest.enter(back).is_ok() && rest.enter(back).is_ok());
     }
 
     #[test]
     fn a_probe_may_find_that_the_rest_must_go_on() {
         let (rest, start) = (Rest::default(), Instant::now());
         rest.goes_on(start, start, seconds(60));
-        assert_eq!(rest.enter(start), Ok(()), "there was none");
-        rest.begin(start, start, &down(), Some(seconds(1)), BACKOFF, |rest| rest);
+        assert!(rest.enter(start).is_ok(), "there was none");
+        begin(&rest, start, Some(1));
         let back = start + seconds(1);
-        assert_eq!(rest.enter(back), Ok(()));
+        assert_eq!((rest.told(start), rest.told(back)), (Some(UpstreamError::RateLimited { retry_after: Some(seconds(1)) }), None));
+        let probe = rest.enter(back);
+        assert_eq!(rest.told(back), None, "the word may come any moment");
         rest.goes_on(back, back, seconds(60));
-        assert_eq!((rest.rests(back), rest.enter(back)), (Some(seconds(60)), Err(down())));
+        drop(probe);
+        assert_eq!(left(&rest, back), Some(seconds(60)));
     }
 
     #[test]
-    fn a_probe_that_never_tells_makes_way() {
+    fn a_probe_that_is_given_up_or_never_tells_makes_way() {
         let (rest, start) = (Rest::default(), Instant::now());
-        rest.begin(start, start, &down(), Some(seconds(1)), BACKOFF, |rest| rest);
+        begin(&rest, start, Some(1));
         let back = start + seconds(1);
-        assert_eq!(rest.enter(back), Ok(()));
-        assert!(rest.enter(back + PROBE_LEASE - seconds(1)).is_err());
-        assert_eq!(rest.enter(back + PROBE_LEASE), Ok(()));
+        drop(rest.enter(back));
+        assert!(rest.enter(back).map(Pass::hand_over).is_ok(), "given up");
+        assert!(left(&rest, back + PROBE_LEASE - seconds(1)).is_some());
+        assert!(rest.enter(back + PROBE_LEASE).is_ok(), "never told");
     }
 
     #[test]
     fn who_asked_before_the_rest_says_nothing_about_it() {
         let (rest, start) = (Rest::default(), Instant::now());
         let later = start + seconds(3);
-        rest.begin(later, later, &down(), Some(seconds(60)), BACKOFF, |rest| rest);
-        assert!(!rest.succeeded(start) && rest.enter(later).is_err(), "a late success");
+        begin(&rest, later, Some(60));
+        assert!(!rest.succeeded(start) && !rest.succeeded(later) && left(&rest, later).is_some(), "a late success");
         assert!(!fail(&rest, start, &down()));
-        assert_eq!(rest.rests(later), Some(seconds(60)), "a late failure");
+        assert_eq!(left(&rest, later), Some(seconds(60)), "a late failure");
     }
 
     #[test]

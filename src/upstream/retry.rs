@@ -17,6 +17,8 @@ pub(super) enum Failure {
     Plain(UpstreamError),
     /// The place that the registry redirected to refuses: its link may have expired, so a fresh one is asked for, once.
     Location(UpstreamError),
+    /// Nobody was asked, as what was to be asked rests for so long yet.
+    Rests(UpstreamError, Duration),
     /// Asked too often: something is to rest.
     Limited(Limited),
     /// HEAD is not done here, or a link was signed for GET alone: a GET may tell.
@@ -46,20 +48,9 @@ impl From<UpstreamError> for Failure {
 }
 
 impl Failure {
-    /// Whether the upstream itself has said it, and could say it.
-    pub(super) fn is_told(&self) -> bool {
-        match self {
-            Failure::Plain(error) => {
-                matches!(error, UpstreamError::NotFound | UpstreamError::Denied { .. } | UpstreamError::Corrupt { .. })
-            }
-            Failure::Head(_) => true,
-            Failure::Location(_) | Failure::Limited(_) => false,
-        }
-    }
-
     pub(super) fn into_error(self) -> UpstreamError {
         match self {
-            Failure::Plain(error) | Failure::Location(error) | Failure::Head(error) => error,
+            Failure::Plain(error) | Failure::Location(error) | Failure::Head(error) | Failure::Rests(error, _) => error,
             Failure::Limited(limited) => UpstreamError::RateLimited { retry_after: limited.retry_after },
         }
     }
@@ -129,8 +120,7 @@ impl Refused<'_> {
     pub(super) fn meaning_to_head(&self, meant: Failure) -> Failure {
         match (self.status, meant) {
             (_, Failure::Location(error)) => Failure::Head(error),
-            // 500: only a body tells Distribution's "toomanyrequests" from a fault.
-            (405 | 500 | 501, meant) => Failure::Head(meant.into_error()),
+            (405 | 501, meant) => Failure::Head(meant.into_error()),
             (_, meant) => meant,
         }
     }

@@ -4,19 +4,20 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{Mutex as AsyncMutex, MutexGuard as AsyncGuard, Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 
 use super::UpstreamError;
 use super::credentials::{Held, Login, Source, Version};
 use super::rest::{Backoff, Rest};
+use super::retry::Failure;
 use crate::oci::RepositoryName;
 use crate::rng::Rng;
 
 /// Docker Hub locks an account for an hour after some failures within minutes.
 const HOLD_OFF: Backoff = Backoff { first: Duration::from_mins(5), max: Duration::from_hours(1) };
 /// Questions to a token server at a time. So many, at most, fail with a password that has just gone bad.
-const TURNS: u32 = 4;
+const TURNS: usize = 4;
 const RENEWED_FOR: Duration = Duration::from_mins(1);
 
 /// Hands out one credential's login, or that of nobody.
@@ -24,6 +25,7 @@ pub(super) struct Signer {
     source: Option<Arc<Source>>,
     known: Mutex<Known>,
     rest: Rest,
+    proving: AsyncMutex<()>,
     turns: Semaphore,
     rng: Arc<Rng>,
 }
@@ -44,6 +46,16 @@ pub(super) struct Offer {
     refusals: u64,
 }
 
+/// A place among those who try a login, held until the answer has come.
+#[expect(dead_code, reason = "holding it is all it is for")]
+pub(super) enum Turn<'a> {
+    /// None is needed.
+    Free,
+    /// Nobody else tries while this one finds out whether the login is good.
+    Proving(AsyncGuard<'a, ()>),
+    Sharing(SemaphorePermit<'a>),
+}
+
 /// Where a login is tried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Place {
@@ -54,7 +66,7 @@ pub(super) enum Place {
 
 impl Signer {
     pub(super) fn new(source: Option<Arc<Source>>, rng: Arc<Rng>) -> Signer {
-        Signer { source, known: Mutex::default(), rest: Rest::default(), turns: Semaphore::new(TURNS as usize), rng }
+        Signer { source, known: Mutex::default(), rest: Rest::default(), proving: AsyncMutex::default(), turns: Semaphore::new(TURNS), rng }
     }
 
     pub(super) fn name(&self) -> &str {
@@ -70,7 +82,8 @@ impl Signer {
         let Some(source) = &self.source else { return Ok(Offer { held: Login::Anonymous.into(), refusals }) };
         let held = source.login(repository).await?;
         if self.has_refused(&held).is_some() {
-            self.rest.enter(Instant::now())?;
+            // Its outcome comes by `accepted` or `refused`.
+            self.rest.enter(Instant::now()).map_err(Failure::into_error)?.hand_over();
         }
         Ok(Offer { held, refusals })
     }
@@ -79,20 +92,30 @@ impl Signer {
     ///
     /// # Errors
     /// When it was refused meanwhile.
-    pub(super) async fn turn(&self, offer: &Offer, place: Place) -> Result<Option<SemaphorePermit<'_>>, UpstreamError> {
-        let is_proven = self.known().proven == Some(offer.held.version);
-        let permits = match (&offer.held.login, is_proven, place) {
-            (Login::Anonymous, ..) | (_, true, Place::Registry) => return Ok(None),
-            (_, true, Place::TokenServer) => 1,
-            (_, false, _) => TURNS,
-        };
-        // The semaphore is never closed.
-        let turn = self.turns.acquire_many(permits).await.ok();
+    pub(super) async fn turn(&self, offer: &Offer, place: Place) -> Result<Turn<'_>, UpstreamError> {
+        if matches!(offer.held.login, Login::Anonymous) {
+            return Ok(Turn::Free);
+        }
+        let mut turn = Turn::Free;
+        if !self.is_proven(offer) {
+            turn = Turn::Proving(self.proving.lock().await);
+        }
+        if self.is_proven(offer) {
+            turn = match place {
+                Place::Registry => Turn::Free,
+                // The semaphore is never closed.
+                Place::TokenServer => self.turns.acquire().await.map_or(Turn::Free, Turn::Sharing),
+            };
+        }
         let is_newly_refused = self.known().refusals != offer.refusals;
         match self.has_refused(&offer.held).filter(|_| is_newly_refused) {
             Some(why) => Err(why),
             None => Ok(turn),
         }
+    }
+
+    fn is_proven(&self, offer: &Offer) -> bool {
+        self.known().proven == Some(offer.held.version)
     }
 
     /// Upstream took it.

@@ -20,7 +20,7 @@ use super::UpstreamError;
 use super::credentials::{Login, Version, sensitive};
 use super::realm::{self, Trust};
 use super::rest::{Backoff, Rest};
-use super::retry::Limited;
+use super::retry::{Failure, Limited};
 use super::signer::{Offer, Place, Signer};
 use super::url::{Url, escaped};
 use super::wire::{Form, Outgoing, Wire, broken};
@@ -145,7 +145,7 @@ impl Tokens {
 
     async fn fetch(&self, key: &TokenKey, offer: &Offer, repository: &RepositoryName) -> Fetched {
         let begun = Instant::now();
-        self.rest.enter(begun)?;
+        let _pass = self.rest.enter(begun).map_err(Failure::into_error)?;
         let fetched = self.exchange(key, offer, repository, begun).await;
         match &fetched {
             // It has told, whatever it has told.
@@ -160,8 +160,7 @@ impl Tokens {
 
     async fn exchange(&self, key: &TokenKey, offer: &Offer, repository: &RepositoryName, begun: Instant) -> Fetched {
         let login = &offer.held.login;
-        let trusted = self.trusted(&key.way.realm, matches!(login, Login::Anonymous));
-        trusted?;
+        self.trusted(&key.way.realm, matches!(login, Login::Anonymous))?;
         let _turn = self.signer.turn(offer, Place::TokenServer).await?;
         let answer = self.wire.ask(&key.way.outgoing(login, begun + FETCH_TIMEOUT)?).await?;
         let received = Instant::now();

@@ -35,7 +35,7 @@ const REDIRECTS_MAX: usize = 5;
 const ERROR_BODY_BYTES_MAX: usize = 64 * KIB as usize;
 const ERROR_BODY_TIMEOUT: Duration = Duration::from_secs(5);
 /// The first rest of a host that is down, and the longest.
-const DOWN: Backoff = Backoff { first: Duration::from_secs(1), max: Duration::from_secs(30) };
+const DOWN: Backoff = Backoff { first: Duration::from_millis(500), max: Duration::from_secs(15) };
 const SILENCE_MIN: Duration = Duration::from_secs(4);
 const AGENT: &str = concat!("larder/", env!("CARGO_PKG_VERSION"));
 
@@ -137,7 +137,7 @@ impl Wire {
             exchange.asked(status, begun.elapsed());
         }
         if url.origin == self.origin {
-            self.tell(begun, &result);
+            self.tell(outgoing.kind, begun, &result);
         }
         if status.is_some_and(|status| status < 400) {
             let Timestamp(millis) = Clock::System.now();
@@ -150,12 +150,14 @@ impl Wire {
 /// Whether this host is well.
 impl Wire {
     /// Draws the conclusion from one question to the upstream's own host.
-    fn tell(&self, begun: Instant, result: &Result<Response<Incoming>, UpstreamError>) {
+    fn tell(&self, kind: UpstreamKind, begun: Instant, result: &Result<Response<Incoming>, UpstreamError>) {
         let now = Instant::now();
         let fault = match result {
             Ok(response) => match response.status().as_u16() {
                 // A limit is judged by whoever reads the answer; one bad image is no outage.
                 429 | 500 => return,
+                // A token is not yet the answer of whoever probes for one.
+                _ if kind == UpstreamKind::Token && response.status().as_u16() < 500 => return,
                 502..=504 => broken(format!("{} answered {}", self.origin, response.status().as_u16())),
                 _ => {
                     if self.health.succeeded(begun) {

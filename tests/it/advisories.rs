@@ -1,7 +1,7 @@
 //! What has gone wrong in other registries, clients and mirrors, as far as it concerns the dealings with an upstream: a test
 //! for each advisory, by its id.
 
-use larder::config::{BaseUrl, CredentialConfig, Secret};
+use larder::config::{BaseUrl, CredentialConfig, Secret, Visibility};
 
 use crate::support::client::Reply;
 use crate::support::larder::{Larder, Setup, upstream};
@@ -42,6 +42,7 @@ impl Scene {
         std::fs::write(&ca_file, self.net.ca_pem()).unwrap();
         Setup::new(&self.net).hub(|hub| {
             hub.credentials = vec![CredentialConfig::password(USER, Secret::Inline(CANARY.into()))];
+            hub.visibility = Visibility::Private;
             hub.urls = vec![base(if tls { "https://hub.test" } else { "http://hub.test" })];
             hub.ca_file = Some(ca_file);
         })

@@ -145,6 +145,7 @@ async fn invariant_06_clients_that_come_at_once_share_one_small_download() {
     assert_eq!(registry.count(get().blob()), 1);
 }
 
+/// Also: clients_29
 #[tokio::test(start_paused = true)]
 async fn invariant_07_the_first_client_may_leave() {
     let (net, registry) = hub();
@@ -163,6 +164,7 @@ async fn invariant_07_the_first_client_may_leave() {
     assert_eq!(registry.count(get().blob()), 1);
 }
 
+/// Also: clients_29
 #[tokio::test(start_paused = true)]
 async fn invariant_07_all_may_leave_and_the_blob_is_stored() {
     let (net, registry) = hub();
@@ -182,6 +184,7 @@ async fn invariant_07_all_may_leave_and_the_blob_is_stored() {
     assert_eq!(registry.count(get().blob()), 1);
 }
 
+/// Also: clients_29
 #[tokio::test(start_paused = true)]
 async fn invariant_07_a_client_that_leaves_before_the_headers_stops_nothing() {
     let (net, registry) = hub();
@@ -256,6 +259,7 @@ async fn range(larder: &Larder, blob: &Blob, range: &str) -> Streaming {
     larder.client().await.get(&path(blob.digest)).range(range).open().await
 }
 
+/// Also: clients_24, clients_25
 #[tokio::test(start_paused = true)]
 async fn a_running_download_answers_ranges() {
     let (net, registry) = hub();
@@ -279,6 +283,7 @@ async fn a_running_download_answers_ranges() {
     assert_eq!(registry.seen(get().blob())[0].header("range"), None);
 }
 
+/// Also: clients_30
 #[tokio::test(start_paused = true)]
 async fn invariant_03_a_small_blob_waits_whole_but_not_for_ever() {
     let (net, registry) = hub();
@@ -402,7 +407,7 @@ async fn a_download_without_a_turn_in_time_is_told_to_come_again() {
     }
 }
 
-/// Also: u6
+/// Also: clients_40, u6
 #[tokio::test(start_paused = true)]
 async fn a_silent_upstream_is_a_504_within_25_seconds() {
     let (net, registry) = hub();

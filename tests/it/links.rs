@@ -65,6 +65,7 @@ fn list_foreign(registry: &FakeRegistry, repository: &str, digest: &Digest, size
     registry.push_manifest(repository, Some("latest"), MediaType::OCI_MANIFEST, body);
 }
 
+/// Also: cve_2024_39897
 #[tokio::test]
 async fn invariant_14_a_blob_of_another_repository_is_served_only_on_upstream_s_word() {
     let scene = Scene::new();
@@ -121,6 +122,7 @@ async fn invariant_14_a_range_and_a_joined_fill_need_the_right_too() {
     assert_eq!(first.read_to_end().await.unwrap(), layer.bytes[1000..]);
 }
 
+/// Also: upstreams_b9_27
 #[tokio::test]
 async fn invariant_14_a_private_upstream_s_blob_is_not_to_be_had_by_listing_it() {
     let scene = Scene::new();
@@ -240,7 +242,7 @@ async fn invariant_13_each_repository_is_refused_for_itself() {
 }
 
 #[tokio::test]
-async fn client_23_a_manifest_asked_for_as_a_blob_is_200_or_404() {
+async fn clients_23_a_manifest_asked_for_as_a_blob_is_200_or_404() {
     let scene = Scene::new();
     let image = scene.hub.push_image("library/a", "latest", &[10], 1);
     scene.pull("library/a", &image).await;

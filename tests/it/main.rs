@@ -4,6 +4,7 @@
 mod advisories;
 mod bypass;
 mod cli;
+mod clients;
 mod config;
 mod doubles;
 mod edge;
@@ -15,6 +16,7 @@ mod process;
 mod pull;
 mod registries;
 mod shield;
+mod statements;
 mod store;
 mod support;
 mod tags;

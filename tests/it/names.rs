@@ -1,6 +1,7 @@
 //! What a URL means: every spelling of a repository is one repository, and what is none reaches neither network nor disk.
 
 mod disk;
+mod listeners;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -48,8 +49,9 @@ impl Scene {
     }
 }
 
+/// Also: clients_03, clients_04, clients_05, clients_06, clients_07
 #[tokio::test]
-async fn client_1_to_7_every_spelling_is_one_repository() {
+async fn clients_01_every_spelling_is_one_repository() {
     let scene = Scene::new();
     let image = scene.hub.push_image("library/app", "latest", &[1000], 1);
     let spellings = [
@@ -97,6 +99,7 @@ async fn check_pull(scene: &Scene, host: &str, path: &str, image: &Image) {
     assert_eq!((reply.status, reply.bytes()), (200, &image.bytes), "{host} {path}");
 }
 
+/// Also: clients_01, clients_02
 #[tokio::test]
 async fn other_upstreams_are_reached_by_name_port_and_host() {
     let scene = Scene::new();
@@ -124,6 +127,7 @@ async fn other_upstreams_are_reached_by_name_port_and_host() {
     assert_eq!(scene.hub.requests().len(), 0);
 }
 
+/// Also: clients_02, u13
 #[tokio::test]
 async fn invariant_15_an_upstream_that_is_not_configured_is_404_and_leaves_no_trace() {
     let scene = Scene::new();
@@ -148,7 +152,7 @@ async fn invariant_15_an_upstream_that_is_not_configured_is_404_and_leaves_no_tr
 }
 
 #[tokio::test]
-async fn client_2_a_prefix_and_an_ns_that_differ_are_refused() {
+async fn clients_02_a_prefix_and_an_ns_that_differ_are_refused() {
     let scene = Scene::new();
     for path in ["/docker.io/v2/library/app/manifests/latest?ns=ghcr.test", "/ghcr.test/v2/app/manifests/latest?ns=docker.io"] {
         let reply = scene.larder.get(path).await;
@@ -169,8 +173,9 @@ async fn raw(larder: &Larder, target: &[u8]) -> (u16, String) {
     (status, answer.split_once("\r\n\r\n").unwrap().1.to_owned())
 }
 
+/// Also: clients_52, cve_2024_4956
 #[tokio::test]
-async fn invariant_15_and_client_52_hostile_paths_reach_neither_network_nor_disk() {
+async fn invariant_15_hostile_paths_reach_neither_network_nor_disk() {
     let scene = Scene::new();
     let before = scene.traces();
     let sha = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
@@ -191,6 +196,8 @@ async fn invariant_15_and_client_52_hostile_paths_reach_neither_network_nor_disk
         "/v2/library/app/manifests/%2e%2e%2fpasswd",
         "/v2/library/app%00/manifests/latest",
         "/v2/library/app/manifests/latest%00",
+        "/v2/%2F%2F..%2F..%2Fetc%2Fpasswd",
+        "/%2F%2F..%2F..%2Fetc%2Fpasswd",
         "/v2/library//app/manifests/latest",
         "/v2//library/app/manifests/latest",
         "//v2/library/app/manifests/latest",
@@ -239,8 +246,9 @@ async fn invariant_15_and_client_52_hostile_paths_reach_neither_network_nor_disk
     assert_eq!(scene.traces(), before);
 }
 
+/// Also: cve_2026_31801, cve_2026_41888
 #[tokio::test]
-async fn client_47_larder_is_read_only() {
+async fn clients_47_larder_is_read_only() {
     let scene = Scene::new();
     let before = (scene.net.dialled().len(), scene.larder.files(""));
     for method in [Method::POST, Method::PUT, Method::PATCH, Method::DELETE] {
@@ -261,7 +269,7 @@ async fn client_47_larder_is_read_only() {
 }
 
 #[tokio::test]
-async fn client_8_the_version_is_told_while_upstream_is_down() {
+async fn clients_08_the_version_is_told_while_upstream_is_down() {
     let scene = Scene::new();
     for host in ["hub.test", "ghcr.host", "corp.host"] {
         scene.net.down(host);
@@ -293,6 +301,7 @@ async fn probes_answer_and_nothing_else_does() {
     }
 }
 
+/// Also: clients_09
 #[tokio::test]
 async fn every_error_names_its_request_and_carries_no_challenge() {
     let scene = Scene::new();
@@ -324,8 +333,9 @@ async fn every_error_names_its_request_and_carries_no_challenge() {
     }
 }
 
+/// Also: clients_24, clients_25, clients_26, clients_27
 #[tokio::test]
-async fn client_22_to_27_a_blob_s_headers_and_ranges_cold_and_warm() {
+async fn clients_22_a_blob_s_headers_and_ranges_are_the_same_cold_and_warm() {
     let scene = Scene::new();
     for warm in [false, true] {
         let blob = &scene.hub.push_image("library/app", "latest", &[2_000_000], 1).layers[0];

@@ -2,6 +2,7 @@
 //! A double fails its test when larder sends what the real registry would refuse, or what no honest client sends.
 
 mod limits;
+mod lists;
 mod manifests;
 mod stores;
 mod strict;

@@ -1,6 +1,7 @@
 //! What larder does when an upstream limits it, refuses its login or is gone: it asks no more than it must, and serves what it has.
 
 mod budget;
+mod conventions;
 mod faults;
 mod fleet;
 mod hosts;
@@ -48,8 +49,8 @@ impl Scene {
 
     /// All of the image, as a client pulls it.
     async fn pull(&self, larder: &Larder) {
-        let config = self.image.config.iter().map(|config| format!("/v2/library/app/blobs/{}", config.digest));
-        for path in [LATEST.to_owned(), self.blob()].into_iter().chain(config) {
+        let blobs = self.image.config.iter().chain(&self.image.layers).map(|blob| format!("/v2/library/app/blobs/{}", blob.digest));
+        for path in std::iter::once(LATEST.to_owned()).chain(blobs) {
             assert_eq!(larder.get(&path).await.status, 200, "{path}");
         }
     }

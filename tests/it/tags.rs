@@ -206,6 +206,7 @@ async fn troubled(trouble: Trouble, age: Option<Duration>) -> (Scene, Reply) {
     (scene, reply)
 }
 
+/// Also: clients_35, u8, u14
 #[tokio::test(start_paused = true)]
 async fn invariant_11_what_a_tag_gets_is_the_contract_s_table() {
     for (name, trouble, expected) in TROUBLES {
@@ -226,7 +227,7 @@ async fn invariant_11_what_a_tag_gets_is_the_contract_s_table() {
     }
 }
 
-/// Also: upstreams_a10_39
+/// Also: upstreams_a10_39, clients_35
 #[tokio::test(start_paused = true)]
 async fn invariant_10_not_found_is_said_only_when_upstream_said_so() {
     for (name, trouble, _) in TROUBLES {
@@ -258,9 +259,9 @@ async fn a_deleted_tag_is_dropped_and_stays_gone_when_upstream_goes_down() {
     assert_eq!(scene.larder.get(&by_digest).await.bytes(), &scene.image.bytes, "the manifest itself is still there");
 }
 
-/// Also: upstreams_a10_40, u21
+/// Also: upstreams_a10_40
 #[tokio::test(start_paused = true)]
-async fn client_41_head_404_and_get_404_cost_one_request_for_seconds_only() {
+async fn clients_41_head_404_and_get_404_cost_one_request_for_seconds_only() {
     let scene = Scene::new();
     let path = "/v2/library/app/manifests/none";
     assert_eq!(scene.larder.head(path).await.status, 404);
@@ -276,7 +277,7 @@ async fn client_41_head_404_and_get_404_cost_one_request_for_seconds_only() {
 
 /// Also: upstreams_a10_40
 #[tokio::test(start_paused = true)]
-async fn client_38_a_refusal_is_not_remembered() {
+async fn clients_38_a_refusal_is_not_remembered() {
     let scene = Scene::new();
     scene.registry.when(any().manifest()).first(1).then(Fault::status(403));
     assert_eq!(line(&scene.larder.get(LATEST).await), "403 DENIED");
@@ -349,6 +350,7 @@ async fn a_clock_that_was_set_back_makes_no_tag_fresh() {
     assert_eq!(line(&scene.larder.get(LATEST).await), "502 UNAVAILABLE");
 }
 
+/// Also: u16
 #[tokio::test]
 async fn a_restart_keeps_what_tags_name_and_when_that_was_said() {
     for clean in [true, false] {

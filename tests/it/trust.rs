@@ -2,6 +2,7 @@
 
 mod addresses;
 mod canary;
+mod kinds;
 mod proxy;
 mod tls;
 
@@ -80,7 +81,7 @@ fn check_replies(larder: &Larder, replies: &[Reply]) {
 
 /// Also: upstreams_a10_34
 #[tokio::test]
-async fn client_11_what_a_client_sends_of_its_own_never_reaches_upstream() {
+async fn clients_11_what_a_client_sends_of_its_own_never_reaches_upstream() {
     let scene = Scene::new();
     scene.net.host("cdn.test", CDN, &scene.registry);
     scene.registry.redirect_blobs("http://cdn.test");
@@ -291,7 +292,7 @@ async fn invariant_16_no_failure_prints_the_password() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn client_33_a_redirect_is_never_a_client_s_business() {
+async fn clients_33_a_redirect_is_never_a_client_s_business() {
     for status in [301, 302, 303, 307, 308] {
         let scene = Scene::new();
         scene.registry.when(any().manifest()).then(Fault::redirect(status, "http://93.184.216.40/elsewhere"));

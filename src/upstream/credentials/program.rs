@@ -242,3 +242,11 @@ impl Drop for Entry {
         self.program.flights().under_way.remove(&self.key);
     }
 }
+
+#[cfg(test)]
+impl Program {
+    /// Nothing runs.
+    pub(super) fn rests(&self) -> bool {
+        self.flights().under_way.is_empty()
+    }
+}

@@ -6,6 +6,9 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
+use http::HeaderValue;
+use secrecy::ExposeSecret as _;
+
 use super::*;
 
 mod lookups;
@@ -35,6 +38,13 @@ async fn written(source: &Source, name: &str) -> String {
     }
 }
 
+/// What goes into a request.
+async fn basic(credentials: &Credentials) -> Result<HeaderValue, UpstreamError> {
+    let source = source(CredentialKind::Password(credentials.clone()), "docker.io", &Environment::default(), LIMITS);
+    let held = source.login(&repository("library/app")).await?;
+    Ok(held.login.authorization()?.expect("a header"))
+}
+
 /// Kubernetes' way with a volume's content: `name` → `..data/name`, `..data` → a folder, swapped at once.
 fn publish(volume: &Path, generation: &str, name: &str, content: &str) {
     let folder = volume.join(generation);
@@ -52,7 +62,9 @@ async fn a_password_file_is_read_at_each_use_and_loses_one_newline() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("password");
     let credentials = Credentials { username: "me".into(), password: Secret::File(path.clone()) };
-    let source = source(CredentialKind::Password(credentials.clone()), "ghcr.io", &Environment::default(), LIMITS);
+    let config = CredentialConfig::password("me", Secret::File(path.clone()));
+    let source = Source::new(&config, "ghcr.io", &Environment::of_process());
+    assert_eq!(source.name(), "default");
     assert!(matches!(basic(&credentials).await, Err(UpstreamError::CredentialRefused { .. })));
     assert!(written(&source, "a").await.starts_with("password file "));
     for (content, meant) in [("one\n", "one"), ("two", "two"), ("three\r\n", "three"), ("four\n\n", "four\n"), ("a:b \n", "a:b ")] {
@@ -69,7 +81,7 @@ async fn a_password_file_is_read_at_each_use_and_loses_one_newline() {
     assert!(written(&source, "a").await.ends_with("it is larger than 1024 KiB"));
 }
 
-/// Also: the token files of upstreams_b9_20
+/// Also: upstreams_b9_20
 #[tokio::test]
 async fn upstreams_b9_12_secrets_in_files_are_read_again_and_symlink_swaps_work() {
     let volume = tempfile::tempdir().expect("a directory");

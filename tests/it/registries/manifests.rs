@@ -23,7 +23,7 @@ async fn upstreams_a10_22_all_four_types_are_accepted_by_name_whatever_the_clien
     let net = FakeNet::new();
     let (quay, gitlab) = (quay(&net), gitlab(&net));
     let mut expected = Vec::new();
-    for registry in [&**&quay, &**&gitlab] {
+    for registry in [&*quay as &FakeRegistry, &*gitlab] {
         let oci = registry.push_image("org/app", "oci", &[10], 1);
         let docker = registry.push_docker_image("org/app", "docker", &[10], 2);
         let index = registry.push_index("org/app", "index", std::slice::from_ref(&oci));
@@ -47,6 +47,7 @@ async fn upstreams_a10_22_all_four_types_are_accepted_by_name_whatever_the_clien
     }
 }
 
+/// Also: u18
 #[tokio::test]
 async fn upstreams_a10_23_what_is_served_hashes_to_its_name_and_schema_1_is_refused() {
     let net = FakeNet::new();

@@ -79,7 +79,6 @@ async fn a_download_goes_on_at_the_second_url() {
     assert!(asked[0].header("range").is_some_and(|range| range.starts_with("bytes=")), "{:?}", asked[0]);
 }
 
-/// Also: u22
 #[tokio::test(start_paused = true)]
 async fn a_host_that_is_down_is_left_alone_but_for_probes_and_comes_back_by_itself() {
     let scene = Scene::new();
@@ -100,7 +99,7 @@ async fn a_host_that_is_down_is_left_alone_but_for_probes_and_comes_back_by_itse
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
     let probes = scene.net.dials("93.184.216.34:80") - dials;
-    assert!(probes as u64 <= begun.elapsed().as_secs() / 15 + 6, "{probes} connections in {:?}", begun.elapsed());
+    assert!(probes as u64 <= begun.elapsed().as_secs() / 8 + 8, "{probes} connections in {:?}", begun.elapsed());
     scene.net.up("hub.test");
     let mut waited = 0;
     while larder.get(OTHER).await.status != 200 {

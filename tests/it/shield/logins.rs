@@ -3,7 +3,7 @@
 use larder::config::{CredentialConfig, CredentialKind, Credentials, Secret, Visibility};
 
 use super::{HOUR, LATEST, OTHER, Scene, credential, line};
-use crate::support::larder::{Larder, Setup};
+use crate::support::larder::{Larder, Setup, upstream};
 use crate::support::registry::{Bearer, FakeRegistry, Fault, any};
 
 fn private(setup: Setup, credentials: Vec<CredentialConfig>) -> Larder {
@@ -144,7 +144,47 @@ async fn upstreams_b9_20_a_registry_token_is_sent_as_it_is() {
     assert!(scene.registry.requests().iter().all(|request| request.authorization() == Some("Bearer as-it-is")));
 }
 
-/// Also: u9
+/// A credential provider whose password is the number of times it was run.
+fn counting(folder: &std::path::Path) -> CredentialKind {
+    use std::os::unix::fs::PermissionsExt;
+    let program = folder.join("plugin");
+    let answer = r#"{"kind":"CredentialProviderResponse","apiVersion":"credentialprovider.kubelet.k8s.io/v1","cacheKeyType":"Registry",
+        "cacheDuration":"12h0m0s","auth":{"*.dkr.ecr.*.amazonaws.com":{"username":"AWS","password":"%s"}}}"#;
+    let script = format!("#!/bin/sh\ncd \"${{0%/*}}\"; echo run >>runs; printf '{answer}' \"$(($(wc -l <runs)))\"\n");
+    std::fs::write(&program, script).expect("a file");
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).expect("a program");
+    CredentialKind::KubeletProvider(vec![program.to_str().expect("text").into()])
+}
+
+#[tokio::test]
+async fn upstreams_b9_07_a_login_that_expired_is_renewed_once_though_a_403_is_all_that_tells() {
+    const NAME: &str = "123456789012.dkr.ecr.eu-west-1.amazonaws.com";
+    let expired = || Fault::status(403).body(r#"{"errors":[{"code":"DENIED","message":"Your authorization token has expired."}]}"#);
+    let directory = tempfile::tempdir().expect("a directory");
+    let runs = || std::fs::read_to_string(directory.path().join("runs")).expect("a file").lines().count();
+    let scene = Scene::new();
+    let credentials = vec![CredentialConfig { name: "default".into(), repositories: Vec::new(), kind: counting(directory.path()) }];
+    let larder = scene.setup().upstream(larder::config::UpstreamConfig {
+        credentials,
+        visibility: Visibility::Private,
+        ..upstream(NAME, "hub.test")
+    });
+    let larder = larder.start();
+    scene.registry.require_basic("AWS", "1");
+    assert_eq!(larder.get(&format!("/{NAME}{LATEST}")).await.status, 200);
+    scene.registry.require_basic("AWS", "2");
+    scene.registry.when(any()).first(1).then(expired());
+    scene.registry.forget_requests();
+    assert_eq!(larder.get(&format!("/{NAME}{OTHER}")).await.status, 200);
+    assert_eq!(runs(), 2);
+    assert_eq!(tried(&scene.registry, "Basic"), 3, "refused, HEAD or GET again, and what follows");
+    // A refusal that is none about the login costs no further run, and is one.
+    scene.registry.when(any()).then(expired());
+    scene.registry.forget_requests();
+    assert_eq!(line(&larder.get(&format!("/{NAME}/v2/library/denied/manifests/latest")).await), "403 DENIED");
+    assert_eq!((runs(), tried(&scene.registry, "Basic")), (2, 1));
+}
+
 #[tokio::test]
 async fn a_thousand_clients_of_one_repository_cost_one_token() {
     let scene = Scene::new();

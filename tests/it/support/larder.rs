@@ -147,11 +147,16 @@ impl Larder {
 
     /// The client's end of a connection, for bytes that no client would send.
     pub fn connect(&self) -> DuplexStream {
+        self.connect_to(0)
+    }
+
+    /// The same, by the way of the listener with this place.
+    pub fn connect_to(&self, entry: usize) -> DuplexStream {
         let (near, far) = tokio::io::duplex(PIPE_BYTES);
         let handler = Arc::clone(&self.app.handler);
         let stop = self.stop.clone();
         let here = SocketAddr::from(([127, 0, 0, 1], 5000));
-        let peer = Peer { client: SocketAddr::from(([127, 0, 0, 1], 40_000)), listener: here };
+        let peer = Peer { client: SocketAddr::from(([127, 0, 0, 1], 40_000)), listener: here, entry };
         tokio::spawn(async move {
             let answer = |peer, request| Arc::clone(&handler).handle(peer, request);
             let _ = connection::serve(far, Duration::from_secs(60), peer, answer, &stop).await;

@@ -24,9 +24,9 @@ const LIMIT: Trouble = (|scene| scene.registry.when(any().manifest()).then(Fault
 
 /// A larder with a credential, that has got these paths and nothing else, an hour ago.
 async fn holding(prepare: impl FnOnce(&Scene) -> Vec<String>) -> Scene {
-    use larder::config::{CredentialConfig, Secret};
+    use larder::config::{CredentialConfig, Secret, Visibility};
     let credential = CredentialConfig::password("me", Secret::Inline("secret".into()));
-    let scene = Scene::with(|setup| setup.hub(|hub| hub.credentials = vec![credential]));
+    let scene = Scene::with(|setup| setup.hub(|hub| (hub.credentials, hub.visibility) = (vec![credential], Visibility::Private)));
     scene.registry.require_basic("me", "secret");
     for path in prepare(&scene) {
         assert_eq!(scene.larder.get(&path).await.status, 200, "{path}");

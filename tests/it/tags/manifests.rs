@@ -10,8 +10,9 @@ fn path(reference: impl std::fmt::Display) -> String {
     format!("/v2/library/app/manifests/{reference}")
 }
 
+/// Also: clients_13
 #[tokio::test]
-async fn client_12_and_13_head_and_get_say_the_same_cold_and_warm_by_tag_and_digest() {
+async fn clients_12_head_and_get_say_the_same_cold_and_warm_by_tag_and_digest() {
     for by_digest in [false, true] {
         let scene = Scene::new();
         let path = if by_digest { path(scene.image.digest) } else { LATEST.into() };
@@ -39,7 +40,7 @@ async fn client_12_and_13_head_and_get_say_the_same_cold_and_warm_by_tag_and_dig
 
 /// Also: upstreams_a10_22
 #[tokio::test]
-async fn client_15_any_accept_gets_the_same_bytes_and_upstream_is_asked_for_all_types() {
+async fn clients_15_any_accept_gets_the_same_bytes_and_upstream_is_asked_for_all_types() {
     let scene = Scene::new();
     let images = [scene.image.clone(), scene.registry.push_image("library/app", "arm", &[5], 2)];
     let list = scene.registry.push_docker_list("library/app", "list", &images);
@@ -97,6 +98,7 @@ async fn a_held_manifest_is_never_asked_about_by_digest() {
     assert_eq!(scene.registry.requests().len(), 0);
 }
 
+/// Also: clients_52
 #[tokio::test]
 async fn sha512_digests_are_served_and_verified() {
     let scene = Scene::new();
@@ -108,7 +110,7 @@ async fn sha512_digests_are_served_and_verified() {
 }
 
 #[tokio::test]
-async fn client_17_types_outside_the_image_set_pass_and_are_cached() {
+async fn clients_17_types_outside_the_image_set_pass_and_are_cached() {
     let scene = Scene::new();
     let layer = scene.registry.push_blob("library/app", &b"chart"[..]);
     let artifact = format!(
@@ -135,7 +137,7 @@ async fn client_17_types_outside_the_image_set_pass_and_are_cached() {
 
 /// Also: upstreams_a10_23
 #[tokio::test]
-async fn client_16_schema_1_is_refused_and_a_missing_type_is_mended() {
+async fn clients_16_schema_1_is_refused_and_a_missing_type_is_mended() {
     let scene = Scene::new();
     let retired = "application/vnd.docker.distribution.manifest.v1+prettyjws";
     scene.registry.push_manifest("library/app", Some("old"), retired, r#"{"schemaVersion":1,"fsLayers":[]}"#);
@@ -156,7 +158,6 @@ async fn client_16_schema_1_is_refused_and_a_missing_type_is_mended() {
     }
 }
 
-/// Also: u18
 #[tokio::test]
 async fn a_body_with_two_meanings_is_refused_however_it_is_asked_for() {
     let scene = Scene::new();
@@ -176,7 +177,6 @@ async fn a_body_with_two_meanings_is_refused_however_it_is_asked_for() {
     assert!(scene.larder.files("refs").is_empty(), "{:?}", scene.larder.files("refs"));
 }
 
-/// Also: u3
 #[tokio::test]
 async fn a_login_page_is_no_manifest_and_no_404() {
     let scene = Scene::new();
@@ -185,7 +185,7 @@ async fn a_login_page_is_no_manifest_and_no_404() {
     assert_eq!(line(&scene.larder.get(&path(scene.image.digest)).await), "502 UNAVAILABLE");
 }
 
-/// Also: upstreams_a10_23, u3
+/// Also: upstreams_a10_23
 #[tokio::test]
 async fn wrong_bytes_by_digest_are_refused_and_not_kept() {
     let scene = Scene::new();
@@ -197,7 +197,7 @@ async fn wrong_bytes_by_digest_are_refused_and_not_kept() {
 }
 
 #[tokio::test]
-async fn client_18_what_is_missing_is_a_manifest_also_for_signature_tags() {
+async fn clients_18_what_is_missing_is_a_manifest_also_for_signature_tags() {
     let scene = Scene::new();
     let hex = "a".repeat(64);
     let digest = Digest::of(Algorithm::Sha256, b"nothing");
@@ -210,8 +210,9 @@ async fn client_18_what_is_missing_is_a_manifest_also_for_signature_tags() {
     assert_eq!(line(&scene.larder.get("/v2/library/none/manifests/latest").await), "404 MANIFEST_UNKNOWN");
 }
 
+/// Also: clients_21
 #[tokio::test]
-async fn client_20_and_21_range_and_conditions_are_not_for_manifests() {
+async fn clients_20_range_and_conditions_are_not_for_manifests() {
     let scene = Scene::new();
     let etag = format!("\"{}\"", scene.image.digest);
     for _ in 0..2 {

@@ -62,6 +62,7 @@ async fn a_tag_too_old_to_serve_stale_waits_for_upstream_as_long_as_an_unheld_on
     assert_eq!(line(&scene.larder.get(LATEST).await), "200 larder; fwd=stale; detail=revalidated");
 }
 
+/// Also: clients_40, u6
 #[tokio::test(start_paused = true)]
 async fn an_unheld_tag_is_answered_within_25_seconds_of_silence() {
     let scene = Scene::new();
@@ -108,8 +109,9 @@ async fn heads_of_an_unheld_tag_cost_one_head_and_the_get_asks_for_that_digest()
     assert_eq!((scene.asked(), scene.registry.count(get().of(scene.image.digest))), ((1, 1), 1));
 }
 
+/// Also: u20
 #[tokio::test]
-async fn client_14_after_a_head_the_digest_it_named_can_be_had_though_the_tag_moved() {
+async fn clients_14_after_a_head_the_digest_it_named_can_be_had_though_the_tag_moved() {
     let scene = Scene::new();
     assert_eq!(scene.larder.head(LATEST).await.status, 200);
     scene.move_tag();

@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
+use larder::upstream::connect::Stream;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
 use super::{Dns, FakeNet, Shared};
@@ -49,12 +50,25 @@ impl FakeProxy {
         self.heads().iter().map(|head| head.split(" HTTP/").next().unwrap_or_default().to_owned()).collect()
     }
 
-    pub(super) async fn serve(self, mut stream: DuplexStream) {
+    /// On a port of loopback, for the real binary; what lies behind stays in memory.
+    pub async fn listen_tcp(&self) -> SocketAddr {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("a bound port has an address");
+        let proxy = self.clone();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(proxy.clone().serve(stream));
+            }
+        });
+        address
+    }
+
+    pub(super) async fn serve(self, mut stream: impl Stream) {
         // Whoever leaves in the middle knows why.
         let _ = self.requests(&mut stream).await;
     }
 
-    async fn requests(&self, stream: &mut DuplexStream) -> io::Result<()> {
+    async fn requests(&self, stream: &mut impl Stream) -> io::Result<()> {
         loop {
             let mut head = Vec::new();
             while !head.ends_with(b"\r\n\r\n") {
@@ -81,7 +95,7 @@ impl FakeProxy {
         }
     }
 
-    async fn pass_on(&self, head: &str, stream: &mut DuplexStream) -> io::Result<()> {
+    async fn pass_on(&self, head: &str, stream: &mut impl Stream) -> io::Result<()> {
         let (line, headers) = head.split_once("\r\n").unwrap_or_default();
         let mut words = line.split(' ');
         let (method, target) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());

@@ -12,7 +12,7 @@ use super::tokens::{Shown, TokenServer, pull};
 use super::{Double, Place, inspect, inspect_query};
 use crate::support::net::FakeNet;
 use crate::support::registry::answer::Answer;
-use crate::support::registry::{Kind, Manners, Request, State};
+use crate::support::registry::{Kind, Manners, Referrers, Request, State};
 
 const API: &str = "harbor.corp.example";
 
@@ -29,7 +29,9 @@ pub struct Harbor {
 pub fn harbor(net: &FakeNet) -> Double<Harbor> {
     let tokens = TokenServer::new("https://harbor.corp.example/service/token", Some("harbor-registry"), Duration::from_secs(1800));
     let harbor = Harbor { tokens, issued_at: None, barred: HashSet::new() };
-    Double::new(net, harbor, Place { name: API, host: API, path: "" }, &[(API, "198.46.10.5")])
+    let double = Double::new(net, harbor, Place { name: API, host: API, path: "" }, &[(API, "198.46.10.5")]);
+    double.serve_referrers(Referrers::native());
+    double
 }
 
 impl Manners for Harbor {
@@ -37,7 +39,7 @@ impl Manners for Harbor {
         inspect(request, state);
         match request.kind {
             Kind::Token if self.tokens.is_at(request) => self.token(request, state),
-            Kind::Ping | Kind::Manifest | Kind::Blob | Kind::Tags => {
+            Kind::Ping | Kind::Manifest | Kind::Blob | Kind::Tags | Kind::Referrers => {
                 self.api(request, state).with("docker-distribution-api-version", "registry/2.0")
             }
             _ => Answer::no_such_route(),
@@ -61,7 +63,12 @@ impl Harbor {
     }
 
     fn api(&mut self, request: &Request, state: &mut State) -> Answer {
-        inspect_query(request, state, if request.kind == Kind::Tags { &["n", "last"] } else { &[] });
+        let known: &[&str] = match request.kind {
+            Kind::Tags => &["n", "last"],
+            Kind::Referrers => &["artifactType"],
+            _ => &[],
+        };
+        inspect_query(request, state, known);
         let shown = self.tokens.shown(request, state);
         let Some(repository) = request.repository().filter(|_| request.kind != Kind::Ping) else {
             return match shown {

@@ -11,7 +11,7 @@ use super::tokens::{Shown, TokenServer, Wrong, pull};
 use super::{Double, Place, inspect, inspect_query, store};
 use crate::support::net::FakeNet;
 use crate::support::registry::answer::Answer;
-use crate::support::registry::{Canned, Fault, Kind, Manners, Request, State, accepts, query_value};
+use crate::support::registry::{Canned, Fault, Kind, Manners, Referrers, Request, State, accepts, query_value};
 
 const API: &str = "quay.io";
 const CDN: &str = "cdn01.quay.io";
@@ -30,6 +30,7 @@ pub fn quay(net: &FakeNet) -> Double<Quay> {
     let double = Double::new(net, Quay { tokens }, place, &[(API, "50.16.103.189"), (CDN, "104.18.33.160")]);
     double.redirect_blobs_by(302, "https://cdn01.quay.io");
     double.signatures_live(Duration::from_secs(600));
+    double.serve_referrers(Referrers::native());
     double
 }
 
@@ -50,7 +51,7 @@ impl Manners for Quay {
         inspect(request, state);
         match request.kind {
             Kind::Token if self.tokens.is_at(request) => self.token(request, state),
-            Kind::Ping | Kind::Manifest | Kind::Blob | Kind::Tags => self.api(request, state),
+            Kind::Ping | Kind::Manifest | Kind::Blob | Kind::Tags | Kind::Referrers => self.api(request, state),
             _ => Answer::no_such_route(),
         }
     }
@@ -105,6 +106,10 @@ impl Quay {
         match request.kind {
             Kind::Blob => blob(request, state, repository, reference),
             Kind::Manifest => manifest(request, state, repository, reference),
+            Kind::Referrers => {
+                inspect_query(request, state, &["artifactType"]);
+                state.content_of(request)
+            }
             _ => tags(request, state, repository),
         }
     }
