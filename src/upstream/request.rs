@@ -205,7 +205,7 @@ impl Channel<'_> {
             let answer = self.endpoint.wire.ask(&outgoing).await?;
             let is_own = answer.url.origin == url.origin;
             if is_own && question.is_limited() {
-                self.heard(question, &answer, begun);
+                self.note_budget(question, &answer, begun);
             }
             match answer.status() {
                 StatusCode::OK | StatusCode::PARTIAL_CONTENT => {
@@ -232,23 +232,19 @@ impl Channel<'_> {
         Err(UpstreamError::Denied { detail }.into())
     }
 
-    /// Docker Hub says with every manifest how many pulls are left; and whoever answers at all does not limit. But a HEAD is let
-    /// through by a pull limit, and tells what a GET would meet.
-    fn heard(&self, question: &Question<'_>, answer: &Answer, begun: Instant) {
-        let status = answer.status();
-        let budget = Budget::read(|name| answer.header(name));
-        let is_used_up = question.method == Method::HEAD && budget.as_ref().is_some_and(Budget::is_used_up);
-        match status.as_u16() {
-            401 | 429 | 500.. => {}
-            200 if is_used_up => {
-                let window = budget.as_ref().and_then(|budget| budget.window).unwrap_or(WINDOW_MAX);
-                self.account.limit.goes_on(begun, Instant::now(), window.min(WINDOW_MAX));
-            }
-            _ => drop(self.account.limit.succeeded(begun)),
+    /// Docker Hub says with every manifest how many pulls are left; and whoever answers at all does not limit, but that a HEAD
+    /// passes with none left: it tells what a GET would meet.
+    fn note_budget(&self, question: &Question<'_>, answer: &Answer, begun: Instant) {
+        let (status, budget) = (answer.status(), Budget::read(|name| answer.header(name)));
+        let used_up = budget.as_ref().filter(|budget| question.method == Method::HEAD && budget.is_used_up());
+        match (status.as_u16(), used_up) {
+            (401 | 429 | 500.., _) => {}
+            (_, Some(budget)) => self.account.limit.goes_on(begun, Instant::now(), budget.window.unwrap_or(WINDOW_MAX).min(WINDOW_MAX)),
+            (_, None) => drop(self.account.limit.succeeded(begun)),
         }
-        // A 429 that does not tell is about another limit, and says nothing of this one.
-        let is_refused = status == StatusCode::TOO_MANY_REQUESTS && budget.is_some();
-        if question.kind == UpstreamKind::Manifest && (status.is_success() || is_refused) {
+        // A list is under no pull limit, and a 429 that tells of none is about another one.
+        let tells = status.is_success() || status == StatusCode::TOO_MANY_REQUESTS && budget.is_some();
+        if tells && question.kind == UpstreamKind::Manifest {
             self.asker.metrics.budgeted(self.account.name(), budget.as_ref());
             self.account.budgeted(budget);
         }

@@ -259,7 +259,7 @@ async fn a_deleted_tag_is_dropped_and_stays_gone_when_upstream_goes_down() {
     assert_eq!(scene.larder.get(&by_digest).await.bytes(), &scene.image.bytes, "the manifest itself is still there");
 }
 
-/// Also: upstreams_a10_40, u21
+/// Also: upstreams_a10_40
 #[tokio::test(start_paused = true)]
 async fn clients_41_head_404_and_get_404_cost_one_request_for_seconds_only() {
     let scene = Scene::new();

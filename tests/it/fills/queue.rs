@@ -25,7 +25,7 @@ async fn one_download_of_an_upstream_does_not_wait_for_twenty_of_another() {
             .await;
     }
     // The second of the hub's is kept, so that what has been asked by then is what came before it.
-    registry.when(get().blob()).nth(2).then(Fault::Hold(Latch::new()));
+    registry.when(get().blob()).first(1).then(Fault::Hold(Latch::new()));
     latch.open();
     other.wait_for(get().blob(), 1).await;
     assert!(registry.count(get().blob()) <= 2, "{}", registry.count(get().blob()));

@@ -79,7 +79,6 @@ async fn a_download_goes_on_at_the_second_url() {
     assert!(asked[0].header("range").is_some_and(|range| range.starts_with("bytes=")), "{:?}", asked[0]);
 }
 
-/// Also: u22
 #[tokio::test(start_paused = true)]
 async fn a_host_that_is_down_is_left_alone_but_for_probes_and_comes_back_by_itself() {
     let scene = Scene::new();

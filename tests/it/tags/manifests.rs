@@ -158,7 +158,6 @@ async fn clients_16_schema_1_is_refused_and_a_missing_type_is_mended() {
     }
 }
 
-/// Also: u18
 #[tokio::test]
 async fn a_body_with_two_meanings_is_refused_however_it_is_asked_for() {
     let scene = Scene::new();
@@ -178,7 +177,6 @@ async fn a_body_with_two_meanings_is_refused_however_it_is_asked_for() {
     assert!(scene.larder.files("refs").is_empty(), "{:?}", scene.larder.files("refs"));
 }
 
-/// Also: u3
 #[tokio::test]
 async fn a_login_page_is_no_manifest_and_no_404() {
     let scene = Scene::new();
@@ -187,7 +185,7 @@ async fn a_login_page_is_no_manifest_and_no_404() {
     assert_eq!(line(&scene.larder.get(&path(scene.image.digest)).await), "502 UNAVAILABLE");
 }
 
-/// Also: upstreams_a10_23, u3
+/// Also: upstreams_a10_23
 #[tokio::test]
 async fn wrong_bytes_by_digest_are_refused_and_not_kept() {
     let scene = Scene::new();
