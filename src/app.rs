@@ -104,16 +104,8 @@ impl App {
         stop: CancellationToken,
     ) -> Result<App, Failure> {
         let repositories = repositories(config, &world, &metrics)?;
-        let private = config.upstreams.values().filter(|upstream| upstream.visibility == Visibility::Private);
-        let options = store::Options {
-            path: config.cache.path.clone(),
-            max_size: config.cache.max_size,
-            max_blob_size: config.cache.max_blob_size,
-            memory_cache_size: config.cache.memory_cache_size,
-            private_upstreams: private.map(|upstream| upstream.name.as_str().into()).collect::<HashSet<Arc<str>>>(),
-        };
         let World { connect: _, disk, gate, clock, rng } = world;
-        let store = Store::open(options, disk, gate.clone(), clock.clone(), Arc::clone(&metrics))?;
+        let store = Store::open(store_options(config), disk, gate.clone(), clock.clone(), Arc::clone(&metrics))?;
         let options = mirror::Options {
             revalidate_wait: config.cache.revalidate_wait,
             negative_ttl: config.cache.negative_ttl,
@@ -155,6 +147,18 @@ impl App {
         if let Err(error) = tokio::task::spawn_blocking(move || store.close()).await {
             tracing::error!(%error, "the cache was not closed cleanly");
         }
+    }
+}
+
+/// The cache directory of a configuration.
+pub fn store_options(config: &Config) -> store::Options {
+    let private = config.upstreams.values().filter(|upstream| upstream.visibility == Visibility::Private);
+    store::Options {
+        path: config.cache.path.clone(),
+        max_size: config.cache.max_size,
+        max_blob_size: config.cache.max_blob_size,
+        memory_cache_size: config.cache.memory_cache_size,
+        private_upstreams: private.map(|upstream| upstream.name.as_str().into()).collect::<HashSet<Arc<str>>>(),
     }
 }
 

@@ -8,8 +8,9 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::client_config::{ClientConfig, Kind, Request};
+use crate::clock::Clock;
 use crate::config::{Config, DEFAULT_FILE, Warning, find_file};
-use crate::{client_config, healthcheck, online};
+use crate::{app, client_config, healthcheck, import, online};
 
 /// A pull-through caching mirror for container registries.
 #[derive(Debug, Parser)]
@@ -49,10 +50,40 @@ enum Command {
         #[command(flatten)]
         file: ConfigFile,
     },
+    /// Take over what another program has cached. larder must be stopped; interrupted, it can be run again.
+    Import {
+        #[command(subcommand)]
+        from: ImportFrom,
+    },
+    /// Print the larder.yaml for a Distribution registry's configuration. What is dropped is named on stderr.
+    ImportConfig {
+        /// Its config.yml; variables REGISTRY_… in the environment count over it, as they do there.
+        file: PathBuf,
+    },
     /// Exit 0 when the mirror is ready, else 1: for images without a shell.
     Healthcheck(ConfigFile),
     /// Tell version, commit and compiler.
     Version,
+}
+
+#[derive(Debug, Subcommand)]
+enum ImportFrom {
+    /// A Distribution registry (registry:2, registry:3, docker-registry) that keeps its blobs in files, best a mirror.
+    Registry2 {
+        /// Its storage.filesystem.rootdirectory, such as /var/lib/registry.
+        dir: PathBuf,
+        /// The upstream that it mirrored, such as docker.io.
+        #[arg(long, value_name = "HOST")]
+        upstream: String,
+        /// Copy every blob; share no blocks and no files with DIR.
+        #[arg(long)]
+        copy: bool,
+        /// Print the summary as JSON.
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        file: ConfigFile,
+    },
 }
 
 #[derive(Debug, clap::Args)]
@@ -97,6 +128,18 @@ impl From<io::Error> for Failure {
     }
 }
 
+impl From<import::Failure> for Failure {
+    fn from(failure: import::Failure) -> Failure {
+        let text = failure.to_string();
+        match failure {
+            import::Failure::Open(error) => app::Failure::from(error).into(),
+            import::Failure::Directory(_) | import::Failure::Upstream(_) => Failure::Usage(text),
+            import::Failure::Owner { .. } => Failure::CacheUnusable(text),
+            import::Failure::Store(_) | import::Failure::Read(_) => Failure::Failed(text),
+        }
+    }
+}
+
 /// Does what the arguments say. `serve` is the daemon itself, which only the binary brings along.
 pub fn run(arguments: impl IntoIterator<Item = OsString>, serve: impl FnOnce(Config) -> Result<(), Failure>) -> ExitCode {
     let arguments = match Arguments::try_parse_from(arguments) {
@@ -111,6 +154,10 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>, serve: impl FnOnce(Con
             let request = |config: &Config| Request::new(url.as_deref(), !no_fallback, registry.as_deref(), config);
             print_client_config(&file, kind, request)
         }
+        Command::Import { from: ImportFrom::Registry2 { dir, upstream, copy, json, file } } => {
+            file.load().and_then(|config| import_registry2(&config, &import::Request { directory: dir, upstream, copy }, json))
+        }
+        Command::ImportConfig { file } => print_imported_config(&file),
         Command::Healthcheck(file) => file.load().and_then(|config| healthcheck::run(config.admin.listen)),
         Command::Version => print_version(),
     };
@@ -144,6 +191,27 @@ fn print_client_config(file: &ConfigFile, kind: Kind, request: impl FnOnce(&Conf
     let ClientConfig { content, notes } = client_config::client_config(kind, &request).map_err(Failure::Usage)?;
     io::stdout().write_all(content.as_bytes())?;
     tell(&notes.join("\n"));
+    Ok(())
+}
+
+fn import_registry2(config: &Config, request: &import::Request, json: bool) -> Result<(), Failure> {
+    let summary = import::registry2(config, request, Clock::System, &mut |line| tell(line))?;
+    let text =
+        if json { serde_json::to_string(&summary).map_err(|error| Failure::Failed(error.to_string()))? } else { summary.to_string() };
+    writeln!(io::stdout(), "{text}")?;
+    match summary.images_left_out {
+        0 => Ok(()),
+        left => Err(Failure::Failed(format!(
+            "no room for {left} images, the oldest: cache.max_size is {} bytes; raise it, or make room on the disk, and run this again",
+            config.cache.max_size
+        ))),
+    }
+}
+
+fn print_imported_config(file: &Path) -> Result<(), Failure> {
+    let import::Translation { yaml, notes } = import::translate_file(file, environment()).map_err(Failure::Usage)?;
+    io::stdout().write_all(yaml.as_bytes())?;
+    notes.iter().for_each(|note| tell(note));
     Ok(())
 }
 

@@ -7,6 +7,7 @@ mod credentials;
 mod environment;
 mod file;
 mod files;
+mod foreign;
 mod keys;
 mod known;
 mod load;
@@ -30,6 +31,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 pub use credentials::{CredentialConfig, CredentialKind, Credentials, Secret};
+pub use foreign::{Setting, settings};
 pub use keys::{KEYS, Kind};
 pub use known::{Known, WELL_KNOWN};
 pub use load::{DEFAULT_FILE, find_file};
@@ -53,6 +55,13 @@ pub struct Config {
 
 impl Config {
     pub const DEFAULT_UPSTREAM: &str = "docker.io";
+
+    /// The upstream that a name or an alias means.
+    pub fn upstream(&self, name: &str) -> Option<&UpstreamConfig> {
+        let name = if known::DOCKER_HUB_ALIASES.contains(&name) { known::DOCKER_HUB } else { name };
+        let aliased = || self.upstreams.values().find(|upstream| upstream.aliases.iter().any(|alias| alias == name));
+        self.upstreams.get(name).or_else(aliased)
+    }
 }
 
 #[derive(Clone, Debug)]

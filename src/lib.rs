@@ -9,6 +9,7 @@ pub mod cli;
 pub mod client_config;
 pub mod config;
 pub mod healthcheck;
+pub mod import;
 pub mod mirror;
 pub mod oci;
 pub mod online;

@@ -6,6 +6,7 @@ mod buffer;
 pub mod disk;
 mod evict;
 mod files;
+mod import;
 mod index;
 mod layout;
 mod links;
@@ -18,6 +19,7 @@ mod tail;
 
 pub use blobs::{Blob, FileReader};
 pub use buffer::CHUNK;
+pub use import::{BlobError, Way};
 pub use layout::{Layout, RepositoryKey};
 pub use links::Link;
 pub use lock::LockError;

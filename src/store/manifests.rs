@@ -70,7 +70,7 @@ impl Store {
         self.gate.run(move || store.write_manifest(&repository, &manifest)).await
     }
 
-    fn write_manifest(self: &Arc<Store>, repository: &RepositoryKey, manifest: &Manifest) -> Result<(), StoreError> {
+    pub(super) fn write_manifest(self: &Arc<Store>, repository: &RepositoryKey, manifest: &Manifest) -> Result<(), StoreError> {
         let descriptor = manifest.descriptor();
         if !self.contains(&descriptor.digest) {
             let mut partial = PartialBlob::of_manifest(self, &repository.upstream, descriptor)?;

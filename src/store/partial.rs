@@ -1,7 +1,7 @@
 //! Writing: a blob that is not yet believed, and the one way in which it becomes one that is.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -125,9 +125,29 @@ impl PartialBlob {
 
     /// Opens an empty file for a manifest, which is written in one go and never continued. Blocks.
     pub(super) fn of_manifest(store: &Arc<Store>, upstream: &Arc<str>, descriptor: &Descriptor) -> Result<PartialBlob, StoreError> {
+        PartialBlob::in_one_go(store, upstream, &descriptor.digest, descriptor.size)
+    }
+
+    /// Opens an empty file that nobody will ever find and continue. Blocks.
+    pub(super) fn in_one_go(store: &Arc<Store>, upstream: &Arc<str>, digest: &Digest, size: u64) -> Result<PartialBlob, StoreError> {
         let copy = store.manifest_copies.fetch_add(1, Ordering::Relaxed);
-        let path = store.layout.partial_manifest(upstream, &descriptor.digest, copy);
-        PartialBlob::create_at(store, path, upstream, &descriptor.digest, descriptor.size)
+        let path = store.layout.partial_manifest(upstream, digest, copy);
+        PartialBlob::create_at(store, path, upstream, digest, size)
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn file(&self) -> &Arc<dyn DiskFile> {
+        &self.file
+    }
+
+    /// Its bytes came by another way than [`PartialBlob::append`], and its path leads to `file` now: they are hashed. Blocks.
+    pub(super) fn came_as(&mut self, file: Arc<dyn DiskFile>) -> io::Result<Verifier> {
+        self.len = file.stat()?.len;
+        self.file = file;
+        rehash(&*self.file, &self.digest, self.len)
     }
 
     fn create_at(store: &Arc<Store>, path: PathBuf, upstream: &Arc<str>, digest: &Digest, size: u64) -> Result<PartialBlob, StoreError> {

@@ -212,6 +212,36 @@ fn what_a_client_cannot_do_is_refused_and_not_printed() {
     }
 }
 
+#[test]
+fn a_distribution_configuration_becomes_one_that_check_config_accepts() {
+    let directory = tempfile::tempdir().unwrap();
+    let old = directory.path().join("config.yml");
+    let text = "http: {addr: ':5000', tls: {certificate: /a, key: /b}}\nproxy: {remoteurl: 'https://registry-1.docker.io', username: me, password: x}\n";
+    std::fs::write(&old, text).unwrap();
+    let ran = larder(&["import-config", old.to_str().unwrap()], "");
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    assert!(ran.stderr.contains("dropped: http.tls: "), "{}", ran.stderr);
+    assert!(prints(&["check-config"], &ran.stdout).ends_with("larder.yaml: ok\n"));
+    std::fs::write(&old, "version: 0.1").unwrap();
+    let ran = larder(&["import-config", old.to_str().unwrap()], "");
+    assert_eq!((ran.code, ran.stdout.as_str()), (Some(2), ""));
+    assert!(ran.stderr.contains("config.yml: no proxy.remoteurl"), "{}", ran.stderr);
+}
+
+#[test]
+fn an_import_tells_a_line_or_a_document() {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::create_dir_all(directory.path().join("docker/registry/v2/repositories")).unwrap();
+    let arguments = ["import", "registry2", directory.path().to_str().unwrap(), "--upstream", "registry-1.docker.io"];
+    assert!(prints(&arguments, "").starts_with("0 blobs taken (0 reflinked, 0 hardlinked, 0 copied), "));
+    let printed = prints(&[&arguments[..], &["--json"]].concat(), "");
+    let value: serde_json::Value = serde_json::from_str(&printed).unwrap();
+    assert_eq!((&value["blobs"]["damaged"], &value["images_left_out"]), (&0.into(), &0.into()));
+    let ran = larder(&["import", "registry2", "/nowhere", "--upstream", "docker.io"], "");
+    assert_eq!(ran.code, Some(2), "{}", ran.stderr);
+    assert!(ran.stderr.contains("storage.filesystem.rootdirectory"), "{}", ran.stderr);
+}
+
 /// Answers one request with a status line, and runs the check against it.
 fn healthcheck(answer: &'static str) -> (Ran, String) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();

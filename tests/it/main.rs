@@ -9,6 +9,7 @@ mod config;
 mod doubles;
 mod edge;
 mod fills;
+mod import;
 mod links;
 mod listing;
 mod names;
