@@ -14,6 +14,7 @@ mod names;
 mod process;
 mod pull;
 mod registries;
+mod selfcare;
 mod shield;
 mod store;
 mod support;
