@@ -60,6 +60,7 @@ pub struct App {
     pub store: Arc<Store>,
     pub metrics: Arc<Metrics>,
     pub readiness: Readiness,
+    scrub_interval: Duration,
 }
 
 /// Why larder does not run.
@@ -117,7 +118,8 @@ impl App {
         let defaults: Vec<_> = config.server.listen.iter().map(|listener| listener.default_upstream.clone()).collect();
         let handler = Handler { mirror, defaults, metrics: Arc::clone(&metrics), log, readiness: readiness.clone(), rng, clock };
         let admin = Admin { metrics: Arc::clone(&metrics), readiness: readiness.clone() };
-        Ok(App { handler: Arc::new(handler), admin, store, metrics, readiness })
+        let scrub_interval = config.cache.scrub_interval;
+        Ok(App { handler: Arc::new(handler), admin, store, metrics, readiness, scrub_interval })
     }
 
     /// Serves until `stop`, drains, and closes the cache.
@@ -133,6 +135,7 @@ impl App {
         let own = Arc::new(Metrics::new([""; 0]));
         let operators = operators.run(answer, Limits::new(64, Duration::from_secs(1)), own, drained.clone());
         let tending = tokio::spawn(tend(Arc::clone(&self.store)));
+        let scrubbing = tokio::spawn(scrub(Arc::clone(&self.store), self.scrub_interval, Arc::clone(&self.handler.rng)));
         self.readiness.ready();
         let work = async {
             let aborted = clients.await;
@@ -143,6 +146,7 @@ impl App {
         };
         tokio::join!(work, operators);
         tending.abort();
+        scrubbing.abort();
         let store = self.store;
         if let Err(error) = tokio::task::spawn_blocking(move || store.close()).await {
             tracing::error!(%error, "the cache was not closed cleanly");
@@ -158,6 +162,7 @@ pub fn store_options(config: &Config) -> store::Options {
         max_size: config.cache.max_size,
         max_blob_size: config.cache.max_blob_size,
         memory_cache_size: config.cache.memory_cache_size,
+        verify_on_read: config.cache.verify_on_read,
         private_upstreams: private.map(|upstream| upstream.name.as_str().into()).collect::<HashSet<Arc<str>>>(),
     }
 }
@@ -166,6 +171,12 @@ async fn tend(store: Arc<Store>) {
     loop {
         tokio::time::sleep(TEND_INTERVAL).await;
         store.tend().await;
+    }
+}
+
+async fn scrub(store: Arc<Store>, interval: Duration, rng: Arc<Rng>) {
+    if !interval.is_zero() {
+        store.scrub(interval, rng).await;
     }
 }
 

@@ -125,6 +125,19 @@ pub struct CacheConfig {
     pub keep_deleted_tags: bool,
     /// Bytes.
     pub memory_cache_size: u64,
+    pub verify_on_read: VerifyOnRead,
+    /// Everything that is held is hashed once in so long; zero: never.
+    pub scrub_interval: Duration,
+}
+
+/// When a stored blob is hashed again before it is served from disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum VerifyOnRead {
+    /// Once, if the stop before was not clean.
+    #[default]
+    AfterUncleanStop,
+    Always,
+    Never,
 }
 
 /// The defaults; those of `path` and `max_size` are the machine's to tell.
@@ -136,6 +149,7 @@ impl CacheConfig {
     pub const REVALIDATE_WAIT: Duration = Duration::from_secs(2);
     pub const NEGATIVE_TTL: Duration = Duration::from_secs(10);
     pub const MEMORY_CACHE_SIZE: u64 = 64 << 20;
+    pub const SCRUB_INTERVAL: Duration = Duration::from_secs(30 * 24 * 3600);
 }
 
 #[derive(Clone, Debug)]

@@ -4,6 +4,9 @@ use std::sync::Arc;
 
 use tokio::sync::Semaphore;
 
+/// With fewer free places than this, work that nobody waits for should wait.
+const FREE_PLACES_MIN: usize = 8;
+
 /// Runs blocking work off the async workers.
 #[derive(Clone, Debug)]
 pub enum Gate {
@@ -16,6 +19,14 @@ pub enum Gate {
 impl Gate {
     pub fn threads(limit: usize) -> Gate {
         Gate::Threads(Arc::new(Semaphore::new(limit)))
+    }
+
+    /// Whether work that somebody waits for takes most of the places.
+    pub fn is_busy(&self) -> bool {
+        match self {
+            Gate::Inline => false,
+            Gate::Threads(permits) => permits.available_permits() < FREE_PLACES_MIN,
+        }
     }
 
     /// Runs `work` to its end, even when the caller stops waiting: a half-done commit helps nobody.

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry, TextEncoder};
 
+use crate::clock::Timestamp;
 use crate::mirror::Outcome;
 use maker::Maker;
 use upstream::Families;
@@ -37,6 +38,7 @@ const RESPONSE_CODES: [&str; 16] =
     ["200", "206", "400", "401", "403", "404", "405", "408", "416", "429", "431", "500", "502", "503", "504", "other"];
 const EVICTION_REASONS: [&str; 1] = ["size"];
 const CACHE_ERRORS: [&str; 3] = ["full", "io", "corrupt"];
+const SCRUB_RESULTS: [&str; 3] = ["ok", "damaged", "error"];
 const REJECTIONS: [&str; 1] = ["limit"];
 const SECONDS: [f64; 9] = [0.001, 0.005, 0.025, 0.1, 0.5, 2.0, 10.0, 60.0, 300.0];
 
@@ -67,6 +69,8 @@ pub struct Metrics {
     cache_write_errors: IntCounterVec,
     cache_read_errors: IntCounterVec,
     blocked_dials: IntCounterVec,
+    scrub_last_success: IntGauge,
+    scrub_objects: IntCounterVec,
 }
 
 type HistogramTable = [[Histogram; Outcome::LABELS.len()]; 3];
@@ -120,6 +124,8 @@ impl Metrics {
             cache_evicted_bytes: make.prepared("cache_evicted_bytes_total", "Allocated bytes evicted", "reason", &EVICTION_REASONS),
             cache_write_errors: make.prepared("cache_write_errors_total", "Failed writes to the cache", "reason", &CACHE_ERRORS),
             cache_read_errors: make.prepared("cache_read_errors_total", "Failed reads of the cache", "reason", &CACHE_ERRORS),
+            scrub_last_success: make.gauge("scrub_last_success_timestamp_seconds", "When all that is held had been hashed again; 0: never"),
+            scrub_objects: make.prepared("scrub_objects_total", "Stored objects that were hashed again", "result", &SCRUB_RESULTS),
             blocked_dials: make.prepared(
                 "blocked_dials_total",
                 "Addresses larder refused to connect to",
@@ -176,6 +182,16 @@ impl Metrics {
     /// `reason`: `full`, `io` or `corrupt`.
     pub fn read_failed(&self, reason: &'static str) {
         self.cache_read_errors.with_label_values(&[reason]).inc();
+    }
+
+    /// `result`: `ok`, `damaged` or `error`.
+    pub fn examined(&self, result: &'static str) {
+        self.scrub_objects.with_label_values(&[result]).inc();
+    }
+
+    /// All that is held had been hashed.
+    pub fn scrubbed(&self, at: Timestamp) {
+        self.scrub_last_success.set(i64::try_from(at.0 / 1000).unwrap_or(i64::MAX));
     }
 
     pub fn objects(&self, blobs: u64, manifests: u64) {

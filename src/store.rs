@@ -13,9 +13,13 @@ mod links;
 mod lock;
 mod manifests;
 mod partial;
+mod quarantine;
 mod recover;
 mod refs;
+mod rehash;
+mod scrub;
 mod tail;
+mod trust;
 
 pub use blobs::{Blob, FileReader};
 pub use buffer::CHUNK;
@@ -26,6 +30,7 @@ pub use lock::LockError;
 pub use partial::{Mismatch, PartialBlob, Verified, Verifier};
 pub use refs::TagRecord;
 pub use tail::{HOLD_BACK, Phase, Progress, Tail, TailReader};
+pub use trust::Vouched;
 
 use std::collections::HashSet;
 use std::io;
@@ -38,6 +43,7 @@ use bytes::Bytes;
 use moka::sync::Cache;
 
 use crate::clock::Clock;
+use crate::config::VerifyOnRead;
 use crate::gate::Gate;
 use crate::metrics::Metrics;
 use crate::oci::{Digest, KIB};
@@ -48,7 +54,9 @@ use evict::{Item, Ledger};
 use index::Index;
 use links::Links;
 use lock::DirectoryLock;
+use quarantine::Quarantine;
 use refs::Refs;
+use trust::Trust;
 
 /// Blobs of at most so many bytes are kept in RAM once read: image configurations, not layers.
 const SMALL_BLOB_BYTES_MAX: u64 = 64 * KIB;
@@ -75,6 +83,8 @@ pub struct Store {
     /// only for work behind the gate.
     files: Mutex<()>,
     lock: DirectoryLock,
+    trust: Trust,
+    quarantine: Quarantine,
 }
 
 /// What `Store::open` needs to know.
@@ -86,6 +96,7 @@ pub struct Options {
     pub max_blob_size: u64,
     /// Bytes.
     pub memory_cache_size: u64,
+    pub verify_on_read: VerifyOnRead,
     /// Upstreams whose content is not everybody's.
     pub private_upstreams: HashSet<Arc<str>>,
 }
@@ -120,10 +131,11 @@ impl Store {
     pub fn open(options: Options, disk: Arc<dyn Disk>, gate: Gate, clock: Clock, metrics: Arc<Metrics>) -> Result<Arc<Store>, OpenError> {
         let unusable = |source| OpenError::Unusable { path: options.path.clone(), source };
         let layout = Layout::new(&options.path);
+        let new = disk.stat(&layout.blobs()).is_err();
         for directory in [layout.blobs(), layout.refs(), layout.partials(), layout.quarantine()] {
             disk.create_dir_all(&directory).map_err(unusable)?;
         }
-        let lock = DirectoryLock::take(&layout)?;
+        let lock = DirectoryLock::take(&layout, new)?;
         let (index, records) = Index::open(&layout.index()).map_err(unusable)?;
         let store = Store {
             refs: Refs::new(Arc::clone(&disk), layout.clone()),
@@ -143,11 +155,16 @@ impl Store {
             metrics,
             layout,
             index,
+            trust: Trust::new(options.verify_on_read, lock.marks().doubt),
+            quarantine: Quarantine::new(options.max_size),
             lock,
         };
         recover::recover(&store, records).map_err(unusable)?;
         store.metrics.cache_limit.set(i64::try_from(options.max_size).unwrap_or(i64::MAX));
         store.metrics.cache_writable.set(1);
+        if let Some(at) = store.lock.marks().examined_at {
+            store.metrics.scrubbed(at);
+        }
         store.observe();
         Ok(Arc::new(store))
     }

@@ -25,7 +25,7 @@ impl Kind {
 }
 
 /// Every key that means something. `*` stands for the name of an upstream. `config.example.yaml` explains each.
-pub const KEYS: [(&str, Kind); 48] = [
+pub const KEYS: [(&str, Kind); 50] = [
     ("server.listen", Kind::List),
     ("server.listen.address", Kind::Entry),
     ("server.listen.default_upstream", Kind::Entry),
@@ -43,6 +43,8 @@ pub const KEYS: [(&str, Kind); 48] = [
     ("cache.negative_ttl", Kind::Scalar),
     ("cache.keep_deleted_tags", Kind::Scalar),
     ("cache.memory_cache_size", Kind::Scalar),
+    ("cache.verify_on_read", Kind::Scalar),
+    ("cache.scrub_interval", Kind::Scalar),
     ("fills.max_concurrent", Kind::Scalar),
     ("fills.max_concurrent_per_upstream", Kind::Scalar),
     ("fills.queue_timeout", Kind::Scalar),

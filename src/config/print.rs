@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::{Config, CredentialConfig, CredentialKind, Listener, LogFormat, Secret, UpstreamConfig, Visibility, file, proxy};
+use super::{Config, CredentialConfig, CredentialKind, Listener, LogFormat, Secret, UpstreamConfig, VerifyOnRead, Visibility, file, proxy};
 
 impl Config {
     /// Every value as it is in effect. `cache.tag_ttl` and `cache.stale_if_error` show in the upstreams that take them.
@@ -67,6 +67,8 @@ struct Cache<'a> {
     negative_ttl: String,
     keep_deleted_tags: bool,
     memory_cache_size: String,
+    verify_on_read: &'static str,
+    scrub_interval: String,
 }
 
 #[derive(Serialize)]
@@ -140,6 +142,12 @@ impl<'a> From<&'a Config> for Document<'a> {
                 negative_ttl: duration(cache.negative_ttl),
                 keep_deleted_tags: cache.keep_deleted_tags,
                 memory_cache_size: size(cache.memory_cache_size),
+                verify_on_read: match cache.verify_on_read {
+                    VerifyOnRead::AfterUncleanStop => "after-unclean-stop",
+                    VerifyOnRead::Always => "always",
+                    VerifyOnRead::Never => "never",
+                },
+                scrub_interval: duration(cache.scrub_interval),
             },
             fills: Fills {
                 max_concurrent: fills.max_concurrent,

@@ -10,7 +10,7 @@ use super::section::{Findings, Section};
 use super::tree::{Node, Value};
 use super::upstreams::{Names, read_upstreams, refuse_open_private};
 use super::value::{self, Fault, Share};
-use super::{AdminConfig, CacheConfig, Config, FillsConfig, Listener, LogConfig, LogFormat, ServerConfig};
+use super::{AdminConfig, CacheConfig, Config, FillsConfig, Listener, LogConfig, LogFormat, ServerConfig, VerifyOnRead};
 
 /// Larger caches are asked for, not assumed.
 pub(super) const DEFAULT_SIZE_MAX: u64 = 20 << 30;
@@ -182,7 +182,18 @@ fn read_cache(section: &Section<'_>, machine: &Machine<'_>, findings: &mut Findi
             .unwrap_or(CacheConfig::REVALIDATE_WAIT),
         negative_ttl: section.read("negative_ttl", findings, value::duration).unwrap_or(CacheConfig::NEGATIVE_TTL),
         memory_cache_size: section.read("memory_cache_size", findings, value::size).unwrap_or(CacheConfig::MEMORY_CACHE_SIZE),
+        verify_on_read: section.read("verify_on_read", findings, verify_on_read).unwrap_or_default(),
+        scrub_interval: section.read("scrub_interval", findings, value::duration).unwrap_or(CacheConfig::SCRUB_INTERVAL),
         path,
+    }
+}
+
+fn verify_on_read(text: &str) -> Result<VerifyOnRead, Fault> {
+    match text {
+        "after-unclean-stop" => Ok(VerifyOnRead::AfterUncleanStop),
+        "always" => Ok(VerifyOnRead::Always),
+        "never" => Ok(VerifyOnRead::Never),
+        _ => Err(format!("`{text}` is none of after-unclean-stop, always and never")),
     }
 }
 

@@ -9,7 +9,7 @@ use super::fill::{Fill, Opened};
 use super::outcome::Outcome;
 use super::{Asked, Error, Mirror, Repository, What};
 use crate::oci::{Digest, MIB};
-use crate::store::{Blob, Link, Phase, Tail};
+use crate::store::{Blob, Link, Phase, Tail, Vouched};
 use crate::upstream::{Call, Exchange, UpstreamError};
 
 /// A blob of at most so many bytes is verified before its headers leave, so that a wrong one is an error and not a break.
@@ -45,14 +45,16 @@ impl Mirror {
         if repository.source.upstream.shows_public_only() {
             self.admit(repository, &Asked::Blob(*digest)).await?;
         }
-        if let Some(answer) = self.stored(repository, digest, deadline).await? {
+        if let Some(answer) = self.stored(repository, digest, deadline).await?
+            && let Some(answer) = self.vouched(answer).await
+        {
             return Ok(answer);
         }
         let asked = Asked::Blob(*digest);
         self.remembered(repository, &asked)?;
         let link = self.store.link(&repository.key, digest);
         let Some((fill, joined)) = self.fills.join(repository, digest, listed_size(link)) else {
-            // Stored between the two looks.
+            // Stored between the two looks, and hashed as it came.
             return self.stored(repository, digest, deadline).await?.ok_or_else(|| self.lost(repository));
         };
         let opened = fill.opened(repository.name()).await;
@@ -132,6 +134,17 @@ impl Mirror {
                 Ok(None)
             }
         }
+    }
+
+    /// A stored blob as far as it is to be believed; `None` when it was damaged, and is not held any more.
+    async fn vouched(&self, answer: BlobAnswer) -> Option<BlobAnswer> {
+        let Some(BlobBody::Stored(blob)) = answer.body else { return Some(answer) };
+        let body = match self.store.vouch(blob).await {
+            Vouched::Stored(blob) => BlobBody::Stored(blob),
+            Vouched::Arriving(tail) => BlobBody::Arriving(tail),
+            Vouched::Damaged => return None,
+        };
+        Some(BlobAnswer { body: Some(body), ..answer })
     }
 
     /// Whether a manifest of the repository's gives it the blob, or upstream has said so of late.

@@ -126,6 +126,11 @@ impl Ledger {
         Ok(victims)
     }
 
+    /// Counts what is there and was not promised: files in quarantine, which no victim makes room for.
+    pub fn count_reserved(&mut self, bytes: u64) {
+        self.reserved += bytes;
+    }
+
     /// Gives a promise back, because the bytes are stored and counted, or will never come.
     pub fn unreserve(&mut self, bytes: u64) {
         self.reserved = self.reserved.saturating_sub(bytes);

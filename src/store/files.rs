@@ -1,5 +1,5 @@
-//! How files come into `blobs/` and leave it: room is made, verified files are adopted, damaged ones put aside.
-//! All but `damaged` blocks.
+//! How files come into `blobs/` and leave it: room is made, verified files are adopted.
+//! All of it blocks.
 
 use std::io;
 use std::path::Path;
@@ -32,6 +32,7 @@ impl Store {
             drop(ledger);
             self.trim();
         }
+        self.trust.saw(digest);
         // It is stored, whole and verified, though a power cut might still undo the rename.
         if let Err(error) = self.disk.sync_dir(directory) {
             let error = self.write_error("fsync", directory, error);
@@ -97,28 +98,10 @@ impl Store {
             }
             self.links_mut().forget(digest);
             self.memory.invalidate(digest);
+            self.trust.forget(digest);
             self.index.remove(*digest);
         }
         self.ledger().remove(item).unwrap_or_default()
-    }
-
-    /// A stored blob could not be read or was found wrong: it is put aside and held no longer. Blocks.
-    pub fn quarantine(&self, digest: &Digest) {
-        let _files = lock(&self.files);
-        self.remove_item(&Item::Stored(*digest));
-        let path = self.layout.blob(digest);
-        match self.disk.rename(&path, &self.layout.quarantined(digest)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => tracing::error!(%digest, "a stored blob is gone"),
-            Err(error) => tracing::error!(%digest, %error, "a damaged blob could not be put aside"),
-            Ok(()) => tracing::error!(%digest, "a damaged blob was put aside"),
-        }
-    }
-
-    /// A stored blob could not be read while it was served.
-    pub(super) async fn damaged(self: &Arc<Store>, digest: Digest) {
-        self.metrics.read_failed("io");
-        let store = Arc::clone(self);
-        self.gate.run(move || store.quarantine(&digest)).await;
     }
 
     pub(super) fn create_file(&self, path: &Path) -> Result<Arc<dyn DiskFile>, StoreError> {

@@ -3,12 +3,14 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 
 use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::layout::Layout;
+use crate::clock::Timestamp;
 
 /// Changes with every boot of the machine, and with nothing else.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
@@ -20,6 +22,18 @@ pub(super) struct DirectoryLock {
     boot: String,
     /// Whether partials can be trusted to be what was written: the same boot, or a clean stop.
     pub(super) partials_are_durable: bool,
+    marks: Mutex<Marks>,
+}
+
+/// What outlives the process beside the boot and the way of the stop.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub(super) struct Marks {
+    /// A stop was not clean, and not everything that was held has been hashed since.
+    #[serde(default)]
+    pub(super) doubt: bool,
+    /// When everything that was held had been hashed.
+    #[serde(default)]
+    pub(super) examined_at: Option<Timestamp>,
 }
 
 /// What the holder writes into the file, for people and for the next start.
@@ -28,6 +42,8 @@ struct Holder {
     pid: u32,
     boot: String,
     clean: bool,
+    #[serde(flatten)]
+    marks: Marks,
 }
 
 /// Why the directory is not ours.
@@ -40,7 +56,8 @@ pub enum LockError {
 }
 
 impl DirectoryLock {
-    pub(super) fn take(layout: &Layout) -> Result<DirectoryLock, LockError> {
+    /// `new`: nothing is stored yet, so that nothing is in doubt.
+    pub(super) fn take(layout: &Layout, new: bool) -> Result<DirectoryLock, LockError> {
         let path = layout.lock();
         let failed = |source| LockError::Io { path: path.clone(), source };
         let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).map_err(failed)?;
@@ -53,9 +70,20 @@ impl DirectoryLock {
         }
         let boot = std::fs::read_to_string(BOOT_ID).map(|id| id.trim().to_owned()).unwrap_or_default();
         let partials_are_durable = last.clean || (!boot.is_empty() && last.boot == boot);
-        let lock = DirectoryLock { file, boot, partials_are_durable };
+        let marks = Marks { doubt: !new && (last.marks.doubt || !last.clean), ..last.marks };
+        let lock = DirectoryLock { file, boot, partials_are_durable, marks: Mutex::new(marks) };
         lock.write(false).map_err(failed)?;
         Ok(lock)
+    }
+
+    pub(super) fn marks(&self) -> Marks {
+        *self.marks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes that everything that is held was hashed.
+    pub(super) fn examined(&self, at: Timestamp) -> io::Result<()> {
+        *self.marks.lock().unwrap_or_else(PoisonError::into_inner) = Marks { doubt: false, examined_at: Some(at) };
+        self.write(false)
     }
 
     /// Notes that everything was written down.
@@ -68,7 +96,7 @@ impl DirectoryLock {
     }
 
     fn write(&self, clean: bool) -> io::Result<()> {
-        let holder = Holder { pid: std::process::id(), boot: self.boot.clone(), clean };
+        let holder = Holder { pid: std::process::id(), boot: self.boot.clone(), clean, marks: self.marks() };
         let text = serde_json::to_string(&holder).map_err(io::Error::other)?;
         let mut file = &self.file;
         file.set_len(0)?;

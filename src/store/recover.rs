@@ -19,6 +19,7 @@ use crate::oci::{Algorithm, Descriptor, Digest, MANIFEST_BYTES_MAX, Manifest};
 pub(super) fn recover(store: &Store, records: HashMap<Digest, Record>) -> io::Result<()> {
     let mut items = find_blobs(store, &records)?;
     items.extend(find_partials(store)?);
+    store.find_quarantined()?;
     items.sort_by_key(|(last_used, ..)| *last_used);
     for (last_used, item, allocated) in items {
         store.ledger().insert(item, allocated, last_used);

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-use super::blobs::FileReader;
+use super::blobs::{Blob, FileReader};
 
 /// Bytes at a blob's end that nobody gets before its digest is verified.
 pub const HOLD_BACK: u64 = 64 * 1024;
@@ -69,6 +69,8 @@ pub struct Tail {
     next_seat: AtomicU64,
     /// A reader has moved, come or gone.
     moved: Notify,
+    /// Where the file is a stored blob's: it is not evicted while somebody reads.
+    _stored: Option<Arc<Blob>>,
 }
 
 /// What passed through without being stored, from where the file ends.
@@ -99,11 +101,17 @@ impl Tail {
             seats: Mutex::default(),
             next_seat: AtomicU64::new(0),
             moved: Notify::new(),
+            _stored: None,
         };
         if bypass {
             tail.divert();
         }
         tail
+    }
+
+    /// A tail over a stored blob's file, which is leased as long as somebody reads.
+    pub(super) fn of_stored(blob: Arc<Blob>, file: FileReader) -> Tail {
+        Tail { _stored: Some(Arc::clone(&blob)), ..Tail::new(Some(file), 0, Some(blob.len())) }
     }
 
     pub fn progress(&self) -> Progress {

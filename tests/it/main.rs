@@ -17,6 +17,7 @@ mod online;
 mod process;
 mod pull;
 mod registries;
+mod selfcare;
 mod shield;
 mod statements;
 mod store;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use larder::config::VerifyOnRead;
 use larder::gate::Gate;
 use larder::metrics::Metrics;
 use larder::oci::Digest;
@@ -306,6 +307,7 @@ async fn two_larders_never_share_a_directory() {
         max_size: 1 << 30,
         max_blob_size: 1 << 30,
         memory_cache_size: 1 << 20,
+        verify_on_read: VerifyOnRead::default(),
         private_upstreams: HashSet::new(),
     };
     let metrics = Arc::new(Metrics::new(["docker.io"]));

@@ -24,6 +24,8 @@ cache:
   negative_ttl: 1500ms
   keep_deleted_tags: true
   memory_cache_size: 1000
+  verify_on_read: always
+  scrub_interval: 7d
 fills: {max_concurrent: 9, max_concurrent_per_upstream: 8, queue_timeout: 1s}
 default_upstream: r.corp
 upstreams:

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use larder::config::{Config, Listener, Visibility};
+use larder::config::{Config, Listener, VerifyOnRead, Visibility};
 use secrecy::ExposeSecret;
 
 use super::{check_mistakes, config, home, load};
@@ -206,6 +206,21 @@ fn deleted_tags_are_kept_if_one_says_so() {
     assert!(!config("").cache.keep_deleted_tags);
     assert!(config("cache: {keep_deleted_tags: true}").cache.keep_deleted_tags);
     check_mistakes("cache: {keep_deleted_tags: 1}", &["config:1:28: cache.keep_deleted_tags: `1` is neither true nor false"]);
+}
+
+#[test]
+fn how_the_cache_looks_after_itself_can_be_told() {
+    let cache = config("").cache;
+    assert_eq!((cache.verify_on_read, cache.scrub_interval.as_secs()), (VerifyOnRead::AfterUncleanStop, 30 * 86_400));
+    let cache = config("cache: {verify_on_read: never, scrub_interval: 0}").cache;
+    assert_eq!((cache.verify_on_read, cache.scrub_interval.is_zero()), (VerifyOnRead::Never, true));
+    check_mistakes(
+        "cache: {verify_on_read: sometimes, scrub_interval: 30}",
+        &[
+            "config:1:25: cache.verify_on_read: `sometimes` is none of after-unclean-stop, always and never",
+            "config:1:52: cache.scrub_interval: `30` has no unit; write 30s for seconds",
+        ],
+    );
 }
 
 #[test]

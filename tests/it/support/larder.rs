@@ -10,7 +10,7 @@ use larder::app::{App, World};
 use larder::clock::{Clock, Timestamp};
 use larder::config::{
     AdminConfig, BaseUrl, CacheConfig, Config, FillsConfig, LogConfig, LogFormat, NoProxy, Patterns, ServerConfig, UpstreamConfig,
-    Visibility,
+    VerifyOnRead, Visibility,
 };
 use larder::gate::Gate;
 use larder::metrics::Metrics;
@@ -88,6 +88,8 @@ impl Setup {
                 negative_ttl: Duration::from_secs(10),
                 keep_deleted_tags: false,
                 memory_cache_size: 16 << 20,
+                verify_on_read: VerifyOnRead::default(),
+                scrub_interval: CacheConfig::SCRUB_INTERVAL,
             },
             fills: FillsConfig { max_concurrent: 64, max_concurrent_per_upstream: 32, queue_timeout: Duration::from_secs(20) },
             default_upstream: "docker.io".into(),
