@@ -24,11 +24,13 @@ async fn one_download_of_an_upstream_does_not_wait_for_twenty_of_another() {
         until("it waits", || larder.metric("larder_fills_queued") == waiting as f64 && larder.metric("larder_fills_in_flight") == 1.0)
             .await;
     }
-    // The second of the hub's is kept, so that what has been asked by then is what came before it.
-    registry.when(get().blob()).first(1).then(Fault::Hold(Latch::new()));
+    // The lone one is kept for a while, so that what has been asked by then is what came before it.
+    let kept = Latch::new();
+    other.when(get().blob()).then(Fault::Hold(kept.clone()));
     latch.open();
     other.wait_for(get().blob(), 1).await;
     assert!(registry.count(get().blob()) <= 2, "{}", registry.count(get().blob()));
+    kept.open();
     for ask in asks.into_iter().rev().take(1) {
         assert_eq!(ask.await.expect("no panic"), 200);
     }
