@@ -3,6 +3,7 @@
 
 mod limits;
 mod manifests;
+mod pace;
 mod stores;
 mod strict;
 mod tokens;
