@@ -16,6 +16,7 @@ mod endpoint;
 mod error;
 mod link;
 mod listing;
+mod pace;
 mod pool;
 mod probe;
 mod proxy;

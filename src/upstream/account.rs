@@ -7,6 +7,7 @@ use globset::{GlobBuilder, GlobMatcher};
 use super::auth::Auth;
 use super::budget::Budget;
 use super::credentials::Source;
+use super::pace::Pace;
 use super::rest::Rest;
 use super::signer::Signer;
 use super::wire::Wire;
@@ -19,14 +20,17 @@ pub(super) struct Account {
     pub(super) auth: Auth,
     /// At its pull limit, no manifest is asked for. Blobs are not counted and go on.
     pub(super) limit: Rest,
+    /// How fast manifests may be asked for, where the registry says so beforehand.
+    pub(super) pace: Option<Pace>,
     budget: Mutex<Option<Budget>>,
 }
 
 impl Account {
     /// `source`: `None` for that of nobody.
     pub(super) fn new(config: &UpstreamConfig, source: Option<Arc<Source>>, wire: &Arc<Wire>, rng: &Arc<Rng>) -> Account {
+        let pace = if source.is_none() { Pace::of_anonymous(&wire.origin.host) } else { None };
         let signer = Arc::new(Signer::new(source, Arc::clone(rng)));
-        Account { auth: Auth::new(config, signer, wire, rng), limit: Rest::default(), budget: Mutex::default() }
+        Account { auth: Auth::new(config, signer, wire, rng), limit: Rest::default(), pace, budget: Mutex::default() }
     }
 
     pub(super) fn name(&self) -> &str {

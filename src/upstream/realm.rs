@@ -2,12 +2,18 @@
 
 use super::url::Origin;
 
-/// Registries whose tokens come from another host of the same owner.
-const KNOWN: [(&str, &str); 5] = [
+/// Registries whose tokens come from another host: of the same owner or, LinuxServer's, of the registry behind it. The others
+/// that larder knows by name give out their tokens themselves.
+const KNOWN: [(&str, &str); 7] = [
     ("registry-1.docker.io", "auth.docker.io"),
     ("index.docker.io", "auth.docker.io"),
     ("docker.io", "auth.docker.io"),
     ("registry.gitlab.com", "gitlab.com"),
+    // [known] https://docker-auth.elastic.co/auth
+    ("docker.elastic.co", "docker-auth.elastic.co"),
+    // [issue getwud/wud#143] https://ghcr.io/token
+    ("lscr.io", "ghcr.io"),
+    // [known] Beside https://nvcr.io/proxy_auth.
     ("nvcr.io", "authn.nvidia.com"),
 ];
 
@@ -55,6 +61,37 @@ mod tests {
         assert_eq!(judged("https://registry-1.docker.io", "https://auth.docker.io/token", &[]), Trust::Credentials);
         assert_eq!(judged("https://registry.gitlab.com", "https://gitlab.com/jwt/auth", &[]), Trust::Credentials);
         assert_eq!(judged("http://127.0.0.1:5000", "http://127.0.0.1:5000/token", &[]), Trust::Credentials);
+    }
+
+    /// The registries that larder knows, where their APIs are, and where their tokens come from.
+    #[test]
+    fn each_known_registry_s_own_token_server_may_see_its_credentials_and_no_other() {
+        let known = [
+            ("https://cgr.dev", "https://cgr.dev/token"),
+            ("https://docker.elastic.co", "https://docker-auth.elastic.co/auth"),
+            ("https://registry-1.docker.io", "https://auth.docker.io/token"),
+            ("https://gcr.io", "https://gcr.io/v2/token"),
+            ("https://ghcr.io", "https://ghcr.io/token"),
+            ("https://lscr.io", "https://ghcr.io/token"),
+            ("https://nvcr.io", "https://nvcr.io/proxy_auth?scope=repository:nvidia/cuda:pull"),
+            ("https://nvcr.io", "https://authn.nvidia.com/token"),
+            ("https://public.ecr.aws", "https://public.ecr.aws/token/"),
+            ("https://quay.io", "https://quay.io/v2/auth"),
+            ("https://registry.gitlab.com", "https://gitlab.com/jwt/auth"),
+            ("https://registry.k8s.io", "https://registry.k8s.io/token"),
+            ("https://europe-docker.pkg.dev", "https://europe-docker.pkg.dev/v2/token"),
+            ("https://team.azurecr.io", "https://team.azurecr.io/oauth2/token"),
+        ];
+        for (registry, realm) in known {
+            assert_eq!(judged(registry, realm, &[]), Trust::Credentials, "{registry}");
+            assert_eq!(judged(registry, &realm.replacen("https:", "http:", 1), &[]), Trust::Insecure, "{registry}");
+            assert_eq!(judged(registry, "https://tokens.evil.example/token", &[]), Trust::Nothing, "{registry}");
+            let own = Url::parse(registry).expect("a URL").origin.host;
+            let theirs = |(_, other): &&(&str, &str)| !known.contains(&(registry, other));
+            for (_, foreign) in known.iter().filter(theirs).filter(|(_, other)| !other.contains(&own)) {
+                assert_eq!(judged(registry, foreign, &[]), Trust::Nothing, "{registry} {foreign}");
+            }
+        }
     }
 
     #[test]

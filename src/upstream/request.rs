@@ -11,6 +11,7 @@ use super::account::{Account, Scope, closest};
 use super::budget::Budget;
 use super::call::Call;
 use super::endpoint::Endpoint;
+use super::pace::Asking;
 use super::rest::Backoff;
 use super::retry::{self, ATTEMPTS_MAX, Failure, LimitOf, Limited};
 use super::wire::{Answer, Outgoing};
@@ -202,6 +203,13 @@ impl Channel<'_> {
                 deadline: self.deadline,
                 exchange: Some(&call.exchange),
             };
+            // What goes out without a token is refused, and no pull.
+            if let Some(pace) = self.account.pace.as_ref().filter(|_| question.kind == UpstreamKind::Manifest)
+                && outgoing.authorization.is_some()
+            {
+                let what = if question.method == Method::HEAD { Asking::Head } else { Asking::Get };
+                pace.turn(what, self.deadline).await?;
+            }
             let answer = self.endpoint.wire.ask(&outgoing).await?;
             let is_own = answer.url.origin == url.origin;
             if is_own && question.is_limited() {

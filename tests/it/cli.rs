@@ -281,3 +281,35 @@ fn the_healthcheck_fails_when_nobody_listens_or_answers() {
     assert_eq!(ran.code, Some(1));
     assert!(ran.stderr.contains("not ready"), "{}", ran.stderr);
 }
+
+/// Answers every request on a port of loopback with these bytes, until the test ends.
+fn serve(answer: &'static str) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let _ = stream.read(&mut [0; 4096]);
+            let _ = stream.write_all(answer.as_bytes());
+        }
+    });
+    address.to_string()
+}
+
+#[test]
+fn the_upstreams_are_asked_when_that_is_wished_and_exit_with_1_when_one_does_not_work() {
+    let open = serve("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}");
+    let closed = serve("HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+    let works = format!("upstreams: {{docker.io: {{url: 'http://{open}'}}}}");
+    let printed = prints(&["check-config", "--online"], &works);
+    assert!(printed.contains("larder.yaml: ok\n\ndocker.io: ok\n  url     http://127.0.0.1:"), "{printed}");
+    let printed = prints(&["check-config", "--online", "--print"], &works);
+    let value: serde_yaml::Value = serde_yaml::from_str(&printed).unwrap();
+    assert!(value["upstreams"]["docker.io"].is_mapping() && printed.contains("\n# docker.io: ok\n#   url "), "{printed}");
+    let fails = format!("upstreams: {{docker.io: {{url: 'http://{open}'}}, corp.test: {{url: 'http://{closed}'}}}}");
+    assert_eq!(larder(&["check-config"], &fails).code, Some(0));
+    let ran = larder(&["check-config", "--online"], &fails);
+    assert_eq!((ran.code, ran.stderr.as_str()), (Some(1), "1 of 2 upstreams does not work as configured: corp.test\n"), "{}", ran.stdout);
+    assert!(ran.stdout.contains("corp.test: does not work\n") && ran.stdout.contains("docker.io: ok\n"), "{}", ran.stdout);
+    let ran = larder(&["check-config", "--online"], "upstreams: {docker.io: {ca_file: /nowhere/ca.pem}}");
+    assert_eq!((ran.code, ran.stdout.as_str()), (Some(2), ""), "nobody is asked by a wrong configuration: {}", ran.stderr);
+}

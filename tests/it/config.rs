@@ -1,6 +1,7 @@
 //! The configuration as operators write it.
 
 mod credentials;
+mod known;
 mod print;
 mod reach;
 

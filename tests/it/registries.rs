@@ -4,6 +4,7 @@
 mod limits;
 mod lists;
 mod manifests;
+mod pace;
 mod stores;
 mod strict;
 mod tokens;

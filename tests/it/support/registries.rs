@@ -10,6 +10,7 @@
 //! ```
 
 mod docker_hub;
+mod ecr_public;
 mod ghcr;
 mod gitea;
 mod gitlab;
@@ -31,6 +32,7 @@ use super::net::FakeNet;
 use super::registry::{FakeRegistry, Manners, Request, State};
 
 pub use docker_hub::{DockerHub, Limit, docker_hub};
+pub use ecr_public::{EcrPublic, ecr_public};
 pub use ghcr::{Ghcr, ghcr};
 pub use gitea::{Gitea, gitea};
 pub use gitlab::{Gitlab, gitlab};
