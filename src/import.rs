@@ -9,7 +9,8 @@ mod tree;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+
+use tokio::time::Instant;
 
 pub use distribution::{Translation, Untranslatable, translate};
 pub use summary::{Blobs, Counts, Summary};

@@ -197,7 +197,7 @@ impl Source {
         match ttl.as_deref().map(|text| humantime::parse_duration(text).ok().filter(|ttl| *ttl <= TTL_MAX)) {
             None => yaml += "# cache.max_size is 20GiB or 10 % of the disk unless written: say what the mirror may have.\n",
             Some(Some(ttl)) if known => {
-                yaml += &format!("cache:\n  # The old registry forgot what it had for so long; larder, what nobody used for so long.\n");
+                yaml += "cache:\n  # The old registry forgot what it had for so long; larder, what nobody used for so long.\n";
                 yaml += &format!("  evict_unused_after: {}\n", humantime::format_duration(ttl));
             }
             Some(_) => self.dropped("proxy.ttl", "the least recently used leaves when cache.max_size is reached, and nothing by age"),

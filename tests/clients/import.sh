@@ -2,17 +2,27 @@
 # shellcheck shell=bash
 
 OLD=127.0.0.1:5060
+OLD_UPSTREAM=127.0.0.1:5062
 OLD_ROOT=
 
-# Debian's docker-registry as a proxy, which is what people have.
+# Debian's docker-registry as a proxy, which is what people have. It cannot sign in with a password where it is asked for
+# one as our upstream asks; so what the upstream has is there for it without one.
 start_old_mirror() {
   OLD_ROOT=$TMP/old
+  cat >"$TMP/old_upstream.yml" <<YAML
+version: 0.1
+log: {level: warn}
+storage: {filesystem: {rootdirectory: $TMP/upstream}}
+http: {addr: "$OLD_UPSTREAM"}
+YAML
+  spawn old_upstream docker-registry serve "$TMP/old_upstream.yml"
+  wait_for 20 answers "http://$OLD_UPSTREAM/v2/"
   cat >"$TMP/old.yml" <<YAML
 version: 0.1
 log: {level: warn, formatter: json}
 storage: {cache: {blobdescriptor: inmemory}, filesystem: {rootdirectory: $OLD_ROOT}}
 http: {addr: "$OLD", headers: {X-Content-Type-Options: [nosniff]}}
-proxy: {remoteurl: "http://$UPSTREAM", username: $UPSTREAM_USER, password: $CANARY}
+proxy: {remoteurl: "http://$OLD_UPSTREAM", username: $UPSTREAM_USER, password: $CANARY}
 YAML
   spawn old docker-registry serve "$TMP/old.yml"
   wait_for 20 answers "http://$OLD/v2/"
@@ -94,7 +104,7 @@ old_configuration_is_translated() {
   cat "$TMP/translated.yaml" "$TMP/translated.notes"
   "$LARDER_BIN" check-config --config "$TMP/translated.yaml"
   grep -q "dropped: http.headers: " "$TMP/translated.notes"
-  grep -q "import registry2 $OLD_ROOT --upstream $UPSTREAM" "$TMP/translated.notes"
+  grep -q "import registry2 $OLD_ROOT --upstream $OLD_UPSTREAM" "$TMP/translated.notes"
   ! grep -F "$CANARY" "$TMP/translated.yaml" "$TMP/translated.notes"
 }
 
@@ -102,6 +112,7 @@ import_scenarios() {
   start_old_mirror
   fill_old_mirror >>"$TMP/setup.log" 2>&1
   stop old
+  stop old_upstream
   forget >>"$TMP/setup.log" 2>&1 || true
   start_cold_mirror
   check "moving in: a running larder is named, and its cache left alone" running_larder_is_not_imported_into

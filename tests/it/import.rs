@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -11,7 +12,7 @@ use larder::clock::Clock;
 use larder::config::Config;
 use larder::import::{self, Failure, Request, Summary};
 use larder::metrics::Metrics;
-use larder::oci::Digest;
+use larder::oci::{Algorithm, Digest};
 use larder::store::disk::SystemDisk;
 use larder::store::{OpenError, Store};
 
@@ -358,6 +359,55 @@ fn a_cache_in_use_and_what_is_no_registry_are_refused() {
     assert!(matches!(failure, Failure::Open(OpenError::Locked(_))));
     assert!(failure.to_string().contains(&format!("process {}; stop it", std::process::id())), "{failure}");
     assert_eq!(larder::cli::Failure::from(failure).code(), 4);
+}
+
+/// Files of a cache under `blobs/` that do not hash to their name.
+fn wrong_files(cache: &Path) -> Vec<PathBuf> {
+    let below = |folder: &Path| std::fs::read_dir(folder).into_iter().flatten().map(|entry| entry.unwrap().path()).collect::<Vec<_>>();
+    let files = below(&cache.join("blobs/sha256")).into_iter().flat_map(|shelf| below(&shelf));
+    let named = |path: &PathBuf| Digest::from_parts("sha256", path.file_name().unwrap().to_str().unwrap()).unwrap();
+    files.filter(|path| Digest::of(Algorithm::Sha256, &std::fs::read(path).unwrap()) != named(path)).collect()
+}
+
+#[tokio::test]
+async fn an_import_that_is_killed_leaves_a_good_cache() {
+    let (net, registry) = hub();
+    let setup = Setup::new(&net);
+    let old = OldRegistry::new(&Clock::System, HOUR);
+    let images: Vec<_> = (0..12).map(|n| registry.push_image("library/app", &format!("v{n}"), &[700_000, 400_000], n)).collect();
+    for (n, image) in images.iter().enumerate() {
+        old.image("library/app", image);
+        old.tag("library/app", &format!("v{n}"), &image.digest);
+    }
+    let cache = &setup.config.cache.path;
+    let yaml = setup.config.cache.path.with_file_name("import.yaml");
+    std::fs::write(&yaml, format!("cache: {{path: '{}', max_size: 1GiB}}\n", cache.display())).unwrap();
+    let start = || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_larder"));
+        command.args(["import", "registry2", "--upstream", "docker.io", "--copy", "--config"]).arg(&yaml).arg(old.path());
+        command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+    };
+    let held = || images.iter().flat_map(|image| &image.layers).filter(|blob| cached(&setup, &blob.digest).exists()).count();
+    for goal in [1, 9, 17] {
+        let mut child = start();
+        // Killed in the middle of something, once it has got so far.
+        while held() < goal && child.try_wait().unwrap().is_none() {
+            std::thread::yield_now();
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(wrong_files(cache), Vec::<PathBuf>::new());
+    }
+    assert!(held() < 24, "it was killed too late to show anything");
+    let larder = setup.start();
+    let setup = larder.stop().await;
+    assert!(imported(&setup, &old).blobs.present > 0);
+    let larder = setup.start();
+    assert_eq!(larder.files("partial").len(), 0);
+    for (n, image) in images.iter().enumerate() {
+        pulls(&larder, "library/app", &format!("v{n}"), image).await;
+    }
+    assert_eq!(registry.count(get()), 0);
 }
 
 /// What larder.yaml says of a Distribution configuration; it must be one that larder accepts.
