@@ -5,6 +5,7 @@ mod advisories;
 mod bypass;
 mod cli;
 mod config;
+mod control;
 mod doubles;
 mod edge;
 mod fills;

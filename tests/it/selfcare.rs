@@ -48,8 +48,10 @@ fn plant_link(file: &Path) {
     std::os::unix::fs::symlink(&aside, file).expect("a link");
 }
 
-const DAMAGES: [(&str, fn(&Path)); 4] =
-    [("flipped", flip), ("truncated", truncate), ("removed", remove), ("replaced by a link", plant_link)];
+/// What becomes of a stored file.
+type Damage = fn(&Path);
+
+const DAMAGES: [(&str, Damage); 4] = [("flipped", flip), ("truncated", truncate), ("removed", remove), ("replaced by a link", plant_link)];
 
 async fn pull(larder: &Larder, blob: &Blob) {
     assert_whole(&larder.get(&path(blob.digest)).await, blob);
