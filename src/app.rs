@@ -7,11 +7,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::Full;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli;
 use crate::clock::Clock;
 use crate::config::{Config, Visibility};
+use crate::control::{self, Control};
 use crate::gate::Gate;
 use crate::log::AccessLog;
 use crate::metrics::Metrics;
@@ -60,6 +62,7 @@ pub struct App {
     pub store: Arc<Store>,
     pub metrics: Arc<Metrics>,
     pub readiness: Readiness,
+    pub control: Control,
     scrub_interval: Duration,
 }
 
@@ -105,8 +108,9 @@ impl App {
         stop: CancellationToken,
     ) -> Result<App, Failure> {
         let repositories = repositories(config, &world, &metrics)?;
-        let World { connect: _, disk, gate, clock, rng } = world;
-        let store = Store::open(store_options(config), disk, gate.clone(), clock.clone(), Arc::clone(&metrics))?;
+        let store = open_store(config, &world, &metrics)?;
+        let World { connect: _, disk: _, gate, clock, rng } = world;
+        let control = Control::new(Arc::clone(&store), gate.clone(), Arc::clone(&metrics), Some(Instant::now()));
         let options = mirror::Options {
             revalidate_wait: config.cache.revalidate_wait,
             negative_ttl: config.cache.negative_ttl,
@@ -119,7 +123,7 @@ impl App {
         let handler = Handler { mirror, defaults, metrics: Arc::clone(&metrics), log, readiness: readiness.clone(), rng, clock };
         let admin = Admin { metrics: Arc::clone(&metrics), readiness: readiness.clone() };
         let scrub_interval = config.cache.scrub_interval;
-        Ok(App { handler: Arc::new(handler), admin, store, metrics, readiness, scrub_interval })
+        Ok(App { handler: Arc::new(handler), admin, store, metrics, readiness, control, scrub_interval })
     }
 
     /// Serves until `stop`, drains, and closes the cache.
@@ -136,6 +140,7 @@ impl App {
         let operators = operators.run(answer, Limits::new(64, Duration::from_secs(1)), own, drained.clone());
         let tending = tokio::spawn(tend(Arc::clone(&self.store)));
         let scrubbing = tokio::spawn(scrub(Arc::clone(&self.store), self.scrub_interval, Arc::clone(&self.handler.rng)));
+        let controlled = tokio::spawn(control(self.control, drained.clone()));
         self.readiness.ready();
         let work = async {
             let aborted = clients.await;
@@ -147,6 +152,7 @@ impl App {
         tokio::join!(work, operators);
         tending.abort();
         scrubbing.abort();
+        let _ = controlled.await;
         let store = self.store;
         if let Err(error) = tokio::task::spawn_blocking(move || store.close()).await {
             tracing::error!(%error, "the cache was not closed cleanly");
@@ -154,23 +160,35 @@ impl App {
     }
 }
 
-/// The cache directory of a configuration.
-pub fn store_options(config: &Config) -> store::Options {
+/// Opens the cache directory as the configuration has it. Blocks.
+///
+/// # Errors
+/// When another process holds it, or it cannot be used.
+pub fn open_store(config: &Config, world: &World, metrics: &Arc<Metrics>) -> Result<Arc<Store>, OpenError> {
     let private = config.upstreams.values().filter(|upstream| upstream.visibility == Visibility::Private);
-    store::Options {
+    let options = store::Options {
         path: config.cache.path.clone(),
         max_size: config.cache.max_size,
         max_blob_size: config.cache.max_blob_size,
         memory_cache_size: config.cache.memory_cache_size,
         verify_on_read: config.cache.verify_on_read,
         private_upstreams: private.map(|upstream| upstream.name.as_str().into()).collect::<HashSet<Arc<str>>>(),
-    }
+    };
+    Store::open(options, Arc::clone(&world.disk), world.gate.clone(), world.clock.clone(), Arc::clone(metrics))
 }
 
 async fn tend(store: Arc<Store>) {
     loop {
         tokio::time::sleep(TEND_INTERVAL).await;
         store.tend().await;
+    }
+}
+
+/// Answers at `control.sock` until `stop`. A directory where no socket can be made is served all the same.
+async fn control(control: Control, stop: CancellationToken) {
+    match control.listen().and_then(control::Server::new) {
+        Ok(server) => server.run(control, stop).await,
+        Err(error) => tracing::warn!(%error, "no control.sock; stats, verify and purge have to wait for the stop"),
     }
 }
 

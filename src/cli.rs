@@ -10,6 +10,7 @@ use clap::{Parser, Subcommand};
 use crate::client_config::{ClientConfig, Kind, Request};
 use crate::clock::Clock;
 use crate::config::{Config, DEFAULT_FILE, Warning, find_file};
+use crate::control::{self, Ask, Form};
 use crate::{app, client_config, healthcheck, import, online};
 
 /// A pull-through caching mirror for container registries.
@@ -62,6 +63,33 @@ enum Command {
     },
     /// Exit 0 when the mirror is ready, else 1: for images without a shell.
     Healthcheck(ConfigFile),
+    /// What the cache holds, by upstream and repository, and what would go next.
+    Stats {
+        #[command(flatten)]
+        file: ConfigFile,
+        #[arg(long)]
+        json: bool,
+    },
+    /// Hash everything that is held; exit 1 when damage was found and not repaired.
+    Verify {
+        #[command(flatten)]
+        file: ConfigFile,
+        /// Put aside what is damaged, so that it is fetched again.
+        #[arg(long)]
+        repair: bool,
+        #[arg(long)]
+        json: bool,
+    },
+    /// Let go of an image, and of what nothing else lists.
+    Purge {
+        /// HOST/NAME:TAG, HOST/NAME@DIGEST, a DIGEST, or a pattern such as 'HOST/NAME:*' or 'HOST/*'
+        #[arg(value_name = "REF|DIGEST|PATTERN")]
+        what: String,
+        #[command(flatten)]
+        file: ConfigFile,
+        #[arg(long)]
+        json: bool,
+    },
     /// Tell version, commit and compiler.
     Version,
 }
@@ -159,6 +187,9 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>, serve: impl FnOnce(Con
         }
         Command::ImportConfig { file } => print_imported_config(&file),
         Command::Healthcheck(file) => file.load().and_then(|config| healthcheck::run(config.admin.listen)),
+        Command::Stats { file, json } => ask(&file, json, |_| Ok(Ask::Stats)),
+        Command::Verify { file, repair, json } => ask(&file, json, |_| Ok(Ask::Verify { repair })),
+        Command::Purge { what, file, json } => ask(&file, json, |config| control::canonical(&what, config).map(Ask::Purge)),
         Command::Version => print_version(),
     };
     match done {
@@ -213,6 +244,13 @@ fn print_imported_config(file: &Path) -> Result<(), Failure> {
     io::stdout().write_all(yaml.as_bytes())?;
     notes.iter().for_each(|note| tell(note));
     Ok(())
+}
+
+/// Of the cache, whether a daemon holds it or nobody.
+fn ask(file: &ConfigFile, json: bool, what: impl FnOnce(&Config) -> Result<Ask, String>) -> Result<(), Failure> {
+    let config = file.load()?;
+    let what = what(&config).map_err(Failure::Usage)?;
+    control::run(&config, what, if json { Form::Json } else { Form::Text })
 }
 
 fn print_version() -> Result<(), Failure> {

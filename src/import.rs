@@ -15,12 +15,11 @@ use tokio::time::Instant;
 pub use distribution::{Translation, Untranslatable, translate};
 pub use summary::{Blobs, Counts, Summary};
 
-use crate::app;
+use crate::app::{self, World};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::gate::Gate;
-use crate::store::disk::SystemDisk;
-use crate::store::{OpenError, Store, StoreError};
+use crate::store::{OpenError, StoreError};
 use taking::Taking;
 use tree::Tree;
 
@@ -65,7 +64,8 @@ pub fn registry2(config: &Config, request: &Request, clock: Clock, tell: &mut dy
     let tree = Tree::open(&request.directory).map_err(Failure::Directory)?;
     check_owner(&config.cache.path)?;
     let metrics = app::metrics(config);
-    let store = Store::open(app::store_options(config), Arc::new(SystemDisk), Gate::Inline, clock.clone(), metrics)?;
+    let world = World { gate: Gate::Inline, clock: clock.clone(), ..World::system() };
+    let store = app::open_store(config, &world, &metrics)?;
     let mut taking = Taking::new(&tree, Arc::clone(&store), (&config.cache, upstream), clock, request.copy, tell);
     let taken = taking.run();
     let mut summary = taking.end();

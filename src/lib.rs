@@ -8,6 +8,7 @@ pub mod app;
 pub mod cli;
 pub mod client_config;
 pub mod config;
+pub mod control;
 pub mod healthcheck;
 pub mod import;
 pub mod mirror;

@@ -141,6 +141,13 @@ impl Metrics {
         self.upstreams.get(name).unwrap_or(&self.unknown)
     }
 
+    /// Requests for manifests and blobs, those answered by what was held, bytes sent for them, and bytes received from
+    /// upstreams; since the start.
+    pub fn traffic(&self) -> (u64, u64, u64, u64) {
+        let each = self.upstreams.values().map(|upstream| upstream.traffic());
+        each.fold((0, 0, 0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1, sum.2 + one.2, sum.3 + one.3))
+    }
+
     /// For requests that name no configured upstream.
     pub fn unknown(&self) -> &Arc<UpstreamMetrics> {
         &self.unknown

@@ -8,29 +8,37 @@ mod evict;
 mod files;
 mod import;
 mod index;
+mod inventory;
 mod layout;
 mod links;
 mod lock;
 mod manifests;
 mod partial;
+mod purge;
 mod quarantine;
 mod recover;
 mod refs;
 mod rehash;
 mod scrub;
+mod socket;
 mod tail;
 mod trust;
+mod verify;
 
 pub use blobs::{Blob, FileReader};
 pub use buffer::CHUNK;
 pub use import::{BlobError, Way};
+pub use inventory::{Held, Inventory, Next};
 pub use layout::{Layout, RepositoryKey};
 pub use links::Link;
 pub use lock::LockError;
 pub use partial::{Mismatch, PartialBlob, Verified, Verifier};
+pub use purge::{Glob, Purged, Selected, What};
 pub use refs::TagRecord;
+pub use socket::{control_path, is_cache};
 pub use tail::{HOLD_BACK, Phase, Progress, Tail, TailReader};
 pub use trust::Vouched;
+pub use verify::{Progress as VerifyProgress, Report};
 
 use std::collections::HashSet;
 use std::io;
@@ -289,6 +297,9 @@ impl Store {
 
     /// The last words of a clean stop. Blocks.
     pub fn close(&self) {
+        if let Err(error) = self.stop_listening() {
+            tracing::debug!(%error, "control.sock stays behind");
+        }
         self.index.touch(self.ledger().take_touched());
         self.lock.leave_cleanly();
     }

@@ -208,6 +208,16 @@ impl UpstreamMetrics {
         }
     }
 
+    /// As [`super::Metrics::traffic`].
+    pub(super) fn traffic(&self) -> (u64, u64, u64, u64) {
+        let content = [Kind::Manifest, Kind::Blob];
+        let all = content.map(|kind| self.requests[kind as usize].iter().map(IntCounter::get).sum::<u64>());
+        let held = [Outcome::Hit, Outcome::Revalidated, Outcome::Stale(StaleReason::Unavailable)];
+        let hits = content.map(|kind| held.map(|outcome| self.requests[kind as usize][outcome.index()].get()).iter().sum::<u64>());
+        let sent = content.map(|kind| self.response_bytes[kind as usize].get());
+        (all.iter().sum(), hits.iter().sum(), sent.iter().sum(), self.received_bytes.get())
+    }
+
     pub(super) fn finished(&self, kind: Kind, outcome: Outcome, bytes: u64) {
         self.requests[kind as usize][outcome.index()].inc();
         if let Outcome::Stale(reason) = outcome {

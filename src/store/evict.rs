@@ -57,6 +57,26 @@ impl Ledger {
         self.items.contains_key(item)
     }
 
+    pub fn max_size(&self) -> u64 {
+        self.max_size
+    }
+
+    pub fn allocated(&self, item: &Item) -> Option<u64> {
+        self.items.get(item).map(|usage| usage.allocated)
+    }
+
+    /// Every object that is stored, in no order.
+    pub fn stored(&self) -> Vec<Digest> {
+        let digest = |item: &Item| if let Item::Stored(digest) = item { Some(*digest) } else { None };
+        self.items.keys().filter_map(digest).collect()
+    }
+
+    /// The first to leave when room is wanted, with their allocated bytes.
+    pub fn next_to_go(&self, count: usize) -> Vec<(Item, u64, Timestamp)> {
+        let usage = |item: &Item| self.items.get(item).map(|usage| (item.clone(), usage.allocated, usage.last_used));
+        self.order.values().filter_map(usage).take(count).collect()
+    }
+
     pub fn count(&self) -> usize {
         self.items.len()
     }

@@ -86,6 +86,8 @@ impl Store {
 
     /// Forgets an item and every record that names it.
     pub(super) fn remove_item(&self, item: &Item) -> u64 {
+        // First, so that whoever writes a record meanwhile sees that it names nothing, or is seen here.
+        let freed = self.ledger().remove(item).unwrap_or_default();
         if let Item::Stored(digest) = item {
             let (holders, upstreams) = {
                 let links = self.links();
@@ -101,7 +103,7 @@ impl Store {
             self.trust.forget(digest);
             self.index.remove(*digest);
         }
-        self.ledger().remove(item).unwrap_or_default()
+        freed
     }
 
     pub(super) fn create_file(&self, path: &Path) -> Result<Arc<dyn DiskFile>, StoreError> {

@@ -85,6 +85,45 @@ impl Links {
         self.children.get(manifest)
     }
 
+    /// Every digest that somebody has as a manifest.
+    pub fn manifests(&self) -> Vec<Digest> {
+        self.holders.keys().copied().collect()
+    }
+
+    /// The manifests of a repository.
+    pub fn held_by(&self, repository: &RepositoryKey) -> Vec<Digest> {
+        self.holders.iter().filter(|(_, holders)| holders.contains_key(repository)).map(|(digest, _)| *digest).collect()
+    }
+
+    /// Whether one of the repository's manifests lists it.
+    pub fn is_listed(&self, repository: &RepositoryKey, digest: &Digest) -> bool {
+        self.parents(digest).iter().any(|parent| self.media_type(repository, parent).is_some())
+    }
+
+    /// Whether no manifest lists it, and it is none itself.
+    pub fn is_orphan(&self, digest: &Digest) -> bool {
+        self.parents(digest).is_empty() && !self.holders.contains_key(digest)
+    }
+
+    /// The repositories that have it, as a manifest or in one.
+    pub fn repositories_of(&self, digest: &Digest) -> Vec<&RepositoryKey> {
+        let parents = self.parents(digest).iter().flat_map(|parent| self.holders(parent));
+        let mut found: Vec<_> = self.holders(digest).chain(parents).collect();
+        found.sort_unstable();
+        found.dedup();
+        found
+    }
+
+    /// The repository has this manifest no longer; `false` when it had not.
+    pub fn unhold(&mut self, repository: &RepositoryKey, manifest: &Digest) -> bool {
+        let Some(holders) = self.holders.get_mut(manifest) else { return false };
+        let held = holders.remove(repository).is_some();
+        if holders.is_empty() {
+            self.holders.remove(manifest);
+        }
+        held
+    }
+
     /// The upstreams that confirmed a blob.
     pub fn confirmed(&self, digest: &Digest) -> &[Arc<str>] {
         self.confirmed.get(digest).map_or(&[], Vec::as_slice)

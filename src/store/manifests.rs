@@ -88,6 +88,11 @@ impl Store {
         links.list(descriptor.digest, children);
         links.hold(repository.clone(), descriptor.digest, descriptor.media_type.clone());
         drop(links);
+        if !self.contains(&descriptor.digest) {
+            // Evicted or purged between the two: the record would name nothing.
+            self.links_mut().unhold(repository, &descriptor.digest);
+            return self.refs.drop_manifest(repository, &descriptor.digest).map_err(|error| self.write_error("remove", &path, error));
+        }
         self.memory.insert(descriptor.digest, manifest.bytes().clone());
         Ok(())
     }
@@ -134,7 +139,13 @@ impl Store {
         let (store, key) = (Arc::clone(self), key.clone());
         self.gate
             .run(move || {
-                store.refs.set_tag(&key, record).map_err(|error| store.write_error("write", &store.layout.tag(&key.0, &key.1), error))
+                let manifest = record.descriptor.digest;
+                let mut written = store.refs.set_tag(&key, record);
+                if !store.contains(&manifest) {
+                    // Evicted or purged meanwhile.
+                    written = store.refs.drop_tag(&key);
+                }
+                written.map_err(|error| store.write_error("write", &store.layout.tag(&key.0, &key.1), error))
             })
             .await
     }

@@ -186,6 +186,38 @@ impl Refs {
         disk::replace(&*self.disk, &self.layout.shown(repository), &bytes)
     }
 
+    /// Every repository of which there is a record.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn repositories(&self) -> io::Result<Vec<RepositoryKey>> {
+        let mut found = Vec::new();
+        for upstream in self.disk.list(&self.layout.refs())? {
+            let upstream: Arc<str> = upstream.name.into();
+            let mut names = vec![String::new()];
+            while let Some(name) = names.pop() {
+                for entry in self.disk.list(&self.layout.refs().join(&*upstream).join(&name))?.into_iter().filter(|entry| entry.is_dir) {
+                    match (entry.name.as_str(), name.parse()) {
+                        ("_tags" | "_manifests", Ok(parsed)) => found.push(RepositoryKey { upstream: Arc::clone(&upstream), name: parsed }),
+                        (marked, _) if marked.starts_with('_') => {}
+                        (below, _) => names.push(if name.is_empty() { below.to_owned() } else { format!("{name}/{below}") }),
+                    }
+                }
+            }
+        }
+        found.sort_unstable();
+        found.dedup();
+        Ok(found)
+    }
+
+    /// The tags of which a repository has records.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn tags_of(&self, repository: &RepositoryKey) -> io::Result<Vec<Tag>> {
+        Ok(self.disk.list(&self.layout.tags(repository))?.iter().filter_map(|entry| entry.name.parse().ok()).collect())
+    }
+
     /// Calls `found` for every record of a manifest and every confirmation, as the files have them.
     ///
     /// # Errors

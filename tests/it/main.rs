@@ -6,6 +6,7 @@ mod bypass;
 mod cli;
 mod clients;
 mod config;
+mod control;
 mod doubles;
 mod edge;
 mod fills;

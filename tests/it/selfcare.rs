@@ -10,6 +10,7 @@ use larder::rng::Rng;
 use tokio::task::JoinHandle;
 
 use crate::fills::{assert_whole, hub, path, push, until};
+use crate::support::disk::FaultyDisk;
 use crate::support::larder::{Larder, Setup};
 use crate::support::net::FakeNet;
 use crate::support::registry::{Blob, FakeRegistry, get};
@@ -48,8 +49,10 @@ fn plant_link(file: &Path) {
     std::os::unix::fs::symlink(&aside, file).expect("a link");
 }
 
-const DAMAGES: [(&str, fn(&Path)); 4] =
-    [("flipped", flip), ("truncated", truncate), ("removed", remove), ("replaced by a link", plant_link)];
+/// What becomes of a stored file.
+type Damage = fn(&Path);
+
+const DAMAGES: [(&str, Damage); 4] = [("flipped", flip), ("truncated", truncate), ("removed", remove), ("replaced by a link", plant_link)];
 
 async fn pull(larder: &Larder, blob: &Blob) {
     assert_whole(&larder.get(&path(blob.digest)).await, blob);
@@ -223,4 +226,42 @@ async fn what_is_put_aside_counts_and_stays_little() {
     let larder = larder.stop().await.start();
     larder.app.store.tend().await;
     assert_eq!(larder.metric("larder_cache_size_bytes"), (aside + bytes(larder.files("blobs"))) as f64);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_takes_too_long_to_hash_is_served_as_far_as_it_is_hashed_and_its_end_never_before() {
+    for damaged in [false, true] {
+        let (net, registry) = hub();
+        let blob = push(&registry, 20 * MIB, 1);
+        let disk = FaultyDisk::new();
+        let larder = mode(&net, VerifyOnRead::Always).disk(Arc::new(disk.clone())).start();
+        pull(&larder, &blob).await;
+        if damaged {
+            flip(&blob_file(larder.cache(), blob.digest));
+        }
+        disk.hold_reads_from(9 * MIB as u64);
+        let mut client = larder.client().await;
+        let ask = path(blob.digest);
+        let opening = tokio::spawn(async move { client.open(&ask).await });
+        // Time stands still while a thread waits for the disk, and goes on by hand.
+        while disk.waiting() == 0 {
+            tokio::task::yield_now().await;
+        }
+        tokio::time::advance(Duration::from_secs(9)).await;
+        for _ in 0..1000 {
+            tokio::task::yield_now().await;
+        }
+        assert!(!opening.is_finished(), "headers before it was hashed or ten seconds had passed");
+        tokio::time::advance(Duration::from_secs(2)).await;
+        let mut body = opening.await.expect("an answer");
+        assert_eq!(body.header("cache-status"), Some("larder; hit"));
+        assert!(body.read_exactly(8 * MIB).await.expect("what is hashed") == blob.bytes[..8 * MIB]);
+        disk.release();
+        match body.read_to_end().await {
+            Ok(rest) => assert!(!damaged && rest == blob.bytes[8 * MIB..]),
+            Err(_) => assert!(damaged, "broken for nothing"),
+        }
+        pull(&larder, &blob).await;
+        assert_eq!(registry.count(get().blob()), if damaged { 2 } else { 1 });
+    }
 }

@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use larder::store::disk::{Disk, DiskFile, Entry, Stat, SystemDisk};
 
@@ -44,6 +44,8 @@ impl Op {
 #[derive(Clone, Default)]
 pub struct FaultyDisk {
     faults: Arc<Mutex<Faults>>,
+    /// Reads at this offset and beyond wait; and how many do.
+    held: Arc<(Mutex<(Option<u64>, usize)>, Condvar)>,
 }
 
 #[derive(Default)]
@@ -82,6 +84,30 @@ impl FaultyDisk {
     pub fn fail_nth(&self, n: usize) {
         let mut faults = self.faults();
         (faults.nth, faults.hit) = (Some(n), None);
+    }
+
+    /// Every read at `offset` or beyond waits, as on a disk that is too slow, until [`FaultyDisk::release`].
+    pub fn hold_reads_from(&self, offset: u64) {
+        self.held.0.lock().unwrap_or_else(PoisonError::into_inner).0 = Some(offset);
+    }
+
+    pub fn release(&self) {
+        self.held.0.lock().unwrap_or_else(PoisonError::into_inner).0 = None;
+        self.held.1.notify_all();
+    }
+
+    /// Reads that wait.
+    pub fn waiting(&self) -> usize {
+        self.held.0.lock().unwrap_or_else(PoisonError::into_inner).1
+    }
+
+    fn wait(&self, offset: u64) {
+        let mut held = self.held.0.lock().unwrap_or_else(PoisonError::into_inner);
+        held.1 += 1;
+        while held.0.is_some_and(|from| offset >= from) {
+            held = self.held.1.wait(held).unwrap_or_else(PoisonError::into_inner);
+        }
+        held.1 -= 1;
     }
 
     /// What `fail_nth` struck, if it was reached.
@@ -198,6 +224,7 @@ struct FaultyFile {
 impl DiskFile for FaultyFile {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         self.disk.attempt(Op::Read)?;
+        self.disk.wait(offset);
         self.file.read_at(buffer, offset)
     }
 

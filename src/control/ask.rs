@@ -1,0 +1,91 @@
+//! The words between a command and the daemon. Fields are added, never changed: the two ends may be of different versions.
+
+use http::Method;
+use serde::{Deserialize, Serialize};
+
+use crate::store::{Inventory, Purged, Report, VerifyProgress};
+
+/// A question.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ask {
+    Stats,
+    Verify {
+        repair: bool,
+    },
+    /// As [`super::canonical`] has it.
+    Purge(String),
+}
+
+impl Ask {
+    /// As a request's method and target.
+    pub fn request(&self) -> (Method, String) {
+        match self {
+            Ask::Stats => (Method::GET, "/v1/stats".into()),
+            Ask::Verify { repair } => (Method::POST, format!("/v1/verify?repair={repair}")),
+            Ask::Purge(what) => (Method::POST, format!("/v1/purge?{what}")),
+        }
+    }
+
+    /// What a request asks for; `None` for what larder does not know.
+    pub fn of(method: &Method, path: &str, query: Option<&str>) -> Option<Ask> {
+        match (method, path) {
+            (&Method::GET, "/v1/stats") => Some(Ask::Stats),
+            (&Method::POST, "/v1/verify") => Some(Ask::Verify { repair: query == Some("repair=true") }),
+            (&Method::POST, "/v1/purge") => Some(Ask::Purge(query?.to_owned())),
+            _ => None,
+        }
+    }
+}
+
+/// A line of an answer. The last is not `Progress`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Line {
+    Progress(VerifyProgress),
+    Done(Answer),
+    Failed(String),
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Answer {
+    Stats(Box<Stats>),
+    Verified(Report),
+    Purged(Purged),
+}
+
+/// What is held, and what it was good for.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Stats {
+    pub held: Inventory,
+    /// Since the daemon's start; absent of a stopped directory.
+    pub traffic: Option<Traffic>,
+}
+
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Traffic {
+    pub seconds: u64,
+    /// For manifests and blobs.
+    pub requests: u64,
+    /// Answered by what was held.
+    pub hits: u64,
+    pub sent_bytes: u64,
+    /// From upstreams.
+    pub received_bytes: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_says_what_is_asked() {
+        for ask in [Ask::Stats, Ask::Verify { repair: true }, Ask::Verify { repair: false }, Ask::Purge("docker.io/a/*:1".into())] {
+            let (method, target) = ask.request();
+            let uri: http::Uri = target.parse().expect("a target");
+            assert_eq!(Ask::of(&method, uri.path(), uri.query()), Some(ask));
+        }
+        assert_eq!(Ask::of(&Method::GET, "/v1/purge", Some("docker.io/a/*")), None);
+        assert_eq!(Ask::of(&Method::POST, "/v1/purge", None), None);
+    }
+}

@@ -1,0 +1,121 @@
+//! A command's end: asks the daemon that holds the cache directory, or, where none does, takes the lock and answers itself.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::Request;
+use http::header::HOST;
+use http_body_util::{BodyExt, Empty};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use tokio::net::UnixStream;
+use tokio::sync::mpsc;
+
+use super::{Answer, Ask, Control, Form, LINES_MAX, Line};
+use crate::app::{self, World};
+use crate::cli::Failure;
+use crate::config::Config;
+use crate::store;
+
+/// A daemon that says nothing for so long is stuck.
+const SILENCE_MAX: Duration = Duration::from_secs(60);
+/// Of a line: a list of a thousand repositories is some 200 KiB.
+const LINE_BYTES_MAX: usize = 16 << 20;
+
+/// Asks, shows how far it is on stderr, and prints what came of it.
+///
+/// # Errors
+/// When nobody could answer, or what was found is bad.
+pub fn run(config: &Config, ask: Ask, form: Form) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime = runtime.map_err(|error| Failure::Failed(format!("cannot start the runtime: {error}")))?;
+    let answer = runtime.block_on(answer(config, ask, form))?;
+    form.print(&answer)?;
+    match answer {
+        Answer::Verified(report) if report.is_bad() => {
+            Err(Failure::Failed("the cache is damaged; larder verify --repair puts the damage aside".into()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Asks whoever holds the cache directory.
+///
+/// # Errors
+/// When nobody could answer.
+pub async fn answer(config: &Config, ask: Ask, form: Form) -> Result<Answer, Failure> {
+    match UnixStream::connect(store::control_path(&config.cache.path)).await {
+        Ok(stream) => over(stream, &ask, form).await,
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
+            stopped(config, ask, form).await
+        }
+        Err(error) => Err(Failure::Failed(format!("{}: {error}", store::control_path(&config.cache.path).display()))),
+    }
+}
+
+/// Over the daemon's socket.
+async fn over(stream: UnixStream, ask: &Ask, form: Form) -> Result<Answer, Failure> {
+    let broken = |error: hyper::Error| Failure::Failed(format!("the daemon's answer broke off: {error}"));
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
+    tokio::spawn(connection);
+    let (method, target) = ask.request();
+    let request = Request::builder().method(method).uri(target).header(HOST, "larder").body(Empty::<Bytes>::new());
+    let request = request.map_err(|error| Failure::Usage(error.to_string()))?;
+    let silent = |_| Failure::Failed(format!("the daemon has said nothing for {} s", SILENCE_MAX.as_secs()));
+    let mut body = tokio::time::timeout(SILENCE_MAX, sender.send_request(request)).await.map_err(silent)?.map_err(broken)?.into_body();
+    let mut heard = BytesMut::new();
+    while let Some(frame) = tokio::time::timeout(SILENCE_MAX, body.frame()).await.map_err(silent)? {
+        heard.extend_from_slice(frame.map_err(broken)?.data_ref().map_or(&[][..], Bytes::as_ref));
+        while let Some(end) = heard.iter().position(|byte| *byte == b'\n') {
+            let line = heard.split_to(end + 1);
+            let line = serde_json::from_slice(&line)
+                .map_err(|error| Failure::Failed(format!("the daemon says what cannot be understood: {error}")))?;
+            if let Some(answer) = hear(line, form)? {
+                return Ok(answer);
+            }
+        }
+        if heard.len() > LINE_BYTES_MAX {
+            break;
+        }
+    }
+    Err(Failure::Failed("the daemon's answer broke off".into()))
+}
+
+/// In the daemon's place, which is not running.
+async fn stopped(config: &Config, ask: Ask, form: Form) -> Result<Answer, Failure> {
+    let world = World::system();
+    if !store::is_cache(&config.cache.path) {
+        return Err(Failure::CacheUnusable(format!(
+            "{} is no cache directory; --config names another configuration",
+            config.cache.path.display()
+        )));
+    }
+    let metrics = app::metrics(config);
+    let gate = world.gate.clone();
+    let store = app::open_store(config, &world, &metrics).map_err(|error| Failure::from(app::Failure::from(error)))?;
+    let (sender, mut lines) = mpsc::channel(LINES_MAX);
+    let control = Control::new(Arc::clone(&store), gate.clone(), metrics, None);
+    let running = tokio::spawn(control.run(ask, sender));
+    let mut answer = Err(Failure::Failed("it ended without an answer".into()));
+    while let Some(line) = lines.recv().await {
+        if let Some(heard) = hear(line, form).transpose() {
+            answer = heard;
+        }
+    }
+    let _ = running.await;
+    gate.run(move || store.close()).await;
+    answer
+}
+
+fn hear(line: Line, form: Form) -> Result<Option<Answer>, Failure> {
+    match line {
+        Line::Progress(progress) => {
+            form.progress(&progress);
+            Ok(None)
+        }
+        Line::Done(answer) => Ok(Some(answer)),
+        Line::Failed(why) => Err(Failure::Failed(why)),
+    }
+}

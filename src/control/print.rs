@@ -1,0 +1,135 @@
+//! Answers for people and for programs.
+
+use std::fmt::Write as _;
+use std::io::{self, Write as _};
+use std::time::{Duration, UNIX_EPOCH};
+
+use super::{Answer, Stats};
+use crate::store::{Held, Purged, Report, VerifyProgress};
+
+/// Repositories in the text; `--json` has more.
+const REPOSITORIES_SHOWN: usize = 20;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    Text,
+    Json,
+}
+
+impl Form {
+    /// How far it is, on stderr.
+    pub fn progress(self, progress: &VerifyProgress) {
+        if progress.objects > 0 || progress.bytes > 0 {
+            let VerifyProgress { objects, objects_total, bytes } = progress;
+            // Where stderr is closed, nobody is there to be told.
+            let _ = writeln!(io::stderr(), "{objects} of {objects_total} objects, {}", size(*bytes));
+        }
+    }
+
+    /// # Errors
+    /// When stdout cannot be written.
+    pub fn print(self, answer: &Answer) -> io::Result<()> {
+        let text = match (self, answer) {
+            (Form::Json, Answer::Stats(stats)) => json(stats)?,
+            (Form::Json, Answer::Verified(report)) => json(report)?,
+            (Form::Json, Answer::Purged(purged)) => json(purged)?,
+            (Form::Text, Answer::Stats(stats)) => stats_text(stats),
+            (Form::Text, Answer::Verified(report)) => report_text(report),
+            (Form::Text, Answer::Purged(purged)) => purged_text(purged),
+        };
+        io::stdout().write_all(text.as_bytes())
+    }
+}
+
+fn json(value: &impl serde::Serialize) -> io::Result<String> {
+    Ok(serde_json::to_string_pretty(value)? + "\n")
+}
+
+fn stats_text(stats: &Stats) -> String {
+    let held = &stats.held;
+    let mut text = format!("{} of {}, {} objects\n", size(held.bytes), size(held.max_bytes), held.objects);
+    if let Some(traffic) = &stats.traffic {
+        let since = humantime::format_duration(Duration::from_secs(traffic.seconds));
+        let share = share(traffic.hits, traffic.requests);
+        let (sent, received) = (size(traffic.sent_bytes), size(traffic.received_bytes));
+        let _ = writeln!(
+            text,
+            "in {since}: {} requests, {share} answered by what was held; {sent} sent, {received} from upstreams",
+            traffic.requests
+        );
+    }
+    let mut table = |title: &str, rows: &mut dyn Iterator<Item = (&String, &Held)>| {
+        let _ = writeln!(text, "\n{:>12}  {:>8}  {:>9}  {title}", "bytes", "tags", "manifests");
+        for (name, held) in rows {
+            let _ = writeln!(text, "{:>12}  {:>8}  {:>9}  {name}", size(held.bytes), held.tags, held.manifests);
+        }
+    };
+    table("upstream", &mut held.upstreams.iter());
+    table("repository, the largest first", &mut held.repositories.iter().take(REPOSITORIES_SHOWN).map(|(name, held)| (name, held)));
+    let shown = held.repositories.len().min(REPOSITORIES_SHOWN) as u64;
+    if held.repositories_total > shown {
+        let _ = writeln!(text, "{:>12}  and {} more", "", held.repositories_total - shown);
+    }
+    if !held.next.is_empty() {
+        let _ = writeln!(text, "\n{:>12}  {:<20}  next to go when room is wanted", "bytes", "last used");
+    }
+    for next in &held.next {
+        let used = humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_millis(next.last_used.0));
+        let of = if next.of.is_empty() { "listed by nothing".to_owned() } else { next.of.join(", ") };
+        let _ = writeln!(text, "{:>12}  {used}  {} ({of})", size(next.bytes), next.digest);
+    }
+    text
+}
+
+fn report_text(report: &Report) -> String {
+    let mut text = String::new();
+    for (digest, why) in &report.faults {
+        let _ = writeln!(text, "{digest}: {why}");
+    }
+    let Report { objects, damaged, missing, unreadable, tags_without_manifest, incomplete_manifests, .. } = report;
+    let _ =
+        writeln!(text, "{objects} objects, {} hashed: {damaged} damaged, {missing} missing, {unreadable} unreadable", size(report.bytes));
+    let _ = writeln!(
+        text,
+        "{tags_without_manifest} tags without their manifest; {incomplete_manifests} manifests of which something is not held, which is normal"
+    );
+    if report.repaired && damaged + missing + tags_without_manifest > 0 {
+        text.push_str("damage was put aside; it is fetched again when somebody asks for it\n");
+    }
+    text
+}
+
+fn purged_text(purged: &Purged) -> String {
+    if *purged == Purged::default() {
+        return "nothing that is held is called so\n".into();
+    }
+    let Purged { tags, manifests, objects, bytes } = purged;
+    format!("{tags} tags, {manifests} manifests of repositories and {objects} objects are gone, {}\n", size(*bytes))
+}
+
+fn share(part: u64, whole: u64) -> String {
+    // In tenths of a percent, so that no float has to round.
+    let tenths = (u128::from(part) * 1000).checked_div(u128::from(whole)).unwrap_or_default();
+    format!("{}.{} %", tenths / 10, tenths % 10)
+}
+
+fn size(bytes: u64) -> String {
+    let units = [(40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")];
+    match units.into_iter().find(|(shift, _)| bytes >> shift > 0) {
+        Some((shift, unit)) => format!("{}.{} {unit}", bytes >> shift, ((bytes >> (shift - 10) & 1023) * 10) >> 10),
+        None => format!("{bytes} B"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_are_short() {
+        for (bytes, text) in [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (1 << 30, "1.0 GiB"), (u64::MAX, "16777215.9 TiB")] {
+            assert_eq!(size(bytes), text);
+        }
+        assert_eq!((share(1, 3).as_str(), share(0, 0).as_str(), share(2, 2).as_str()), ("33.3 %", "0.0 %", "100.0 %"));
+    }
+}

@@ -1,0 +1,133 @@
+//! What `purge` can be told: `host/name:tag`, `host/name@digest`, a digest, or a pattern with `*`. Pure.
+
+use crate::config::Config;
+use crate::oci::{Digest, RepositoryName, Tag};
+use crate::store::{Glob, Selected, What};
+
+/// Docker Hub, by the name under which it is kept, and its others.
+const DOCKER_HUB: &str = "docker.io";
+const DOCKER_HUB_NAMES: [&str; 2] = ["index.docker.io", "registry-1.docker.io"];
+
+/// What a canonical text selects.
+///
+/// # Errors
+/// One line: what is wrong with it.
+pub fn parse(text: &str) -> Result<Selected, String> {
+    if let Ok(digest) = text.parse::<Digest>() {
+        return Ok(Selected::Object(digest));
+    }
+    let (repository, what) = split(text)?;
+    let what = match what {
+        Suffix::Digest(digest) => What::Manifest(digest.parse().map_err(|error| format!("`{digest}` is no digest: {error}"))?),
+        Suffix::None | Suffix::Tag("*") => What::Everything,
+        Suffix::Tag(tag) if tag.contains('*') => What::Tags(Glob(tag.to_owned())),
+        Suffix::Tag(tag) => What::Tags(Glob(tag.parse::<Tag>().map_err(|error| error.to_string())?.to_string())),
+    };
+    let known = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b".:_-/*[]".contains(&byte);
+    if !repository.bytes().all(known) || repository.is_empty() {
+        return Err(format!("`{repository}` is neither a repository nor a pattern of such"));
+    }
+    Ok(Selected::Of { repository: Glob(repository.to_owned()), what })
+}
+
+/// The text with its upstream spelled out, as an image name in a client's hands leaves it away.
+///
+/// # Errors
+/// One line: what is wrong with it.
+pub fn canonical(text: &str, config: &Config) -> Result<String, String> {
+    if text.parse::<Digest>().is_ok() {
+        return Ok(text.to_owned());
+    }
+    let (repository, what) = split(text)?;
+    let suffix = &text[repository.len()..];
+    if matches!(what, Suffix::None) && !text.contains('*') {
+        return Err(format!("`{text}` names no tag; write {text}:TAG, {text}@DIGEST, or '{text}:*' for all of it"));
+    }
+    let (host, name) = match repository.split_once('/') {
+        Some((first, rest)) if is_host(first, config) => (upstream(first, config), rest),
+        _ if repository.starts_with('*') => return checked(format!("{repository}{suffix}")),
+        _ => (config.default_upstream.as_str(), repository),
+    };
+    let library = if host == DOCKER_HUB && !name.contains(['/', '*']) { "library/" } else { "" };
+    if !name.contains('*') {
+        name.parse::<RepositoryName>().map_err(|error| error.to_string())?;
+    }
+    checked(format!("{host}/{library}{name}{suffix}"))
+}
+
+fn checked(text: String) -> Result<String, String> {
+    parse(&text).map(|_| text)
+}
+
+enum Suffix<'a> {
+    None,
+    Tag(&'a str),
+    Digest(&'a str),
+}
+
+/// The repository, and what stands behind it. A colon before the last slash is a port's.
+fn split(text: &str) -> Result<(&str, Suffix<'_>), String> {
+    if let Some((repository, digest)) = text.split_once('@') {
+        return Ok((repository, Suffix::Digest(digest)));
+    }
+    match text.rsplit_once(':') {
+        Some((_, "")) => Err(format!("`{text}` ends before the tag")),
+        Some((repository, tag)) if !tag.contains('/') => Ok((repository, Suffix::Tag(tag))),
+        _ => Ok((text, Suffix::None)),
+    }
+}
+
+/// Whether the first component of a name is a registry and no part of the name.
+fn is_host(first: &str, config: &Config) -> bool {
+    first.contains(['.', ':', '*'])
+        || first == "localhost"
+        || config.upstreams.values().any(|one| one.name == first || one.aliases.iter().any(|alias| alias == first))
+}
+
+/// The name under which an upstream's content is kept. One that is configured no longer may still have some.
+fn upstream<'a>(host: &'a str, config: &'a Config) -> &'a str {
+    let named = config.upstreams.values().find(|one| one.name == host || one.aliases.iter().any(|alias| alias == host));
+    match named {
+        Some(one) => &one.name,
+        None if DOCKER_HUB_NAMES.contains(&host) => DOCKER_HUB,
+        None => host,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn canonical(text: &str) -> Result<String, String> {
+        let yaml = "upstreams: {docker.io: {aliases: [hub]}, 'r.corp:5000': {}}";
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(file.path(), yaml).expect("a file");
+        let environment = [("HOME".to_owned(), "/home".to_owned())];
+        let (config, _) = Config::load(Some(file.path()), environment).expect("a configuration");
+        super::canonical(text, &config)
+    }
+
+    #[test]
+    fn names_are_spelled_out_as_clients_mean_them() {
+        let digest = format!("sha256:{}", "0a".repeat(32));
+        for (written, meant) in [
+            ("alpine:3.20", "docker.io/library/alpine:3.20"),
+            ("hub/alpine:3.20", "docker.io/library/alpine:3.20"),
+            ("index.docker.io/org/app:1", "docker.io/org/app:1"),
+            ("org/app:v*", "docker.io/org/app:v*"),
+            ("r.corp:5000/app:1", "r.corp:5000/app:1"),
+            ("gone.corp/app:*", "gone.corp/app:*"),
+            ("docker.io/*", "docker.io/*"),
+            ("*", "*"),
+            ("*/app:1", "*/app:1"),
+            (&format!("alpine@{digest}"), &format!("docker.io/library/alpine@{digest}")),
+            (&digest, &digest),
+        ] {
+            assert_eq!(canonical(written), Ok(meant.to_owned()), "{written}");
+            assert!(parse(meant).is_ok());
+        }
+        for wrong in ["", "alpine", "r.corp:5000/app", "alpine:", "alpine@sha256:12", "Alpine:1", "alpine:a b", "a?b:1", "../x:1"] {
+            assert!(canonical(wrong).is_err(), "{wrong}: {:?}", canonical(wrong));
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! What is held, counted: by upstream, by repository, and what would go next.
+
+use std::collections::{BTreeMap, HashSet};
+use std::io;
+
+use serde::{Deserialize, Serialize};
+
+use super::evict::Item;
+use super::{RepositoryKey, Store};
+use crate::clock::Timestamp;
+use crate::oci::Digest;
+
+/// Repositories that are listed, those with the most bytes first; the totals count all.
+const REPOSITORIES_MAX: usize = 1000;
+/// Objects that would go next.
+const NEXT_MAX: usize = 10;
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Inventory {
+    /// Allocated, what is promised to downloads included.
+    pub bytes: u64,
+    pub max_bytes: u64,
+    pub objects: u64,
+    pub upstreams: BTreeMap<String, Held>,
+    pub repositories: Vec<(String, Held)>,
+    pub repositories_total: u64,
+    /// The least recently used, which leave first when room is wanted.
+    pub next: Vec<Next>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Held {
+    pub tags: u64,
+    pub manifests: u64,
+    /// Allocated by all that is listed, each object once; what others list too is counted there as well.
+    pub bytes: u64,
+}
+
+/// An object that would go.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Next {
+    pub digest: String,
+    pub bytes: u64,
+    pub last_used: Timestamp,
+    /// Some of the repositories that have it.
+    pub of: Vec<String>,
+}
+
+impl Store {
+    /// Blocks.
+    ///
+    /// # Errors
+    /// When the records cannot be read.
+    pub fn inventory(&self) -> io::Result<Inventory> {
+        let mut inventory = {
+            let ledger = self.ledger();
+            Inventory { bytes: ledger.size(), max_bytes: ledger.max_size(), objects: ledger.count() as u64, ..Inventory::default() }
+        };
+        let mut by_upstream: BTreeMap<String, HashSet<Digest>> = BTreeMap::new();
+        for repository in self.refs.repositories()? {
+            let (held, closure) = self.held_by(&repository)?;
+            let upstream = inventory.upstreams.entry(repository.upstream.to_string()).or_default();
+            upstream.tags += held.tags;
+            upstream.manifests += held.manifests;
+            by_upstream.entry(repository.upstream.to_string()).or_default().extend(closure);
+            inventory.repositories.push((name(&repository), held));
+        }
+        for (upstream, digests) in by_upstream {
+            inventory.upstreams.entry(upstream).or_default().bytes = self.allocated(&digests);
+        }
+        inventory.repositories_total = inventory.repositories.len() as u64;
+        inventory.repositories.sort_by(|(one, a), (two, b)| b.bytes.cmp(&a.bytes).then_with(|| one.cmp(two)));
+        inventory.repositories.truncate(REPOSITORIES_MAX);
+        inventory.next = self.next_to_go();
+        Ok(inventory)
+    }
+
+    fn held_by(&self, repository: &RepositoryKey) -> io::Result<(Held, HashSet<Digest>)> {
+        let manifests = self.links().held_by(repository);
+        let mut closure: HashSet<Digest> = manifests.iter().copied().collect();
+        for manifest in &manifests {
+            closure.extend(self.children(manifest).iter().flat_map(|children| children.iter()).map(|(child, _)| *child));
+        }
+        let tags = self.refs.tags_of(repository)?.len() as u64;
+        Ok((Held { tags, manifests: manifests.len() as u64, bytes: self.allocated(&closure) }, closure))
+    }
+
+    fn allocated(&self, digests: &HashSet<Digest>) -> u64 {
+        let ledger = self.ledger();
+        digests.iter().filter_map(|digest| ledger.allocated(&Item::Stored(*digest))).sum()
+    }
+
+    fn next_to_go(&self) -> Vec<Next> {
+        let next = self.ledger().next_to_go(NEXT_MAX);
+        let links = self.links();
+        let describe = |(item, bytes, last_used): (Item, u64, Timestamp)| {
+            let (digest, of) = match item {
+                Item::Stored(digest) => (digest, links.repositories_of(&digest).iter().take(3).map(|key| name(key)).collect()),
+                Item::Partial(upstream, digest) => (digest, vec![format!("an interrupted download of {upstream}")]),
+            };
+            Next { digest: digest.to_string(), bytes, last_used, of }
+        };
+        next.into_iter().map(describe).collect()
+    }
+}
+
+fn name(repository: &RepositoryKey) -> String {
+    format!("{}/{}", repository.upstream, repository.name)
+}

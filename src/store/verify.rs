@@ -1,0 +1,177 @@
+//! Looking at everything at once, because somebody asked: each stored file is hashed, each record compared with what is there.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc::Sender;
+
+use super::Store;
+use super::rehash::Verdict;
+use crate::oci::{Algorithm, Digest};
+
+/// Hashed at a time: some milliseconds of the gate.
+const SLICE_BYTES: u64 = 8 << 20;
+/// Directories below `blobs/<algorithm>/`.
+const SHELVES: usize = 256;
+/// Faults that are named; the others are counted.
+const FAULTS_MAX: usize = 1000;
+/// Files looked for in one turn of the gate.
+const BATCH: usize = 1000;
+
+/// How far it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    pub objects: u64,
+    pub objects_total: u64,
+    /// Hashed.
+    pub bytes: u64,
+}
+
+/// What was found.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    pub objects: u64,
+    /// Hashed.
+    pub bytes: u64,
+    /// The first of what is damaged or missing, by digest, and why.
+    pub faults: BTreeMap<String, String>,
+    pub damaged: u64,
+    pub missing: u64,
+    /// The disk would not say.
+    pub unreadable: u64,
+    /// Records of tags that name a manifest that is not there.
+    pub tags_without_manifest: u64,
+    /// Manifests of which something was never pulled, or has been evicted: that is normal.
+    pub incomplete_manifests: u64,
+    /// Faults were put aside, to be fetched again when somebody asks.
+    pub repaired: bool,
+}
+
+impl Report {
+    /// Whether something is wrong, and still is.
+    pub fn is_bad(&self) -> bool {
+        self.unreadable > 0 || !self.repaired && self.damaged + self.missing + self.tags_without_manifest > 0
+    }
+
+    fn fault(&mut self, digest: &Digest, why: String) {
+        if self.faults.len() < FAULTS_MAX {
+            self.faults.insert(digest.to_string(), why);
+        }
+    }
+}
+
+impl Store {
+    /// Hashes everything that is held. With `repair`, what is damaged is put aside and the records of what is gone are
+    /// dropped. Ends early when nobody listens any more.
+    ///
+    /// # Errors
+    /// When the records cannot be read.
+    pub async fn verify(self: &Arc<Store>, repair: bool, listener: &Sender<Progress>) -> io::Result<Report> {
+        let mut report = Report { repaired: repair, ..Report::default() };
+        let mut progress = Progress { objects_total: self.ledger().count() as u64, ..Progress::default() };
+        let mut whole = true;
+        for shelf in 0..SHELVES {
+            for algorithm in Algorithm::ALL {
+                let digests = self.shelf(algorithm, shelf).await;
+                whole &= digests.is_some();
+                for digest in digests.unwrap_or_default() {
+                    if listener.is_closed() {
+                        return Ok(report);
+                    }
+                    self.verify_object(digest, &mut report, &mut progress, listener).await;
+                }
+            }
+        }
+        (report.objects, report.bytes) = (progress.objects, progress.bytes);
+        self.find_missing(&mut report).await;
+        let (store, mut report) = (Arc::clone(self), report);
+        self.gate
+            .run(move || {
+                store.compare_records(&mut report)?;
+                if whole && !report.is_bad() {
+                    store.all_is_known();
+                }
+                Ok(report)
+            })
+            .await
+    }
+
+    async fn verify_object(self: &Arc<Store>, digest: Digest, report: &mut Report, progress: &mut Progress, listener: &Sender<Progress>) {
+        let before = progress.bytes;
+        let verdict = match self.examine(&digest).await {
+            // Evicted meanwhile, or never ours.
+            None => return,
+            Some(Err(verdict)) => verdict,
+            Some(Ok(mut examined)) => {
+                let mut read = Ok(before);
+                while read.as_ref().is_ok_and(|done| done - before < examined.rehash.len()) {
+                    read = examined.rehash.step(&self.gate, SLICE_BYTES).await.map(|done| before + done);
+                    progress.bytes = *read.as_ref().unwrap_or(&progress.bytes);
+                    // Who is slow to listen misses a word.
+                    let _ = listener.try_send(*progress);
+                }
+                examined.rehash.verdict(read.map(drop))
+            }
+        };
+        progress.objects += 1;
+        match verdict {
+            Verdict::Intact => self.vouch_for(&digest),
+            Verdict::Damaged(why) => {
+                report.damaged += 1;
+                report.fault(&digest, why);
+                if report.repaired {
+                    let store = Arc::clone(self);
+                    self.gate.run(move || store.quarantine(&digest)).await;
+                }
+            }
+            Verdict::Unreadable(error) => {
+                report.unreadable += 1;
+                report.fault(&digest, error.to_string());
+            }
+        }
+    }
+
+    /// What should be there by all we know, and has no file.
+    async fn find_missing(self: &Arc<Store>, report: &mut Report) {
+        let held = self.ledger().stored();
+        for batch in held.chunks(BATCH) {
+            let (store, batch) = (Arc::clone(self), batch.to_vec());
+            let look = move || {
+                let gone = |digest: &Digest| {
+                    let stat = store.disk.stat(&store.layout.blob(digest));
+                    stat.is_err_and(|error| error.kind() == io::ErrorKind::NotFound) && store.contains(digest)
+                };
+                batch.into_iter().filter(gone).collect::<Vec<_>>()
+            };
+            for digest in self.gate.run(look).await {
+                report.missing += 1;
+                report.fault(&digest, "the file is gone".into());
+                if report.repaired {
+                    let store = Arc::clone(self);
+                    self.gate.run(move || store.quarantine(&digest)).await;
+                }
+            }
+        }
+    }
+
+    fn compare_records(&self, report: &mut Report) -> io::Result<()> {
+        for repository in self.refs.repositories()? {
+            for tag in self.refs.tags_of(&repository)? {
+                let key = (repository.clone(), tag);
+                let names = self.refs.tag(&key)?.map(|record| record.descriptor.digest);
+                if names.is_some_and(|digest| !self.contains(&digest)) {
+                    report.tags_without_manifest += 1;
+                    if report.repaired {
+                        self.refs.drop_tag(&key)?;
+                    }
+                }
+            }
+        }
+        let manifests: Vec<Digest> = self.links().manifests();
+        let lacks = |digest: &Digest| self.children(digest).is_some_and(|children| children.iter().any(|(child, _)| !self.contains(child)));
+        report.incomplete_manifests = manifests.iter().filter(|digest| lacks(digest)).count() as u64;
+        Ok(())
+    }
+}
