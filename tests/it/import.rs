@@ -13,8 +13,7 @@ use larder::config::Config;
 use larder::import::{self, Failure, Request, Summary};
 use larder::metrics::Metrics;
 use larder::oci::{Algorithm, Digest};
-use larder::store::disk::SystemDisk;
-use larder::store::{OpenError, Store};
+use larder::store::OpenError;
 
 use crate::fills::{assert_whole, hub, path_in};
 use crate::support::larder::{Larder, Setup};
@@ -353,8 +352,7 @@ fn a_cache_in_use_and_what_is_no_registry_are_refused() {
     assert_eq!(Summary { seconds: 0.0, ..imported(&setup, &old) }, Summary::default());
 
     let metrics = Arc::new(Metrics::new(["docker.io"]));
-    let options = larder::app::store_options(&setup.config);
-    let _held = Store::open(options, Arc::new(SystemDisk), setup.world.gate.clone(), Clock::System, metrics).unwrap();
+    let _held = larder::app::open_store(&setup.config, &setup.world, &metrics).unwrap();
     let failure = refused(&old.request());
     assert!(matches!(failure, Failure::Open(OpenError::Locked(_))));
     assert!(failure.to_string().contains(&format!("process {}; stop it", std::process::id())), "{failure}");
