@@ -87,3 +87,71 @@ impl Advice<'_> {
         format!("renew the credential{name} in {}", self.key("credentials"))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    fn advised(told: impl FnOnce(&Advice<'_>) -> String) -> String {
+        let (config, _) = Config::from_yaml("default_upstream: r.corp\nupstreams: {r.corp: {}}", [("HOME".to_owned(), "/root".to_owned())])
+            .expect("a configuration");
+        told(&Advice(&config.upstreams["r.corp"]))
+    }
+
+    #[test]
+    fn each_fault_of_a_connection_has_its_remedy() {
+        let private = Survey { openable: vec!["10.0.0.1".parse().expect("an address")], ..Survey::default() };
+        let proxied = Survey { proxy: Some("http://proxy:3128".into()), ..Survey::default() };
+        let plain = Survey::default();
+        for (kind, survey, whom, remedy) in [
+            (FaultKind::Dns, &plain, Whom::Registry, "upstreams.r.corp.url: a host that DNS knows"),
+            (FaultKind::Dns, &plain, Whom::Elsewhere, "this machine's resolver"),
+            (FaultKind::Dns, &proxied, Whom::Registry, "upstreams.r.corp.proxy: "),
+            (FaultKind::Connect, &plain, Whom::Registry, "let this machine's firewall connect there"),
+            (FaultKind::Connect, &proxied, Whom::Elsewhere, "upstreams.r.corp.proxy: "),
+            (FaultKind::Blocked, &private, Whom::Elsewhere, "add 10.0.0.1 to upstreams.r.corp.allow_private_addresses"),
+            (FaultKind::Blocked, &plain, Whom::Elsewhere, "no key opens that"),
+            (FaultKind::UnknownAuthority, &plain, Whom::Registry, "upstreams.r.corp.ca_file: "),
+            (FaultKind::UnknownAuthority, &plain, Whom::Elsewhere, "upstreams.r.corp.ca_file: "),
+            (FaultKind::OtherName, &plain, Whom::Registry, "upstreams.r.corp.url: "),
+            (FaultKind::OtherName, &plain, Whom::Elsewhere, "the registry must name"),
+            (FaultKind::OutOfDate, &plain, Whom::Registry, "its certificate must be renewed"),
+            (FaultKind::NotTls, &plain, Whom::Registry, "upstreams.r.corp.url: http://"),
+            (
+                FaultKind::Tls,
+                &plain,
+                Whom::Registry,
+                "its TLS must be mended; if it wants a client certificate, upstreams.r.corp.client_cert_file",
+            ),
+        ] {
+            let fault = Fault { kind, detail: String::new() };
+            let told = advised(|advice| advice.for_connection(survey, &fault, whom));
+            assert!(told.starts_with(remedy), "{kind:?} {whom:?}: {told}");
+        }
+    }
+
+    #[test]
+    fn each_answer_has_its_remedy() {
+        let detail = String::new;
+        let unavailable = |reason| UpstreamError::Unavailable { reason, detail: String::new() };
+        for (error, credential, remedy) in [
+            (
+                UpstreamError::CredentialRefused { detail: detail() },
+                Some("ci"),
+                "renew the credential `ci` in upstreams.r.corp.credentials",
+            ),
+            (UpstreamError::Denied { detail: detail() }, Some("ci"), "renew the credential `ci` in upstreams.r.corp.credentials"),
+            (UpstreamError::Denied { detail: detail() }, None, "upstreams.r.corp.credentials: a login"),
+            (UpstreamError::RateLimited { retry_after: None }, None, "wait, or write upstreams.r.corp.credentials"),
+            (UpstreamError::NotFound, None, "upstreams.r.corp.url: where the registry is"),
+            (UpstreamError::Corrupt { detail: detail() }, None, "upstreams.r.corp.url: where the registry is"),
+            (unavailable(UnavailableReason::Blocked), None, "add where it leads to upstreams.r.corp.allow_private_addresses"),
+            (unavailable(UnavailableReason::Status), None, "the registry's operator"),
+            (UpstreamError::TimedOut { detail: detail() }, None, "the registry's operator"),
+        ] {
+            let told = advised(|advice| advice.for_answer(&error, credential));
+            assert!(told.starts_with(remedy), "{error}: {told}");
+        }
+    }
+}

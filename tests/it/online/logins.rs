@@ -67,10 +67,10 @@ async fn logins<M: Manners + 'static>(net: &FakeNet, double: &Double<M>, user: &
     let (good, bad) = (double.upstream_as(user, "good"), double.upstream_as(user, "canary-bad"));
     says(&one(net, double.upstream(), true).await, &[&format!("{}: ok", double.name())]);
     let text = one(net, good, true).await;
-    assert!(text.contains(&format!("auth    credential `default` accepted")), "{text}");
+    assert!(text.contains("auth    credential `default` accepted"), "{text}");
     double.forget_requests();
     let text = one(net, bad, false).await;
-    assert!(text.contains(&format!("auth    credential `default`: refused: ")) && !text.contains("canary-bad"), "{text}");
+    assert!(text.contains("auth    credential `default`: refused: ") && !text.contains("canary-bad"), "{text}");
     says(&text, &[&format!("change  renew the credential `default` in upstreams.{}.credentials", double.name())]);
     assert_eq!(signed_in(double), 1, "{}: {:#?}", double.name(), double.requests());
     double.assert_clean();
