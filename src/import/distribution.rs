@@ -110,7 +110,7 @@ impl Source {
 
     fn translate(&mut self) -> Result<String, Untranslatable> {
         let url = self.take("proxy.remoteurl").ok_or(Untranslatable::NoProxy)?;
-        // Distribution's own examples have a path or a slash at the end that means nothing.
+        // What Distribution ignores at the end.
         let url: BaseUrl = url.trim_end_matches('/').trim_end_matches("/v2").parse().map_err(Untranslatable::Url)?;
         let upstream = upstream_name(&url);
         let credentials = self.credentials(&upstream);

@@ -145,7 +145,7 @@ impl<'a> Taking<'a> {
             return Ok(Took::Done);
         };
         let descriptor = root.descriptor().clone();
-        if self.store.size() + self.cost(&manifests) > self.cache.max_size {
+        if !self.store.has_room(self.cost(&manifests), self.cache.max_size) {
             return Ok(Took::Full);
         }
         let mut anything = false;
@@ -268,7 +268,7 @@ impl<'a> Taking<'a> {
         for source in sources {
             for digest in &source.layers {
                 let cost = self.tree.blob_len(digest).map_or(0, Store::cost);
-                if !self.store.contains(digest) && self.store.size() + cost > self.cache.max_size {
+                if !self.store.contains(digest) && !self.store.has_room(cost, self.cache.max_size) {
                     return Ok(());
                 }
                 match self.take_blob(source, digest) {
@@ -281,7 +281,7 @@ impl<'a> Taking<'a> {
     }
 
     fn disk_full(&mut self) -> Took {
-        self.problem("the disk is full".to_owned());
+        self.problem("the disk has no more room".to_owned());
         Took::Full
     }
 
