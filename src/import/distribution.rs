@@ -9,6 +9,8 @@ use crate::config::{BaseUrl, Config, KEYS, Known, settings};
 /// What Distribution's own variables begin with: `REGISTRY_PROXY_REMOTEURL` is `proxy.remoteurl`.
 const PREFIX: &str = "REGISTRY_";
 const EVICT_UNUSED_AFTER: &str = "cache.evict_unused_after";
+/// Where Distribution's `filesystem` driver keeps its blobs unless told.
+const ROOT_DIRECTORY: &str = "/var/lib/registry";
 /// What larder takes for a duration.
 const TTL_MAX: Duration = Duration::from_secs(3650 * 24 * 3600);
 /// What larder takes for `server.drain_timeout`.
@@ -108,7 +110,7 @@ impl Source {
 
     fn translate(&mut self) -> Result<String, Untranslatable> {
         let url = self.take("proxy.remoteurl").ok_or(Untranslatable::NoProxy)?;
-        // Distribution's own examples have a path or a slash at the end that means nothing.
+        // What Distribution ignores at the end.
         let url: BaseUrl = url.trim_end_matches('/').trim_end_matches("/v2").parse().map_err(Untranslatable::Url)?;
         let upstream = upstream_name(&url);
         let credentials = self.credentials(&upstream);
@@ -130,7 +132,7 @@ impl Source {
             self.dropped("http.net", &format!("larder listens on TCP, not {net}"));
         }
         let loopback = |address: &SocketAddr| SocketAddr::from(([127, 0, 0, 1], address.port()));
-        // Distribution's default.
+        // Distribution would take any port.
         let address = address.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 5000)));
         let closed = self.has("auth") || may_be_private;
         let shown = if closed && !address.ip().is_loopback() { loopback(&address) } else { address };
@@ -180,10 +182,13 @@ impl Source {
 
     fn cache(&mut self, upstream: &str) -> String {
         let mut yaml = String::new();
-        match self.take("storage.filesystem.rootdirectory") {
+        let in_files = self.has("storage.filesystem");
+        self.written.remove("storage.filesystem");
+        let directory = self.take("storage.filesystem.rootdirectory").or_else(|| in_files.then(|| ROOT_DIRECTORY.to_owned()));
+        match directory {
             Some(directory) => {
                 self.notes.push(format!(
-                    "the cache of the old registry can be taken over: larder import registry2 {directory} --upstream {upstream}"
+                    "what the old registry has stored, larder can take over: larder import registry2 {directory} --upstream {upstream}"
                 ));
                 yaml += &format!("# Then: larder import registry2 {} --upstream {upstream}\n", directory.replace(['\n', '\r'], " "));
             }
@@ -270,7 +275,7 @@ impl Source {
                 Some((_, "")) => continue,
                 Some((prefix, why)) if !prefix.ends_with('.') => ((*prefix).to_owned(), *why),
                 Some((_, why)) => (key.split('.').take(2).collect::<Vec<_>>().join("."), *why),
-                None => (key.clone(), "larder has nothing like it"),
+                None => (key.split('.').take(2).collect::<Vec<_>>().join("."), "larder has nothing like it"),
             };
             if !told.contains(&group) {
                 self.dropped(&group, why);

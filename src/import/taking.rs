@@ -52,6 +52,8 @@ pub(super) struct Taking<'a> {
     copy: bool,
     tell: &'a mut dyn FnMut(&str),
     told: Instant,
+    /// Images done, and how many there are.
+    progress: (usize, usize),
     summary: Summary,
     blobs_seen: HashSet<Digest>,
     manifests_seen: HashSet<(usize, Digest)>,
@@ -71,7 +73,7 @@ impl<'a> Taking<'a> {
         let name = upstream.name.as_str().into();
         let (blobs_seen, manifests_seen) = (HashSet::new(), HashSet::new());
         let (told, summary, taken) = (Instant::now(), Summary::default(), Vec::new());
-        Taking { tree, store, cache, upstream, name, clock, copy, tell, told, summary, blobs_seen, manifests_seen, taken }
+        Taking { tree, store, cache, upstream, name, clock, copy, tell, told, progress: (0, 0), summary, blobs_seen, manifests_seen, taken }
     }
 
     /// # Errors
@@ -80,12 +82,13 @@ impl<'a> Taking<'a> {
         let (sources, images) = self.survey()?;
         let total = images.len();
         for (done, image) in images.iter().enumerate() {
+            self.progress = (done, total);
             if let Took::Full = self.take(&sources, image)? {
                 self.summary.images_left_out = (total - done) as u64;
                 return Ok(());
             }
-            self.progress(done + 1, total);
         }
+        self.progress = (total, total);
         self.take_the_rest(&sources)?;
         Ok(())
     }
@@ -142,7 +145,7 @@ impl<'a> Taking<'a> {
             return Ok(Took::Done);
         };
         let descriptor = root.descriptor().clone();
-        if self.store.size() + self.cost(&manifests) > self.cache.max_size {
+        if !self.store.has_room(self.cost(&manifests), self.cache.max_size) {
             return Ok(Took::Full);
         }
         let mut anything = false;
@@ -227,6 +230,7 @@ impl<'a> Taking<'a> {
 
     /// `true` when it was taken over now.
     fn take_blob(&mut self, source: &Source, digest: &Digest) -> Result<bool, StoreError> {
+        self.tell_progress();
         let first = self.blobs_seen.insert(*digest);
         let new = first && !self.store.contains(digest) && self.import(digest)?;
         if first && !new && self.store.contains(digest) {
@@ -264,7 +268,7 @@ impl<'a> Taking<'a> {
         for source in sources {
             for digest in &source.layers {
                 let cost = self.tree.blob_len(digest).map_or(0, Store::cost);
-                if !self.store.contains(digest) && self.store.size() + cost > self.cache.max_size {
+                if !self.store.contains(digest) && !self.store.has_room(cost, self.cache.max_size) {
                     return Ok(());
                 }
                 match self.take_blob(source, digest) {
@@ -277,7 +281,7 @@ impl<'a> Taking<'a> {
     }
 
     fn disk_full(&mut self) -> Took {
-        self.problem("the disk is full".to_owned());
+        self.problem("the disk has no more room".to_owned());
         Took::Full
     }
 
@@ -286,10 +290,11 @@ impl<'a> Taking<'a> {
         self.summary.problem(problem);
     }
 
-    fn progress(&mut self, done: usize, total: usize) {
+    fn tell_progress(&mut self) {
         if self.told.elapsed() >= PROGRESS_EVERY {
             self.told = Instant::now();
-            (self.tell)(&format!("image {done} of {total}, {} MiB taken", self.summary.bytes >> 20));
+            let (done, total) = self.progress;
+            (self.tell)(&format!("{done} of {total} images, {} MiB taken", self.summary.bytes >> 20));
         }
     }
 }

@@ -45,9 +45,9 @@ pub enum BlobError {
 }
 
 impl Store {
-    /// Bytes that are stored, as allocated.
-    pub fn size(&self) -> u64 {
-        self.ledger().size()
+    /// Whether so much more can be stored under the bound without anything having to leave.
+    pub fn has_room(&self, bytes: u64, max_size: u64) -> bool {
+        self.ledger().size().saturating_add(bytes) <= max_size
     }
 
     /// What a file of `len` bytes will take of the bound.
@@ -140,8 +140,8 @@ impl Store {
     /// Puts images into their order of use: the last is the one to keep longest. Moments apart, so that a restart keeps it.
     pub fn rank_images(&self, manifests: &[Digest]) {
         let now = self.clock.now();
-        for (rank, manifest) in (0..manifests.len() as u64).rev().zip(manifests) {
-            let at = Timestamp(now.0.saturating_sub(rank));
+        for (rank, manifest) in (0..).zip(manifests) {
+            let at = Timestamp(now.0.saturating_add(rank));
             let children = self.children(manifest);
             let mut ledger = self.ledger();
             for (child, _) in children.iter().flat_map(|children| children.iter()) {

@@ -195,6 +195,7 @@ async fn a_second_import_takes_nothing_anew() {
     pulls(&larder, "library/app", "latest", &moved).await;
     let setup = larder.stop().await;
     imported(&setup, &old);
+    net.down("hub.test");
     pulls(&setup.start(), "library/app", "latest", &moved).await;
 }
 
@@ -482,6 +483,18 @@ fn every_translation_is_a_configuration() {
     ] {
         let (config, _, _) = translated(text, &[]);
         assert!(config.upstreams.contains_key(name), "{text}");
+    }
+}
+
+#[test]
+fn the_hint_to_import_names_the_directory_that_the_old_registry_used() {
+    for (storage, hint) in [
+        ("filesystem: {rootdirectory: /srv/registry}", "take over: larder import registry2 /srv/registry --upstream ghcr.io"),
+        ("filesystem:", "take over: larder import registry2 /var/lib/registry --upstream ghcr.io"),
+        ("s3: {bucket: b}", "cannot be taken over"),
+    ] {
+        let (_, _, notes) = translated(&format!("proxy: {{remoteurl: 'https://ghcr.io'}}\nstorage:\n  {storage}\n"), &[]);
+        assert!(notes.iter().any(|note| note.contains(hint)), "{notes:?}");
     }
 }
 
