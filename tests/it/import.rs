@@ -15,7 +15,7 @@ use larder::metrics::Metrics;
 use larder::oci::{Algorithm, Digest};
 use larder::store::OpenError;
 
-use crate::fills::{assert_whole, hub, path_in};
+use crate::fills::{assert_whole, hub, path_in, until};
 use crate::support::larder::{Larder, Setup};
 use crate::support::registry::{Blob, Image, any, get, head};
 
@@ -104,9 +104,9 @@ async fn pulls(larder: &Larder, repository: &str, tag: &str, image: &Image) {
     }
 }
 
-fn cached(setup: &Setup, digest: &Digest) -> PathBuf {
+fn cached(cache: &Path, digest: &Digest) -> PathBuf {
     let hex = digest.hex();
-    setup.config.cache.path.join("blobs/sha256").join(&hex[..2]).join(hex)
+    cache.join("blobs/sha256").join(&hex[..2]).join(hex)
 }
 
 #[tokio::test]
@@ -219,7 +219,7 @@ async fn a_damaged_blob_is_named_and_comes_from_upstream() {
         assert_eq!((summary.blobs.damaged, summary.tags.taken), (2, 1));
         for digest in [flipped, cut] {
             assert!(told.iter().any(|line| line.contains(&digest.hex()) && line.contains("damaged")), "{told:?}");
-            assert!(!cached(&setup, &digest).exists());
+            assert!(!cached(&setup.config.cache.path, &digest).exists());
         }
         assert_eq!(std::fs::read_dir(setup.config.cache.path.join("partial/docker.io")).unwrap().count(), 0);
         registry.forget_requests();
@@ -247,7 +247,7 @@ async fn a_manifest_that_is_damaged_or_deleted_is_no_image() {
     let summary = imported(&setup, &old);
     assert_eq!((summary.manifests.taken, summary.manifests.skipped, summary.tags.taken, summary.tags.skipped), (1, 1, 1, 2));
     // Their blobs are upstream's all the same, and of use when it names them again.
-    assert!(cached(&setup, &bad.layers[0].digest).exists());
+    assert!(cached(&setup.config.cache.path, &bad.layers[0].digest).exists());
     let larder = setup.start();
     for (tag, image) in [("good", &good), ("bad", &bad), ("deleted", &deleted)] {
         pulls(&larder, "library/app", tag, image).await;
@@ -255,32 +255,38 @@ async fn a_manifest_that_is_damaged_or_deleted_is_no_image() {
     assert_eq!(registry.count(get().blob()), 0);
 }
 
-/// The whole of the newest that fits; nothing that was there before leaves for it.
+/// The whole of the newest that fits; nothing that was there before leaves for it. What comes later pushes them out, the
+/// oldest tag's first. In either order of what they are called and hold.
 #[tokio::test]
 async fn a_cache_that_becomes_full_holds_the_newest_tags() {
-    let (net, registry) = hub();
-    let setup = Setup::new(&net).cache(|cache| (cache.max_size, cache.max_blob_size) = (2_000_000, 1_000_000));
-    let mut old = OldRegistry::new(&setup.world.clock, 10 * HOUR);
-    let mut images = Vec::new();
-    for n in 0..5 {
-        let image = registry.push_image("library/app", &format!("v{n}"), &[500_000], n);
-        old.image("library/app", &image);
-        old.tag("library/app", &format!("v{n}"), &image.digest);
-        old.written += HOUR;
-        images.push(image);
+    for seeds in [[1, 2, 3, 4, 5], [5, 4, 3, 2, 1]] {
+        let (net, registry) = hub();
+        let setup = Setup::new(&net).cache(|cache| (cache.max_size, cache.max_blob_size) = (2_000_000, 1_000_000));
+        let mut old = OldRegistry::new(&setup.world.clock, 10 * HOUR);
+        let mut images = Vec::new();
+        for seed in seeds {
+            let image = registry.push_image("library/app", &format!("v{seed}"), &[500_000], seed);
+            old.image("library/app", &image);
+            old.tag("library/app", &format!("v{seed}"), &image.digest);
+            old.written += HOUR;
+            images.push(image);
+        }
+        let cache = setup.config.cache.path.clone();
+        let summary = imported(&setup, &old);
+        assert_eq!((summary.tags.taken, summary.images_left_out), (3, 2));
+        let held = || images.iter().map(|image| cached(&cache, &image.layers[0].digest).exists()).collect::<Vec<_>>();
+        assert_eq!(held(), [false, false, true, true, true]);
+        assert_eq!(imported(&setup, &old).bytes, 0);
+        assert_eq!(held(), [false, false, true, true, true]);
+        let larder = setup.start();
+        for (n, left) in [(7, [false, false, false, true, true]), (8, [false, false, false, false, true]), (9, [false; 5])] {
+            let new = registry.push_image("library/new", "latest", &[500_000], n);
+            larder.clock.advance(HOUR);
+            pulls(&larder, "library/new", "latest", &new).await;
+            until("it is stored", || larder.app.store.contains(&new.layers[0].digest)).await;
+            assert_eq!(held(), left);
+        }
     }
-    let summary = imported(&setup, &old);
-    assert_eq!((summary.tags.taken, summary.images_left_out), (3, 2));
-    let held = |setup: &Setup| images.iter().map(|image| cached(setup, &image.layers[0].digest).exists()).collect::<Vec<_>>();
-    assert_eq!(held(&setup), [false, false, true, true, true]);
-    assert_eq!(imported(&setup, &old).bytes, 0);
-    assert_eq!(held(&setup), [false, false, true, true, true]);
-    // Of these, the oldest tag's goes first when something new comes.
-    let larder = setup.start();
-    let new = registry.push_image("library/new", "latest", &[500_000], 9);
-    pulls(&larder, "library/new", "latest", &new).await;
-    let setup = larder.stop().await;
-    assert_eq!(held(&setup), [false, false, false, true, true]);
 }
 
 #[test]
@@ -295,15 +301,15 @@ fn only_files_that_nobody_else_can_write_are_shared_with_the_old_registry() {
     std::fs::set_permissions(old.data(&open), PermissionsExt::from_mode(0o666)).unwrap();
     let summary = imported(&setup, &old);
     let inode = |path: PathBuf| std::fs::metadata(path).unwrap().ino();
-    assert_ne!(inode(old.data(&open)), inode(cached(&setup, &open)));
+    assert_ne!(inode(old.data(&open)), inode(cached(&setup.config.cache.path, &open)));
     if summary.blobs.reflinked == 0 {
         assert_eq!((summary.blobs.hardlinked, summary.blobs.copied), (2, 1));
-        assert_eq!(inode(old.data(&ours)), inode(cached(&setup, &ours)));
+        assert_eq!(inode(old.data(&ours)), inode(cached(&setup.config.cache.path, &ours)));
     }
     let setup = Setup::new(&net);
     let summary = try_import(&setup, &Request { copy: true, ..old.request() }).0.unwrap();
     assert_eq!((summary.blobs.copied, summary.blobs.hardlinked, summary.blobs.reflinked), (3, 0, 0));
-    assert_ne!(inode(old.data(&ours)), inode(cached(&setup, &ours)));
+    assert_ne!(inode(old.data(&ours)), inode(cached(&setup.config.cache.path, &ours)));
 }
 
 #[test]
@@ -319,7 +325,7 @@ fn a_link_in_a_blob_s_place_is_not_followed() {
     std::os::unix::fs::symlink(&elsewhere, &data).unwrap();
     let summary = imported(&setup, &old);
     assert_eq!(summary.blobs.damaged, 1);
-    assert!(!cached(&setup, &image.layers[0].digest).exists());
+    assert!(!cached(&setup.config.cache.path, &image.layers[0].digest).exists());
 }
 
 /// Hub's official images have a first component, whoever wrote the name.
@@ -386,7 +392,8 @@ async fn an_import_that_is_killed_leaves_a_good_cache() {
         command.args(["import", "registry2", "--upstream", "docker.io", "--copy", "--config"]).arg(&yaml).arg(old.path());
         command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
     };
-    let held = || images.iter().flat_map(|image| &image.layers).filter(|blob| cached(&setup, &blob.digest).exists()).count();
+    let held =
+        || images.iter().flat_map(|image| &image.layers).filter(|blob| cached(&setup.config.cache.path, &blob.digest).exists()).count();
     for goal in [1, 9, 17] {
         let mut child = start();
         // Killed in the middle of something, once it has got so far.
