@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cli;
 use crate::clock::Clock;
-use crate::config::{Config, Visibility};
+use crate::config::{Config, PinnedImages, Visibility};
 use crate::gate::Gate;
 use crate::log::AccessLog;
 use crate::metrics::Metrics;
@@ -22,7 +22,7 @@ use crate::server::handler::Handler;
 use crate::server::{BindError, Limits, Server};
 use crate::shutdown::Readiness;
 use crate::store::disk::{Disk, SystemDisk};
-use crate::store::{self, OpenError, Store};
+use crate::store::{self, OpenError, Pin, RepositoryKey, Store};
 use crate::upstream::connect::{Connect, TcpConnect};
 use crate::upstream::{SetupError, Upstream};
 
@@ -108,6 +108,9 @@ impl App {
         let options = store::Options {
             path: config.cache.path.clone(),
             max_size: config.cache.max_size,
+            min_free: config.cache.min_free,
+            evict_unused_after: config.cache.evict_unused_after,
+            pins: pins(config),
             max_blob_size: config.cache.max_blob_size,
             memory_cache_size: config.cache.memory_cache_size,
             private_upstreams: private.map(|upstream| upstream.name.as_str().into()).collect::<HashSet<Arc<str>>>(),
@@ -162,6 +165,14 @@ async fn tend(store: Arc<Store>) {
         tokio::time::sleep(TEND_INTERVAL).await;
         store.tend().await;
     }
+}
+
+fn pins(config: &Config) -> Vec<Pin> {
+    let pin = |pinned: &PinnedImages| {
+        let repository = RepositoryKey { upstream: pinned.upstream.as_str().into(), name: pinned.repository.clone() };
+        Pin { repository, tags: pinned.tags.clone() }
+    };
+    config.cache.pinned_images.iter().map(pin).collect()
 }
 
 fn repositories(config: &Config, world: &World, metrics: &Arc<Metrics>) -> Result<Repositories, Failure> {

@@ -35,7 +35,9 @@ pub(super) fn pinned_images(text: &str, resolve: impl FnOnce(&str) -> Result<Str
     let repository = name.parse().map_err(|_| format!("`{text}` holds `{repository}`, which is no repository; {example}"))?;
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-*?".contains(&byte);
     if tags.is_empty() || !tags.bytes().all(fits) {
-        return Err(format!("`{text}` holds `{tags}`, which is no pattern of tags: letters, digits, '_', '.', '-', '*' and '?'; {example}"));
+        return Err(format!(
+            "`{text}` holds `{tags}`, which is no pattern of tags: letters, digits, '_', '.', '-', '*' and '?'; {example}"
+        ));
     }
     let tags = Glob::new(tags).map_err(|error| format!("`{text}` is no pattern: {}", error.kind()))?.compile_matcher();
     Ok(PinnedImages { upstream, repository, tags })
@@ -69,7 +71,8 @@ mod tests {
 
     #[test]
     fn what_is_no_pin_is_told_with_an_example() {
-        for text in ["", "alpine", "alpine:3", "docker.io/alpine", "docker.io/Alpine:3", "docker.io/a:", "docker.io/a:[ab]", "docker.io/:x"] {
+        for text in ["", "alpine", "alpine:3", "docker.io/alpine", "docker.io/Alpine:3", "docker.io/a:", "docker.io/a:[ab]", "docker.io/:x"]
+        {
             assert!(parse(text).is_err_and(|fault| fault.contains("docker.io/library/alpine:3.*")), "{text}");
         }
         assert_eq!(parse("quay.io/a:b").unwrap_err(), "`quay.io` is not an upstream");

@@ -9,6 +9,7 @@
 //! refs/<upstream>/<repository>/_shown                  JSON: when upstream last showed the repository to anybody
 //! partial/<upstream>/<alg>-<hex>                       being filled
 //! quarantine/<alg>-<hex>                               found damaged
+//! uptime                                               how long larder has run with this directory, in ms
 //! index/                                               sled; can be deleted at any stop
 //! ```
 //!
@@ -43,6 +44,10 @@ impl Layout {
 
     pub fn lock(&self) -> PathBuf {
         self.root.join("lock")
+    }
+
+    pub fn uptime(&self) -> PathBuf {
+        self.root.join("uptime")
     }
 
     pub fn blobs(&self) -> PathBuf {

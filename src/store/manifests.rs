@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::blobs::Lease;
 use super::evict::Item;
 use super::index::Record;
 use super::partial::{PartialBlob, Verifier};
 use super::refs::TagRecord;
-use super::{RepositoryKey, Store, StoreError, TOUCH_INTERVAL, check, io_error, links};
+use super::{RepositoryKey, Store, StoreError, TOUCH_INTERVAL, check, io_error, links, lock};
 use crate::clock::Timestamp;
 use crate::oci::{Digest, MANIFEST_BYTES_MAX, Manifest, MediaType, Tag};
 
@@ -72,22 +73,31 @@ impl Store {
 
     fn write_manifest(self: &Arc<Store>, repository: &RepositoryKey, manifest: &Manifest) -> Result<(), StoreError> {
         let descriptor = manifest.descriptor();
-        if !self.contains(&descriptor.digest) {
+        let lease = |digest| Lease::take(&self.ledger, digest);
+        let mut held = lease(descriptor.digest);
+        if held.is_none() {
             let mut partial = PartialBlob::of_manifest(self, &repository.upstream, descriptor)?;
             let mut verifier = Verifier::new(&descriptor.digest);
             verifier.update(manifest.bytes());
             let verified = verifier.finish(&descriptor.digest);
             let verified = verified.map_err(|_| StoreError::Incomplete { digest: descriptor.digest, len: descriptor.size })?;
             partial.append(manifest.bytes()).and_then(|()| partial.commit(verified))?;
+            held = lease(descriptor.digest);
         }
+        // While it is leased it cannot be evicted, so that no record names what is gone.
+        let _held = held.ok_or(StoreError::Full)?;
         let path = self.layout.manifest_ref(repository, &descriptor.digest);
-        self.refs.add_manifest(repository, descriptor).map_err(|error| self.write_error("write", &path, error))?;
+        let add = || self.refs.add_manifest(repository, descriptor).map_err(|error| self.write_error("write", &path, error));
+        self.with_record_room(add)?;
         let children: links::Children = manifest.children().iter().map(|child| (child.digest, child.size)).collect();
-        self.index.put(descriptor.digest, Record { last_used: self.clock.now(), children: Some(Arc::clone(&children)) });
+        self.index.put(descriptor.digest, Record { last_used: self.uptime.now(), children: Some(Arc::clone(&children)) });
         let mut links = self.links_mut();
         links.list(descriptor.digest, children);
         links.hold(repository.clone(), descriptor.digest, descriptor.media_type.clone());
         drop(links);
+        if self.ledger().is_pinned(&Item::Stored(descriptor.digest)) {
+            self.repin();
+        }
         self.memory.insert(descriptor.digest, manifest.bytes().clone());
         Ok(())
     }
@@ -95,10 +105,10 @@ impl Store {
     /// A manifest was pulled: that is a use of everything it lists, so that an image ages as a whole. The manifest comes
     /// last, since what it lists can't be served without it.
     pub fn touch_image(&self, manifest: &Digest) {
-        let now = self.clock.now();
+        let now = self.uptime.now();
         let item = Item::Stored(*manifest);
         let mut ledger = self.ledger();
-        let recently = ledger.last_used(&item).and_then(|used| now.since(used)).is_some_and(|age| age < TOUCH_INTERVAL);
+        let recently = ledger.last_used(&item).is_some_and(|used| now.since(used) < TOUCH_INTERVAL);
         if recently {
             return;
         }
@@ -132,11 +142,19 @@ impl Store {
     /// When the disk fails; until the next stop the record is known all the same.
     pub async fn put_tag(self: &Arc<Store>, key: &(RepositoryKey, Tag), record: TagRecord) -> Result<(), StoreError> {
         let (store, key) = (Arc::clone(self), key.clone());
-        self.gate
-            .run(move || {
-                store.refs.set_tag(&key, record).map_err(|error| store.write_error("write", &store.layout.tag(&key.0, &key.1), error))
-            })
-            .await
+        self.gate.run(move || store.write_tag(&key, record)).await
+    }
+
+    fn write_tag(&self, key: &(RepositoryKey, Tag), record: TagRecord) -> Result<(), StoreError> {
+        let digest = record.descriptor.digest;
+        let _held = Lease::take(&self.ledger, digest).ok_or(StoreError::Full)?;
+        let path = self.layout.tag(&key.0, &key.1);
+        let write = || self.refs.set_tag(key, record.clone()).map_err(|error| self.write_error("write", &path, error));
+        let written = self.with_record_room(write).inspect_err(|_| self.refs.remember_tag(key, record.clone()));
+        if lock(&self.pins).name(key, digest) {
+            self.repin();
+        }
+        written
     }
 
     /// Removes the record of a tag.
@@ -146,9 +164,15 @@ impl Store {
     pub async fn drop_tag(self: &Arc<Store>, key: &(RepositoryKey, Tag)) -> Result<(), StoreError> {
         let (store, key) = (Arc::clone(self), key.clone());
         self.gate
-            .run(move || store.refs.drop_tag(&key).map_err(|error| store.write_error("remove", &store.layout.tag(&key.0, &key.1), error)))
+            .run(move || {
+                if lock(&store.pins).unname(&key) {
+                    store.repin();
+                }
+                store.refs.drop_tag(&key).map_err(|error| store.write_error("remove", &store.layout.tag(&key.0, &key.1), error))
+            })
             .await
     }
+
     /// When upstream last showed a repository to anybody; `None` also when the disk fails, as then upstream can be asked.
     pub async fn shown(self: &Arc<Store>, repository: &RepositoryKey) -> Option<Timestamp> {
         let (store, repository) = (Arc::clone(self), repository.clone());
@@ -163,7 +187,7 @@ impl Store {
         let (store, repository) = (Arc::clone(self), repository.clone());
         let write = move || {
             let path = store.layout.shown(&repository);
-            store.refs.set_shown(&repository, at).map_err(|error| store.write_error("write", &path, error))
+            store.with_record_room(|| store.refs.set_shown(&repository, at).map_err(|error| store.write_error("write", &path, error)))
         };
         self.gate.run(write).await
     }

@@ -156,6 +156,7 @@ impl PartialBlob {
             reserved,
             fate: Fate::Discard,
         };
+        store.written.fetch_add(len, Ordering::Relaxed);
         let verifier = rehash(&*partial.file, digest, len).ok()?;
         partial.fate = Fate::Keep;
         Some((partial, verifier))
@@ -199,6 +200,7 @@ impl PartialBlob {
         }
         self.file.write_all_at(chunk, self.len).map_err(|error| self.store.write_error("write", &self.path, error))?;
         self.len = len;
+        self.store.written.fetch_add(chunk.len() as u64, Ordering::Relaxed);
         Ok(())
     }
 
@@ -226,6 +228,7 @@ impl PartialBlob {
 
 impl Drop for PartialBlob {
     fn drop(&mut self) {
+        self.store.written.fetch_sub(self.len, Ordering::Relaxed);
         match self.fate {
             Fate::Committed => {}
             Fate::Keep => {
