@@ -7,6 +7,7 @@ mod cli;
 mod config;
 mod doubles;
 mod edge;
+mod eviction;
 mod fills;
 mod links;
 mod listing;

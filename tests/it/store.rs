@@ -20,7 +20,7 @@ use crate::support::registry::{Blob, Image, any, get};
 const MIB: usize = 1024 * 1024;
 const KIB: usize = 1024;
 
-async fn pull(larder: &Larder, repository: &str, image: &Image) {
+pub async fn pull(larder: &Larder, repository: &str, image: &Image) {
     let manifest = larder.get(&format!("/v2/{repository}/manifests/latest")).await;
     assert_eq!((manifest.status, manifest.bytes()), (200, &image.bytes), "{repository}");
     for blob in image.layers.iter().chain(&image.config) {
@@ -29,7 +29,7 @@ async fn pull(larder: &Larder, repository: &str, image: &Image) {
     until("fills have ended", || larder.metric("larder_fills_in_flight") == 0.0).await;
 }
 
-fn blob_file(cache: &Path, digest: Digest) -> PathBuf {
+pub fn blob_file(cache: &Path, digest: Digest) -> PathBuf {
     let hex = digest.hex();
     cache.join("blobs/sha256").join(&hex[..2]).join(hex)
 }
