@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cli;
 use crate::clock::Clock;
-use crate::config::{Config, Visibility};
+use crate::config::{Config, PinnedImages, Visibility};
 use crate::control::{self, Control};
 use crate::gate::Gate;
 use crate::log::AccessLog;
@@ -24,7 +24,7 @@ use crate::server::handler::Handler;
 use crate::server::{BindError, Limits, Server};
 use crate::shutdown::Readiness;
 use crate::store::disk::{Disk, SystemDisk};
-use crate::store::{self, OpenError, Store};
+use crate::store::{self, OpenError, Pin, RepositoryKey, Store};
 use crate::upstream::connect::{Connect, TcpConnect};
 use crate::upstream::{SetupError, Upstream};
 
@@ -169,6 +169,9 @@ pub fn open_store(config: &Config, world: &World, metrics: &Arc<Metrics>) -> Res
     let options = store::Options {
         path: config.cache.path.clone(),
         max_size: config.cache.max_size,
+        min_free: config.cache.min_free,
+        evict_unused_after: config.cache.evict_unused_after,
+        pins: pins(config),
         max_blob_size: config.cache.max_blob_size,
         memory_cache_size: config.cache.memory_cache_size,
         verify_on_read: config.cache.verify_on_read,
@@ -196,6 +199,14 @@ async fn scrub(store: Arc<Store>, interval: Duration, rng: Arc<Rng>) {
     if !interval.is_zero() {
         store.scrub(interval, rng).await;
     }
+}
+
+fn pins(config: &Config) -> Vec<Pin> {
+    let pin = |pinned: &PinnedImages| {
+        let repository = RepositoryKey { upstream: pinned.upstream.as_str().into(), name: pinned.repository.clone() };
+        Pin { repository, tags: pinned.tags.clone() }
+    };
+    config.cache.pinned_images.iter().map(pin).collect()
 }
 
 fn repositories(config: &Config, world: &World, metrics: &Arc<Metrics>) -> Result<Repositories, Failure> {

@@ -1,9 +1,9 @@
-//! Wall time as a value. Waiting is tokio's business; only what is written down (when a tag was last checked, when a
-//! blob was last used) needs the wall clock, and pure functions get it as an argument.
+//! Time as a value. Waiting is tokio's business; only what is written down (when a tag was last checked) needs the wall
+//! clock, and pure functions get it as an argument. What must not jump is measured by `steady`.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, LazyLock};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
@@ -34,31 +34,52 @@ impl From<SystemTime> for Timestamp {
     }
 }
 
-/// Where wall time comes from: the system, or a test's hand.
+/// Where time comes from: the system, or a test's hand.
 #[derive(Clone, Debug, Default)]
 pub enum Clock {
     #[default]
     System,
-    Manual(Arc<AtomicU64>),
+    /// Milliseconds.
+    Manual { wall: Arc<AtomicU64>, steady: Arc<AtomicU64> },
 }
+
+/// What [`Clock::steady`] counts from.
+#[expect(clippy::disallowed_methods, reason = "nobody waits by it; tests have a manual clock")]
+static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 impl Clock {
     /// A clock that stands at `now` until [`Clock::advance`].
     pub fn manual(now: Timestamp) -> Clock {
-        Clock::Manual(Arc::new(AtomicU64::new(now.0)))
+        Clock::Manual { wall: Arc::new(AtomicU64::new(now.0)), steady: Arc::default() }
     }
 
     pub fn now(&self) -> Timestamp {
         match self {
             Clock::System => SystemTime::now().into(),
-            Clock::Manual(millis) => Timestamp(millis.load(Ordering::SeqCst)),
+            Clock::Manual { wall, .. } => Timestamp(wall.load(Ordering::SeqCst)),
+        }
+    }
+
+    /// What has passed since some moment of this process. Never jumps, whatever is done to the wall clock.
+    pub fn steady(&self) -> Duration {
+        match self {
+            Clock::System => START.elapsed(),
+            Clock::Manual { steady, .. } => Duration::from_millis(steady.load(Ordering::SeqCst)),
         }
     }
 
     /// Moves a manual clock on; the system's is not ours to move.
     pub fn advance(&self, by: Duration) {
-        if let Clock::Manual(millis) = self {
-            millis.store(self.now().plus(by).0, Ordering::SeqCst);
+        if let Clock::Manual { wall, steady } = self {
+            wall.store(self.now().plus(by).0, Ordering::SeqCst);
+            steady.fetch_add(Timestamp::default().plus(by).0, Ordering::SeqCst);
+        }
+    }
+
+    /// Sets a manual clock's wall time, as an operator or NTP does: no time passes.
+    pub fn set(&self, now: Timestamp) {
+        if let Clock::Manual { wall, .. } = self {
+            wall.store(now.0, Ordering::SeqCst);
         }
     }
 }

@@ -13,6 +13,7 @@ mod known;
 mod load;
 mod mistake;
 mod patterns;
+mod pins;
 mod print;
 mod proxy;
 mod section;
@@ -37,6 +38,7 @@ pub use known::{Known, WELL_KNOWN};
 pub use load::{DEFAULT_FILE, find_file};
 pub use mistake::{Mistake, Mistakes, Place, Position, Warning};
 pub use patterns::Patterns;
+pub use pins::PinnedImages;
 pub use proxy::{NoProxy, ProxyUrl};
 
 /// Everything `serve` needs to know.
@@ -117,8 +119,13 @@ pub struct CacheConfig {
     pub path: PathBuf,
     /// Bytes in allocated blocks.
     pub max_size: u64,
+    /// Bytes of the disk that stay free, whoever else writes to it.
+    pub min_free: u64,
     /// Bytes; a larger blob passes through unstored.
     pub max_blob_size: u64,
+    /// Time that larder runs, not wall time; zero is never.
+    pub evict_unused_after: Duration,
+    pub pinned_images: Vec<PinnedImages>,
     pub revalidate_wait: Duration,
     pub negative_ttl: Duration,
     /// Serve a held tag although upstream says that it is gone.
@@ -142,7 +149,9 @@ pub enum VerifyOnRead {
 
 /// The defaults; those of `path` and `max_size` are the machine's to tell.
 impl CacheConfig {
+    pub const MIN_FREE: u64 = 1 << 30;
     pub const MAX_BLOB_PERCENT: u64 = 50;
+    pub const EVICT_UNUSED_AFTER: Duration = Duration::from_secs(30 * 24 * 3600);
     /// For the well-known registries at their own URL. Elsewhere zero: an image pushed a minute ago is what one pulls.
     pub const TAG_TTL_WELL_KNOWN: Duration = Duration::from_secs(5 * 60);
     pub const STALE_IF_ERROR: Duration = Duration::from_secs(7 * 24 * 3600);

@@ -36,7 +36,7 @@ impl Kind {
 /// Status classes of the answers clients got.
 const RESPONSE_CODES: [&str; 16] =
     ["200", "206", "400", "401", "403", "404", "405", "408", "416", "429", "431", "500", "502", "503", "504", "other"];
-const EVICTION_REASONS: [&str; 1] = ["size"];
+const EVICTION_REASONS: [&str; 3] = ["size", "min_free", "unused"];
 const CACHE_ERRORS: [&str; 3] = ["full", "io", "corrupt"];
 const SCRUB_RESULTS: [&str; 3] = ["ok", "damaged", "error"];
 const REJECTIONS: [&str; 1] = ["limit"];
@@ -115,7 +115,7 @@ impl Metrics {
             cache_limit: make.gauge("cache_limit_bytes", "cache.max_size"),
             cache_disk_free: make.gauge("cache_disk_free_bytes", "Free bytes of the cache's file system"),
             cache_writable: make.gauge("cache_writable", "1 while the last write to the cache succeeded"),
-            cache_evicted_age: make.ages("cache_evicted_age_seconds", "Time since the last use of what was evicted"),
+            cache_evicted_age: make.ages("cache_evicted_age_seconds", "Time since the last use of what was evicted, as far as larder ran"),
             task_panics: make.counter("task_panics_total", "Tasks that panicked; each is a bug"),
             log_lines_dropped: make.counter("log_lines_dropped_total", "Log lines dropped because the log's reader is too slow"),
             connections_rejected: make.prepared("connections_rejected_total", "Connections refused", "reason", &REJECTIONS),
@@ -174,9 +174,10 @@ impl Metrics {
         self.blocked_dials.with_label_values(&[reason]).inc();
     }
 
-    pub fn evicted(&self, bytes: u64, age: Duration) {
-        self.cache_evictions.with_label_values(&["size"]).inc();
-        self.cache_evicted_bytes.with_label_values(&["size"]).inc_by(bytes);
+    /// `reason`: `size`, `min_free` or `unused`.
+    pub fn evicted(&self, reason: &'static str, bytes: u64, age: Duration) {
+        self.cache_evictions.with_label_values(&[reason]).inc();
+        self.cache_evicted_bytes.with_label_values(&[reason]).inc_by(bytes);
         self.cache_evicted_age.observe(age.as_secs_f64());
     }
 

@@ -14,15 +14,20 @@ mod links;
 mod lock;
 mod manifests;
 mod partial;
+mod pins;
+mod plan;
 mod purge;
 mod quarantine;
+mod records;
 mod recover;
 mod refs;
 mod rehash;
+mod room;
 mod scrub;
 mod socket;
 mod tail;
 mod trust;
+mod uptime;
 mod verify;
 
 pub use blobs::{Blob, FileReader};
@@ -33,6 +38,7 @@ pub use layout::{Layout, RepositoryKey};
 pub use links::Link;
 pub use lock::LockError;
 pub use partial::{Mismatch, PartialBlob, Verified, Verifier};
+pub use pins::Pin;
 pub use purge::{Glob, Purged, Selected, What};
 pub use refs::TagRecord;
 pub use socket::{control_path, is_cache};
@@ -62,9 +68,12 @@ use evict::{Item, Ledger};
 use index::Index;
 use links::Links;
 use lock::DirectoryLock;
+use pins::Pins;
 use quarantine::Quarantine;
+use records::Records;
 use refs::Refs;
 use trust::Trust;
+use uptime::Uptime;
 
 /// Blobs of at most so many bytes are kept in RAM once read: image configurations, not layers.
 const SMALL_BLOB_BYTES_MAX: u64 = 64 * KIB;
@@ -79,7 +88,16 @@ pub struct Store {
     metrics: Arc<Metrics>,
     layout: Layout,
     refs: Refs,
+    records: Arc<Records>,
+    uptime: Uptime,
     max_blob_size: u64,
+    min_free: u64,
+    evict_unused_after: Duration,
+    /// When the disk's free space was last asked for, and the size of the cache at which `min_free` of it is left.
+    space: Mutex<Option<(Duration, u64)>>,
+    /// What fills have written of what they were promised.
+    written: AtomicU64,
+    pins: Mutex<Pins>,
     ledger: Arc<Mutex<Ledger>>,
     links: RwLock<Links>,
     index: Index,
@@ -100,6 +118,11 @@ pub struct Options {
     pub path: PathBuf,
     /// Allocated bytes.
     pub max_size: u64,
+    /// Bytes of the disk that stay free, whoever else writes to it.
+    pub min_free: u64,
+    /// Daemon time; zero is never.
+    pub evict_unused_after: Duration,
+    pub pins: Vec<Pin>,
     /// Bytes.
     pub max_blob_size: u64,
     /// Bytes.
@@ -144,10 +167,20 @@ impl Store {
             disk.create_dir_all(&directory).map_err(unusable)?;
         }
         let lock = DirectoryLock::take(&layout, new)?;
-        let (index, records) = Index::open(&layout.index()).map_err(unusable)?;
+        let (index, known) = Index::open(&layout.index()).map_err(unusable)?;
+        let (uptime, last_stop) = Uptime::start(clock.clone(), Arc::clone(&disk), layout.uptime());
+        let ledger = Ledger::new(options.max_size);
+        let records = Arc::new(Records::new(Arc::clone(&disk), ledger.others()));
         let store = Store {
-            refs: Refs::new(Arc::clone(&disk), layout.clone()),
-            ledger: Arc::new(Mutex::new(Ledger::new(options.max_size))),
+            refs: Refs::new(Arc::clone(&disk), Arc::clone(&records), layout.clone()),
+            records,
+            uptime,
+            min_free: options.min_free,
+            evict_unused_after: options.evict_unused_after,
+            space: Mutex::new(None),
+            written: AtomicU64::new(0),
+            pins: Mutex::new(Pins::new(options.pins)),
+            ledger: Arc::new(Mutex::new(ledger)),
             links: RwLock::new(Links::new(options.private_upstreams)),
             memory: Cache::builder()
                 .weigher(|_, bytes: &Bytes| u32::try_from(bytes.len()).unwrap_or(u32::MAX))
@@ -167,7 +200,8 @@ impl Store {
             quarantine: Quarantine::new(options.max_size),
             lock,
         };
-        recover::recover(&store, records).map_err(unusable)?;
+        recover::recover(&store, known, last_stop).map_err(unusable)?;
+        store.bounds(true);
         store.metrics.cache_limit.set(i64::try_from(options.max_size).unwrap_or(i64::MAX));
         store.metrics.cache_writable.set(1);
         if let Some(at) = store.lock.marks().examined_at {
@@ -247,7 +281,7 @@ impl Store {
     }
 
     fn touch(&self, digest: &Digest) {
-        let now = self.clock.now();
+        let now = self.uptime.now();
         self.ledger().touch(&Item::Stored(*digest), now);
     }
 
@@ -285,14 +319,19 @@ impl Store {
         self.gate.run(move || PartialBlob::resume(&store, &upstream, &digest)).await
     }
 
-    /// Writes down what was used, and what the gauges should say. To be called every few seconds.
+    /// Writes down what was used, keeps headroom, and says what the gauges should. To be called every few seconds.
     pub async fn tend(self: &Arc<Store>) {
         let used = self.ledger().take_touched();
         if !used.is_empty() {
             self.index.touch(used);
         }
         let store = Arc::clone(self);
-        self.gate.run(move || store.observe()).await;
+        let work = move || {
+            store.tidy();
+            store.uptime.tend();
+            store.observe();
+        };
+        self.gate.run(work).await;
     }
 
     /// The last words of a clean stop. Blocks.
@@ -301,6 +340,9 @@ impl Store {
             tracing::debug!(%error, "control.sock stays behind");
         }
         self.index.touch(self.ledger().take_touched());
+        if let Err(error) = self.uptime.write() {
+            tracing::warn!(%error, "daemon time was not written down; the last minute of it is forgotten");
+        }
         self.lock.leave_cleanly();
     }
 
@@ -308,14 +350,11 @@ impl Store {
         let gauge = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
         let (size, items) = {
             let ledger = self.ledger();
-            (ledger.size(), ledger.count())
+            (ledger.size(), ledger.stored_count())
         };
         let manifests = self.links().manifest_count();
         self.metrics.cache_size.set(gauge(size));
         self.metrics.objects(items.saturating_sub(manifests) as u64, manifests as u64);
-        if let Ok(free) = self.disk.free_space(self.layout.root()) {
-            self.metrics.cache_disk_free.set(gauge(free));
-        }
     }
 
     fn ledger(&self) -> MutexGuard<'_, Ledger> {

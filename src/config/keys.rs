@@ -25,7 +25,7 @@ impl Kind {
 }
 
 /// Every key that means something. `*` stands for the name of an upstream. `config.example.yaml` explains each.
-pub const KEYS: [(&str, Kind); 50] = [
+pub const KEYS: [(&str, Kind); 53] = [
     ("server.listen", Kind::List),
     ("server.listen.address", Kind::Entry),
     ("server.listen.default_upstream", Kind::Entry),
@@ -36,7 +36,10 @@ pub const KEYS: [(&str, Kind); 50] = [
     ("admin.listen", Kind::Scalar),
     ("cache.path", Kind::Scalar),
     ("cache.max_size", Kind::Scalar),
+    ("cache.min_free", Kind::Scalar),
     ("cache.max_blob_size", Kind::Scalar),
+    ("cache.evict_unused_after", Kind::Scalar),
+    ("cache.pinned_images", Kind::List),
     ("cache.tag_ttl", Kind::Scalar),
     ("cache.stale_if_error", Kind::Scalar),
     ("cache.revalidate_wait", Kind::Scalar),

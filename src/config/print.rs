@@ -62,7 +62,10 @@ struct Admin {
 struct Cache<'a> {
     path: &'a Path,
     max_size: String,
+    min_free: String,
     max_blob_size: String,
+    evict_unused_after: String,
+    pinned_images: Vec<String>,
     revalidate_wait: String,
     negative_ttl: String,
     keep_deleted_tags: bool,
@@ -137,7 +140,10 @@ impl<'a> From<&'a Config> for Document<'a> {
             cache: Cache {
                 path: &cache.path,
                 max_size: size(cache.max_size),
+                min_free: size(cache.min_free),
                 max_blob_size: size(cache.max_blob_size),
+                evict_unused_after: duration(cache.evict_unused_after),
+                pinned_images: cache.pinned_images.iter().map(ToString::to_string).collect(),
                 revalidate_wait: duration(cache.revalidate_wait),
                 negative_ttl: duration(cache.negative_ttl),
                 keep_deleted_tags: cache.keep_deleted_tags,

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::pins;
 use super::proxy::Proxies;
 use super::section::{Findings, Section};
 use super::tree::{Node, Value};
@@ -50,7 +51,7 @@ pub(super) fn validate(tree: &Node, machine: &Machine<'_>, findings: &mut Findin
     let server = read_server(&root.inner("server"), &names, findings);
     let admin = read_admin(&root, &server, findings);
     refuse_open_private(&root, &server, &upstreams, findings);
-    let cache = read_cache(&root.inner("cache"), machine, findings);
+    let cache = read_cache(&root.inner("cache"), machine, &names, findings);
     let fills = read_fills(&root.inner("fills"), findings);
     let log = read_log(&root.inner("log"), findings);
     Config { server, admin, cache, fills, default_upstream, upstreams, log }
@@ -164,19 +165,24 @@ fn read_admin(root: &Section<'_>, server: &ServerConfig, findings: &mut Findings
     AdminConfig { listen }
 }
 
-fn read_cache(section: &Section<'_>, machine: &Machine<'_>, findings: &mut Findings) -> CacheConfig {
+fn read_cache(section: &Section<'_>, machine: &Machine<'_>, names: &Names, findings: &mut Findings) -> CacheConfig {
     let path = section.read("path", findings, value::absolute_path);
     if section.get("path").is_none() && machine.cache_directory.is_none() {
         let message = "has no default here, since neither CACHE_DIRECTORY, XDG_CACHE_HOME nor HOME is set; write one";
         findings.mistake(&section.origin("path"), &section.key("path"), message);
     }
     let path = path.or_else(|| machine.cache_directory.clone()).unwrap_or_default();
-    let max_size = read_max_size(section, (machine.disk_size)(&path), findings);
+    let disk_size = (machine.disk_size)(&path);
+    let max_size = read_max_size(section, disk_size, findings);
     let share = section.read("max_blob_size", findings, |text| within(value::share(text)?, max_size));
+    let pins = section.list("pinned_images", findings, |text| pins::pinned_images(text, |host| names.resolve(host)));
     CacheConfig {
         keep_deleted_tags: section.read("keep_deleted_tags", findings, value::boolean).unwrap_or_default(),
         max_size,
+        min_free: read_min_free(section, disk_size, findings),
         max_blob_size: share.unwrap_or(percent_of(max_size, CacheConfig::MAX_BLOB_PERCENT)),
+        evict_unused_after: section.read("evict_unused_after", findings, value::duration).unwrap_or(CacheConfig::EVICT_UNUSED_AFTER),
+        pinned_images: pins.into_iter().map(|(_, pinned)| pinned).collect(),
         revalidate_wait: section
             .read("revalidate_wait", findings, |text| value::duration_up_to(text, WAIT_MAX, HEADERS))
             .unwrap_or(CacheConfig::REVALIDATE_WAIT),
@@ -211,6 +217,17 @@ fn read_max_size(section: &Section<'_>, disk_size: Option<u64>, findings: &mut F
     }
     let tenth = disk_size.map_or(DEFAULT_SIZE_MAX, |size| size / 10);
     written.unwrap_or(tenth.clamp(SIZE_MIN, DEFAULT_SIZE_MAX))
+}
+
+fn read_min_free(section: &Section<'_>, disk_size: Option<u64>, findings: &mut Findings) -> u64 {
+    let written = section.read("min_free", findings, value::size);
+    if let (Some(size), Some(disk)) = (written, disk_size)
+        && size >= disk
+    {
+        let message = format!("is all of the disk, which has {} GiB; nothing will be stored", disk >> 30);
+        findings.warning(&section.origin("min_free"), &section.key("min_free"), message);
+    }
+    written.unwrap_or(CacheConfig::MIN_FREE)
 }
 
 fn within(share: Share, max_size: u64) -> Result<u64, Fault> {

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::Duration;
 
 use super::{Answer, Stats};
 use crate::store::{Held, Purged, Report, VerifyProgress};
@@ -71,12 +71,12 @@ fn stats_text(stats: &Stats) -> String {
         let _ = writeln!(text, "{:>12}  and {} more", "", held.repositories_total - shown);
     }
     if !held.next.is_empty() {
-        let _ = writeln!(text, "\n{:>12}  {:<20}  next to go when room is wanted", "bytes", "last used");
+        let _ = writeln!(text, "\n{:>12}  {:>14}  next to go when room is wanted", "bytes", "unused for");
     }
     for next in &held.next {
-        let used = humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_millis(next.last_used.0));
+        let unused = age(next.unused_seconds);
         let of = if next.of.is_empty() { "listed by nothing".to_owned() } else { next.of.join(", ") };
-        let _ = writeln!(text, "{:>12}  {used}  {} ({of})", size(next.bytes), next.digest);
+        let _ = writeln!(text, "{:>12}  {unused:>14}  {} ({of})", size(next.bytes), next.digest);
     }
     text
 }
@@ -111,6 +111,16 @@ fn share(part: u64, whole: u64) -> String {
     // In tenths of a percent, so that no float has to round.
     let tenths = (u128::from(part) * 1000).checked_div(u128::from(whole)).unwrap_or_default();
     format!("{}.{} %", tenths / 10, tenths % 10)
+}
+
+/// In its largest unit and the next: nobody wants to read the seconds of a month.
+fn age(seconds: u64) -> String {
+    let round = match seconds {
+        0..3600 => seconds,
+        3600..86_400 => seconds / 60 * 60,
+        _ => seconds / 3600 * 3600,
+    };
+    humantime::format_duration(Duration::from_secs(round)).to_string()
 }
 
 fn size(bytes: u64) -> String {

@@ -19,7 +19,7 @@ pub struct Summary {
     /// Bytes of what was taken over, by whatever way.
     pub bytes: u64,
     pub seconds: f64,
-    /// Images that found no room under `cache.max_size`; they are the oldest.
+    /// Images that found no room under `cache.max_size` and beside `cache.min_free`; they are the oldest.
     pub images_left_out: u64,
     /// What is damaged or cannot be used, and why.
     pub problems: Vec<String>,

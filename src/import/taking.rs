@@ -145,7 +145,8 @@ impl<'a> Taking<'a> {
             return Ok(Took::Done);
         };
         let descriptor = root.descriptor().clone();
-        if !self.store.has_room(self.cost(&manifests), self.cache.max_size) {
+        let cost = self.cost(source, image, &manifests);
+        if cost > 0 && !self.store.has_room(cost) {
             return Ok(Took::Full);
         }
         let mut anything = false;
@@ -174,7 +175,10 @@ impl<'a> Taking<'a> {
         let now = self.clock.now();
         for (tag, written) in &image.tags {
             let record = TagRecord::new(descriptor.clone(), checked_at((*written).into(), now, self.upstream.tag_ttl));
-            let taken = self.store.import_tag(&(source.key.clone(), tag.clone()), record)?;
+            let taken = match self.store.import_tag(&(source.key.clone(), tag.clone()), record) {
+                Err(StoreError::Full) => return Ok(self.disk_full()),
+                taken => taken?,
+            };
             *if taken { &mut self.summary.tags.taken } else { &mut self.summary.tags.present } += 1;
         }
         if anything {
@@ -218,14 +222,20 @@ impl<'a> Taking<'a> {
     }
 
     /// What the cache will hold more than now.
-    fn cost(&self, manifests: &[Manifest]) -> u64 {
+    fn cost(&self, source: &Source, image: &Image, manifests: &[Manifest]) -> u64 {
         let mut wanted: HashMap<Digest, u64> = HashMap::new();
         for manifest in manifests {
             wanted.insert(manifest.descriptor().digest, manifest.descriptor().size);
             wanted.extend(blobs(manifest).filter_map(|digest| Some((digest, self.tree.blob_len(&digest)?))));
         }
         let new = wanted.into_iter().filter(|(digest, len)| *len <= self.cache.max_blob_size && !self.store.contains(digest));
-        new.map(|(_, len)| Store::cost(len)).sum()
+        let files: u64 = new.map(|(_, len)| Store::cost(len)).sum();
+        let is_new = |manifest: &&Manifest| self.store.media_type(&source.key, &manifest.descriptor().digest).is_none();
+        let records = match manifests.iter().filter(is_new).count() {
+            0 => 0,
+            new => new + image.tags.len(),
+        };
+        files + Store::record_cost() * records as u64
     }
 
     /// `true` when it was taken over now.
@@ -268,7 +278,7 @@ impl<'a> Taking<'a> {
         for source in sources {
             for digest in &source.layers {
                 let cost = self.tree.blob_len(digest).map_or(0, Store::cost);
-                if !self.store.contains(digest) && !self.store.has_room(cost, self.cache.max_size) {
+                if !self.store.contains(digest) && !self.store.has_room(cost) {
                     return Ok(());
                 }
                 match self.take_blob(source, digest) {

@@ -92,6 +92,11 @@ pub fn read_exact(file: &dyn DiskFile, len: usize) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// Whether a file is one that [`replace`] had not finished.
+pub fn is_temporary(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.as_encoded_bytes().ends_with(b"~"))
+}
+
 /// Replaces a small file whole: after a crash it holds the old bytes or the new ones.
 ///
 /// # Errors

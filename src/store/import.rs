@@ -6,16 +6,17 @@ use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use rustix::fs::OFlags;
 
 use super::disk;
 use super::evict::Item;
-use super::partial::{PartialBlob, Verifier, allocation};
+use super::partial::{BLOCK, PartialBlob, Verifier, allocation};
 use super::refs::TagRecord;
+use super::room::RECORD_ROOM;
 use super::{RepositoryKey, Store, StoreError, io_error};
-use crate::clock::Timestamp;
 use crate::oci::{Digest, Manifest, Tag};
 
 /// Read at a time: small enough to be hashed while it is in cache.
@@ -45,18 +46,29 @@ pub enum BlobError {
 }
 
 impl Store {
-    /// Whether so much more can be stored under the bound without anything having to leave.
-    pub fn has_room(&self, bytes: u64, max_size: u64) -> bool {
-        self.ledger().size().saturating_add(bytes) <= max_size
+    /// Whether so much more can be stored, and a record of it, without anything having to leave: what was taken first would
+    /// be the first to go. Asks for the free space.
+    pub fn has_room(&self, bytes: u64) -> bool {
+        let size = self.ledger().size();
+        self.bounds(true).hold(size.saturating_add(bytes).saturating_add(RECORD_ROOM))
     }
 
-    /// What a file of `len` bytes will take of the bound.
+    fn want_room(&self, bytes: u64) -> Result<(), StoreError> {
+        if self.has_room(bytes) { Ok(()) } else { Err(StoreError::Full) }
+    }
+
+    /// What a file of `len` bytes will take of the bounds, its directory included.
     pub fn cost(len: u64) -> u64 {
-        allocation(len)
+        allocation(len) + BLOCK
     }
 
-    /// Takes over a file that should hold the bytes of `digest`; with `copy`, never by sharing anything with it. The caller
-    /// has seen to it that there is room, or else others are evicted for it.
+    /// What a record of a tag or a manifest will take of the bounds, its directories included.
+    pub fn record_cost() -> u64 {
+        RECORD_ROOM
+    }
+
+    /// Takes over a file that should hold the bytes of `digest`; with `copy`, never by sharing anything with it. Nothing
+    /// leaves for it.
     ///
     /// # Errors
     /// When the file is damaged or unreadable, or the store cannot take it.
@@ -66,6 +78,7 @@ impl Store {
         if len > self.max_blob_size {
             return Err(StoreError::TooLarge.into());
         }
+        self.want_room(Store::cost(len))?;
         let mut partial = PartialBlob::in_one_go(self, upstream, digest, len)?;
         let (way, verifier) = if !copy && reflink(&partial, &source) {
             let file = Arc::clone(partial.file());
@@ -108,13 +121,14 @@ impl Store {
         if self.contains(&digest) && self.media_type(repository, &digest).is_some() {
             return Ok(false);
         }
+        self.want_room(Store::cost(manifest.descriptor().size))?;
         self.write_manifest(repository, manifest).map(|()| true)
     }
 
     /// Takes over a tag whose manifest is stored. A younger word of upstream's stays; `false` when the tag says nothing new.
     ///
     /// # Errors
-    /// When the disk fails.
+    /// When the store cannot take it.
     pub fn import_tag(&self, key: &(RepositoryKey, Tag), mut record: TagRecord) -> Result<bool, StoreError> {
         let path = self.layout.tag(&key.0, &key.1);
         let before = self.refs.tag(key).map_err(|error| io_error("read", &path, error))?;
@@ -126,7 +140,8 @@ impl Store {
         if let Some(before) = &same {
             record.first_seen = before.first_seen;
         }
-        self.refs.set_tag(key, record).map_err(|error| self.write_error("write", &path, error))?;
+        self.want_room(0)?;
+        self.write_tag(key, record)?;
         Ok(same.is_none())
     }
 
@@ -139,9 +154,10 @@ impl Store {
 
     /// Puts images into their order of use: the last is the one to keep longest. Moments apart, so that a restart keeps it.
     pub fn rank_images(&self, manifests: &[Digest]) {
-        let now = self.clock.now();
+        let now = self.uptime.now();
         for (rank, manifest) in (0..).zip(manifests) {
-            let at = Timestamp(now.0.saturating_add(rank));
+            let at = now.plus(Duration::from_millis(rank));
+            self.uptime.at_least(at);
             let children = self.children(manifest);
             let mut ledger = self.ledger();
             for (child, _) in children.iter().flat_map(|children| children.iter()) {

@@ -13,7 +13,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::links::Children;
-use crate::clock::Timestamp;
+use super::uptime::DaemonTime;
 use crate::oci::Digest;
 
 /// Messages that may wait for the owner thread; more are dropped, since the files know it all.
@@ -26,14 +26,14 @@ const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 /// What the index knows of an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
-    pub last_used: Timestamp,
+    pub last_used: DaemonTime,
     /// Of a manifest.
     pub children: Option<Children>,
 }
 
 enum Message {
     Put(Digest, Record),
-    Touch(Vec<(Digest, Timestamp)>),
+    Touch(Vec<(Digest, DaemonTime)>),
     Remove(Digest),
     Stop,
 }
@@ -67,7 +67,7 @@ impl Index {
         self.send(Message::Put(digest, record));
     }
 
-    pub fn touch(&self, used: Vec<(Digest, Timestamp)>) {
+    pub fn touch(&self, used: Vec<(Digest, DaemonTime)>) {
         self.send(Message::Touch(used));
     }
 
@@ -200,7 +200,7 @@ fn decode_key(key: &[u8]) -> Option<Digest> {
     }
 }
 
-/// Eight bytes of time, then, for a manifest, what it lists as JSON.
+/// Eight bytes of daemon time, then, for a manifest, what it lists as JSON.
 fn encode(record: &Record) -> Vec<u8> {
     let mut value = record.last_used.0.to_be_bytes().to_vec();
     if let Some(children) = &record.children {
@@ -212,7 +212,7 @@ fn encode(record: &Record) -> Vec<u8> {
 
 fn decode(value: &[u8]) -> Option<Record> {
     let (time, children) = value.split_at_checked(8)?;
-    let last_used = Timestamp(u64::from_be_bytes(time.try_into().ok()?));
+    let last_used = DaemonTime(u64::from_be_bytes(time.try_into().ok()?));
     let children = match children {
         [] => None,
         json => {
@@ -236,19 +236,19 @@ mod tests {
     fn what_was_put_is_there_after_a_restart() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("index");
-        let record = Record { last_used: Timestamp(7), children: Some([(digest("child"), 3)].into()) };
+        let record = Record { last_used: DaemonTime(7), children: Some([(digest("child"), 3)].into()) };
         {
             let (index, records) = Index::open(&path).expect("a new index");
             assert!(records.is_empty());
             index.put(digest("manifest"), record.clone());
             index.put(digest("gone"), record.clone());
             index.remove(digest("gone"));
-            index.touch(vec![(digest("manifest"), Timestamp(9)), (digest("blob"), Timestamp(8))]);
+            index.touch(vec![(digest("manifest"), DaemonTime(9)), (digest("blob"), DaemonTime(8))]);
         }
         let (_index, records) = Index::open(&path).expect("the index");
         let expected = [
-            (digest("manifest"), Record { last_used: Timestamp(9), ..record }),
-            (digest("blob"), Record { last_used: Timestamp(8), children: None }),
+            (digest("manifest"), Record { last_used: DaemonTime(9), ..record }),
+            (digest("blob"), Record { last_used: DaemonTime(8), children: None }),
         ];
         assert_eq!(records, HashMap::from(expected));
     }

@@ -6,8 +6,8 @@ use std::io;
 use serde::{Deserialize, Serialize};
 
 use super::evict::Item;
+use super::uptime::DaemonTime;
 use super::{RepositoryKey, Store};
-use crate::clock::Timestamp;
 use crate::oci::Digest;
 
 /// Repositories that are listed, those with the most bytes first; the totals count all.
@@ -41,7 +41,8 @@ pub struct Held {
 pub struct Next {
     pub digest: String,
     pub bytes: u64,
-    pub last_used: Timestamp,
+    /// Of the time that larder ran.
+    pub unused_seconds: u64,
     /// Some of the repositories that have it.
     pub of: Vec<String>,
 }
@@ -54,7 +55,7 @@ impl Store {
     pub fn inventory(&self) -> io::Result<Inventory> {
         let mut inventory = {
             let ledger = self.ledger();
-            Inventory { bytes: ledger.size(), max_bytes: ledger.max_size(), objects: ledger.count() as u64, ..Inventory::default() }
+            Inventory { bytes: ledger.size(), max_bytes: ledger.max_size(), objects: ledger.stored_count() as u64, ..Inventory::default() }
         };
         let mut by_upstream: BTreeMap<String, HashSet<Digest>> = BTreeMap::new();
         for repository in self.refs.repositories()? {
@@ -81,7 +82,7 @@ impl Store {
         for manifest in &manifests {
             closure.extend(self.children(manifest).iter().flat_map(|children| children.iter()).map(|(child, _)| *child));
         }
-        let tags = self.refs.tags_of(repository)?.len() as u64;
+        let tags = self.refs.tags(repository)?.len() as u64;
         Ok((Held { tags, manifests: manifests.len() as u64, bytes: self.allocated(&closure) }, closure))
     }
 
@@ -91,14 +92,14 @@ impl Store {
     }
 
     fn next_to_go(&self) -> Vec<Next> {
-        let next = self.ledger().next_to_go(NEXT_MAX);
+        let (now, next) = (self.uptime.now(), self.ledger().next_to_go(NEXT_MAX));
         let links = self.links();
-        let describe = |(item, bytes, last_used): (Item, u64, Timestamp)| {
+        let describe = |(item, bytes, last_used): (Item, u64, DaemonTime)| {
             let (digest, of) = match item {
                 Item::Stored(digest) => (digest, links.repositories_of(&digest).iter().take(3).map(|key| name(key)).collect()),
                 Item::Partial(upstream, digest) => (digest, vec![format!("an interrupted download of {upstream}")]),
             };
-            Next { digest: digest.to_string(), bytes, last_used, of }
+            Next { digest: digest.to_string(), bytes, unused_seconds: now.since(last_used).as_secs(), of }
         };
         next.into_iter().map(describe).collect()
     }

@@ -10,6 +10,7 @@
 //! refs/<upstream>/<repository>/_shown                  JSON: when upstream last showed the repository to anybody
 //! partial/<upstream>/<alg>-<hex>                       being filled
 //! quarantine/<alg>-<hex>                               found damaged
+//! uptime                                               how long larder has run with this directory, in ms
 //! index/                                               sled; can be deleted at any stop
 //! ```
 //!
@@ -48,6 +49,10 @@ impl Layout {
 
     pub fn control(&self) -> PathBuf {
         self.root.join("control.sock")
+    }
+
+    pub fn uptime(&self) -> PathBuf {
+        self.root.join("uptime")
     }
 
     pub fn blobs(&self) -> PathBuf {

@@ -124,6 +124,14 @@ impl Links {
         held
     }
 
+    /// Whether this is, or belongs to, an image that is being pulled: one of its manifests was used lately, and not all it
+    /// lists is here. An index is no image: of its manifests most clients want one.
+    pub fn is_half_pulled(&self, digest: &Digest, is_recent: impl Fn(&Digest) -> bool, is_held: impl Fn(&Digest) -> bool) -> bool {
+        let is_index = |manifest: &Digest| self.any_media_type(manifest).is_some_and(MediaType::is_index);
+        let mut images = self.parents(digest).iter().chain([digest]).filter(|manifest| is_recent(manifest) && !is_index(manifest));
+        images.any(|manifest| self.children(manifest).is_some_and(|children| children.iter().any(|(child, _)| !is_held(child))))
+    }
+
     /// The upstreams that confirmed a blob.
     pub fn confirmed(&self, digest: &Digest) -> &[Arc<str>] {
         self.confirmed.get(digest).map_or(&[], Vec::as_slice)
@@ -188,6 +196,22 @@ mod tests {
         links.hold(repository.clone(), manifest, "a/b".parse().expect("a type"));
         links.list(manifest, [(digest("layer"), 7)].into());
         repository
+    }
+
+    #[test]
+    fn an_image_is_half_pulled_while_something_it_lists_is_missing() {
+        let mut links = Links::new([]);
+        let held = |missing: &'static str| move |digest: &Digest| *digest != self::digest(missing);
+        links.list(digest("image"), [(digest("config"), 1), (digest("layer"), 1)].into());
+        links.hold(repository("docker.io", "app"), digest("index"), MediaType::OCI_INDEX.parse().expect("a type"));
+        links.list(digest("index"), [(digest("image"), 1), (digest("other image"), 1)].into());
+        for part in ["image", "config", "layer"] {
+            assert!(links.is_half_pulled(&digest(part), |_| true, held("config")), "{part}");
+            assert!(!links.is_half_pulled(&digest(part), |_| true, held("other image")), "{part}");
+            assert!(!links.is_half_pulled(&digest(part), |_| false, held("config")), "{part}");
+        }
+        assert!(!links.is_half_pulled(&digest("index"), |_| true, held("other image")));
+        assert!(!links.is_half_pulled(&digest("something else"), |_| true, held("config")));
     }
 
     #[test]

@@ -1,14 +1,16 @@
 //! Manifests and tags: their bytes are blobs like any other, and `refs/` says which repository has them.
 
+use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::blobs::Lease;
 use super::evict::Item;
 use super::index::Record;
 use super::partial::{PartialBlob, Verifier};
 use super::refs::TagRecord;
-use super::{RepositoryKey, Store, StoreError, TOUCH_INTERVAL, check, io_error, links};
+use super::{RepositoryKey, Store, StoreError, TOUCH_INTERVAL, check, io_error, links, lock};
 use crate::clock::Timestamp;
 use crate::oci::{Digest, MANIFEST_BYTES_MAX, Manifest, MediaType, Tag};
 
@@ -72,26 +74,36 @@ impl Store {
 
     pub(super) fn write_manifest(self: &Arc<Store>, repository: &RepositoryKey, manifest: &Manifest) -> Result<(), StoreError> {
         let descriptor = manifest.descriptor();
-        if !self.contains(&descriptor.digest) {
+        let lease = |digest| Lease::take(&self.ledger, digest);
+        let mut held = lease(descriptor.digest);
+        if held.is_none() {
             let mut partial = PartialBlob::of_manifest(self, &repository.upstream, descriptor)?;
             let mut verifier = Verifier::new(&descriptor.digest);
             verifier.update(manifest.bytes());
             let verified = verifier.finish(&descriptor.digest);
             let verified = verified.map_err(|_| StoreError::Incomplete { digest: descriptor.digest, len: descriptor.size })?;
             partial.append(manifest.bytes()).and_then(|()| partial.commit(verified))?;
+            held = lease(descriptor.digest);
         }
+        // While it is leased it cannot be evicted, so that no record names what is gone.
+        let _held = held.ok_or(StoreError::Full)?;
         let path = self.layout.manifest_ref(repository, &descriptor.digest);
-        self.refs.add_manifest(repository, descriptor).map_err(|error| self.write_error("write", &path, error))?;
+        let add = || self.refs.add_manifest(repository, descriptor).map_err(|error| self.write_error("write", &path, error));
+        self.with_record_room(add)?;
         let children: links::Children = manifest.children().iter().map(|child| (child.digest, child.size)).collect();
-        self.index.put(descriptor.digest, Record { last_used: self.clock.now(), children: Some(Arc::clone(&children)) });
+        self.index.put(descriptor.digest, Record { last_used: self.uptime.now(), children: Some(Arc::clone(&children)) });
         let mut links = self.links_mut();
         links.list(descriptor.digest, children);
         links.hold(repository.clone(), descriptor.digest, descriptor.media_type.clone());
         drop(links);
         if !self.contains(&descriptor.digest) {
-            // Evicted or purged between the two: the record would name nothing.
+            // Purged or put aside between the two, which a lease does not stop: the record would name nothing.
             self.links_mut().unhold(repository, &descriptor.digest);
-            return self.refs.drop_manifest(repository, &descriptor.digest).map_err(|error| self.write_error("remove", &path, error));
+            let removed = self.remove_manifest_ref(repository, &descriptor.digest);
+            return removed.map_err(|error| self.write_error("remove", &path, error));
+        }
+        if self.ledger().is_pinned(&Item::Stored(descriptor.digest)) {
+            self.repin();
         }
         self.memory.insert(descriptor.digest, manifest.bytes().clone());
         Ok(())
@@ -100,10 +112,10 @@ impl Store {
     /// A manifest was pulled: that is a use of everything it lists, so that an image ages as a whole. The manifest comes
     /// last, since what it lists can't be served without it.
     pub fn touch_image(&self, manifest: &Digest) {
-        let now = self.clock.now();
+        let now = self.uptime.now();
         let item = Item::Stored(*manifest);
         let mut ledger = self.ledger();
-        let recently = ledger.last_used(&item).and_then(|used| now.since(used)).is_some_and(|age| age < TOUCH_INTERVAL);
+        let recently = ledger.last_used(&item).is_some_and(|used| now.since(used) < TOUCH_INTERVAL);
         if recently {
             return;
         }
@@ -137,17 +149,39 @@ impl Store {
     /// When the disk fails; until the next stop the record is known all the same.
     pub async fn put_tag(self: &Arc<Store>, key: &(RepositoryKey, Tag), record: TagRecord) -> Result<(), StoreError> {
         let (store, key) = (Arc::clone(self), key.clone());
-        self.gate
-            .run(move || {
-                let manifest = record.descriptor.digest;
-                let mut written = store.refs.set_tag(&key, record);
-                if !store.contains(&manifest) {
-                    // Evicted or purged meanwhile.
-                    written = store.refs.drop_tag(&key);
-                }
-                written.map_err(|error| store.write_error("write", &store.layout.tag(&key.0, &key.1), error))
-            })
-            .await
+        self.gate.run(move || store.write_tag(&key, record)).await
+    }
+
+    pub(super) fn write_tag(&self, key: &(RepositoryKey, Tag), record: TagRecord) -> Result<(), StoreError> {
+        let digest = record.descriptor.digest;
+        let _held = Lease::take(&self.ledger, digest).ok_or(StoreError::Full)?;
+        let path = self.layout.tag(&key.0, &key.1);
+        let write = || self.refs.set_tag(key, record.clone()).map_err(|error| self.write_error("write", &path, error));
+        let written = self.with_record_room(write).inspect_err(|_| self.refs.remember_tag(key, record.clone()));
+        if lock(&self.pins).name(key, digest) {
+            self.repin();
+        }
+        if !self.contains(&digest) {
+            // Purged or put aside meanwhile, which a lease does not stop.
+            return self.remove_tag(key).map_err(|error| self.write_error("remove", &path, error));
+        }
+        written
+    }
+
+    /// Removes a repository's record of a manifest, the tags that name it, and what they pin.
+    pub(super) fn remove_manifest_ref(&self, repository: &RepositoryKey, digest: &Digest) -> io::Result<()> {
+        if lock(&self.pins).forget_in(repository, digest) {
+            self.repin();
+        }
+        self.refs.drop_manifest(repository, digest)
+    }
+
+    /// Removes the record of a tag, and what it pins.
+    pub(super) fn remove_tag(&self, key: &(RepositoryKey, Tag)) -> io::Result<()> {
+        if lock(&self.pins).unname(key) {
+            self.repin();
+        }
+        self.refs.drop_tag(key)
     }
 
     /// Removes the record of a tag.
@@ -156,10 +190,10 @@ impl Store {
     /// When the disk fails.
     pub async fn drop_tag(self: &Arc<Store>, key: &(RepositoryKey, Tag)) -> Result<(), StoreError> {
         let (store, key) = (Arc::clone(self), key.clone());
-        self.gate
-            .run(move || store.refs.drop_tag(&key).map_err(|error| store.write_error("remove", &store.layout.tag(&key.0, &key.1), error)))
-            .await
+        let path = self.layout.tag(&key.0, &key.1);
+        self.gate.run(move || store.remove_tag(&key).map_err(|error| store.write_error("remove", &path, error))).await
     }
+
     /// When upstream last showed a repository to anybody; `None` also when the disk fails, as then upstream can be asked.
     pub async fn shown(self: &Arc<Store>, repository: &RepositoryKey) -> Option<Timestamp> {
         let (store, repository) = (Arc::clone(self), repository.clone());
@@ -174,7 +208,7 @@ impl Store {
         let (store, repository) = (Arc::clone(self), repository.clone());
         let write = move || {
             let path = store.layout.shown(&repository);
-            store.refs.set_shown(&repository, at).map_err(|error| store.write_error("write", &path, error))
+            store.with_record_room(|| store.refs.set_shown(&repository, at).map_err(|error| store.write_error("write", &path, error)))
         };
         self.gate.run(write).await
     }

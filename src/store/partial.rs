@@ -16,7 +16,7 @@ use crate::oci::{Descriptor, Digest, Hasher};
 /// Promised at a time to a blob whose size nobody announced.
 const RESERVE_STEP: u64 = 16 * 1024 * 1024;
 /// What file systems allocate by.
-const BLOCK: u64 = 4096;
+pub(super) const BLOCK: u64 = 4096;
 /// Read at a time when a file is hashed again: small enough to be hashed while it is in cache.
 const REHASH_CHUNK: usize = 256 * 1024;
 
@@ -146,6 +146,7 @@ impl PartialBlob {
     /// Its bytes came by another way than [`PartialBlob::append`], and its path leads to `file` now: they are hashed. Blocks.
     pub(super) fn came_as(&mut self, file: Arc<dyn DiskFile>) -> io::Result<Verifier> {
         self.len = file.stat()?.len;
+        self.store.written.fetch_add(self.len, Ordering::Relaxed);
         self.file = file;
         rehash(&*self.file, &self.digest, self.len)
     }
@@ -176,6 +177,7 @@ impl PartialBlob {
             reserved,
             fate: Fate::Discard,
         };
+        store.written.fetch_add(len, Ordering::Relaxed);
         let verifier = rehash(&*partial.file, digest, len).ok()?;
         partial.fate = Fate::Keep;
         Some((partial, verifier))
@@ -219,6 +221,7 @@ impl PartialBlob {
         }
         self.file.write_all_at(chunk, self.len).map_err(|error| self.store.write_error("write", &self.path, error))?;
         self.len = len;
+        self.store.written.fetch_add(chunk.len() as u64, Ordering::Relaxed);
         Ok(())
     }
 
@@ -246,6 +249,7 @@ impl PartialBlob {
 
 impl Drop for PartialBlob {
     fn drop(&mut self) {
+        self.store.written.fetch_sub(self.len, Ordering::Relaxed);
         match self.fate {
             Fate::Committed => {}
             Fate::Keep => {

@@ -111,10 +111,10 @@ impl Store {
     /// What the tags named that went.
     fn drop_tags(&self, repository: &RepositoryKey, tags: &Glob, purged: &mut Purged) -> io::Result<Vec<Digest>> {
         let mut named = Vec::new();
-        for tag in self.refs.tags_of(repository)?.into_iter().filter(|tag| tags.matches(tag.as_str())) {
+        for tag in self.refs.tags(repository)?.into_iter().filter(|tag| tags.matches(tag.as_str())) {
             let key = (repository.clone(), tag);
             named.extend(self.refs.tag(&key)?.map(|record| record.descriptor.digest));
-            self.refs.drop_tag(&key)?;
+            self.remove_tag(&key)?;
             purged.tags += 1;
         }
         named.sort_unstable();
@@ -127,7 +127,7 @@ impl Store {
         if self.links().is_listed(repository, digest) {
             return Ok(true);
         }
-        for tag in self.refs.tags_of(repository)? {
+        for tag in self.refs.tags(repository)? {
             if self.refs.tag(&(repository.clone(), tag))?.is_some_and(|record| record.descriptor.digest == *digest) {
                 return Ok(true);
             }
@@ -139,9 +139,9 @@ impl Store {
     /// repository still has.
     fn let_go(&self, repository: &RepositoryKey, digest: &Digest, purged: &mut Purged) -> io::Result<Vec<Digest>> {
         let children = self.children(digest);
-        let tags = self.refs.tags_of(repository)?.len();
-        self.refs.drop_manifest(repository, digest)?;
-        purged.tags += (tags - self.refs.tags_of(repository)?.len().min(tags)) as u64;
+        let tags = self.refs.tags(repository)?.len();
+        self.remove_manifest_ref(repository, digest)?;
+        purged.tags += (tags - self.refs.tags(repository)?.len().min(tags)) as u64;
         if self.links_mut().unhold(repository, digest) {
             purged.manifests += 1;
         }
@@ -170,10 +170,17 @@ impl Store {
             let children = self.children(&digest);
             {
                 let _files = lock(&self.files);
-                let held = self.contains(&digest);
-                purged.bytes += self.remove_item(&Item::Stored(digest));
+                let (held, item) = (self.contains(&digest), Item::Stored(digest));
+                let freed = self.remove_item(&item);
+                if let Err(error) = disk::remove_if_there(&*self.disk, &self.layout.blob(&digest)) {
+                    if held {
+                        // It occupies what it did, and nobody has it.
+                        self.ledger().insert(item, freed, self.uptime.now());
+                    }
+                    return Err(error);
+                }
+                purged.bytes += freed;
                 purged.objects += u64::from(held);
-                disk::remove_if_there(&*self.disk, &self.layout.blob(&digest))?;
             }
             let links = self.links();
             doomed.extend(

@@ -2,10 +2,8 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex};
 
-use super::disk;
 use super::evict::Item;
 use super::{Store, layout, lock};
 use crate::oci::Digest;
@@ -15,7 +13,8 @@ const FILES_MAX: usize = 100;
 /// Of `max_size`, as a divisor: damage must not push out what is sound.
 const SHARE: u64 = 20;
 
-/// What lies in `quarantine/`, oldest first, with its allocated bytes. They count as promised, so that the bound holds.
+/// What lies in `quarantine/`, oldest first, with its allocated bytes. They count like records: nobody needs them, but no
+/// room that a fill wants is worth the trace.
 pub(super) struct Quarantine {
     max_bytes: u64,
     kept: Mutex<VecDeque<(Digest, u64)>>,
@@ -26,22 +25,17 @@ impl Quarantine {
         Quarantine { max_bytes: max_size / SHARE, kept: Mutex::default() }
     }
 
-    fn kept(&self) -> MutexGuard<'_, VecDeque<(Digest, u64)>> {
-        lock(&self.kept)
-    }
-
-    /// The bytes that this digest's earlier file took.
-    fn replaced(&self, digest: &Digest) -> u64 {
-        let mut kept = self.kept();
-        let at = kept.iter().position(|(other, _)| other == digest);
-        at.and_then(|at| kept.remove(at)).map_or(0, |(_, bytes)| bytes)
+    fn add(&self, digest: Digest, allocated: u64) {
+        let mut kept = lock(&self.kept);
+        kept.retain(|(other, _)| *other != digest);
+        kept.push_back((digest, allocated));
     }
 
     /// The next that has to go.
-    fn too_many(&self) -> Option<(Digest, u64)> {
-        let mut kept = self.kept();
+    fn too_many(&self) -> Option<Digest> {
+        let mut kept = lock(&self.kept);
         let over = kept.len() > FILES_MAX || kept.iter().map(|(_, bytes)| bytes).sum::<u64>() > self.max_bytes;
-        if over { kept.pop_front() } else { None }
+        if over { kept.pop_front().map(|(digest, _)| digest) } else { None }
     }
 }
 
@@ -49,39 +43,39 @@ impl Store {
     /// A stored blob could not be read or was found wrong: it is put aside and held no longer. Blocks.
     pub fn quarantine(&self, digest: &Digest) {
         let _files = lock(&self.files);
-        let path = self.layout.blob(digest);
-        let allocated = self.disk.stat(&path).map_or(0, |stat| stat.allocated);
         self.remove_item(&Item::Stored(*digest));
-        match self.put_aside(digest, &path, allocated) {
+        match self.put_aside(digest) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => tracing::error!(%digest, "a stored blob is gone"),
             Err(error) => tracing::error!(%digest, %error, "a damaged blob could not be put aside"),
             Ok(()) => tracing::error!(%digest, "a damaged blob was put aside"),
         }
     }
 
-    fn put_aside(&self, digest: &Digest, path: &Path, allocated: u64) -> io::Result<()> {
-        self.disk.rename(path, &self.layout.quarantined(digest))?;
+    fn put_aside(&self, digest: &Digest) -> io::Result<()> {
+        let (path, target) = (self.layout.blob(digest), self.layout.quarantined(digest));
+        let allocated = self.disk.stat(&path)?.allocated;
+        // Its place is counted once.
+        self.records.remove(&target)?;
+        self.disk.rename(&path, &target)?;
         self.keep_aside(*digest, allocated);
         Ok(())
     }
 
     /// Counts a file in `quarantine/`, and lets go of what is too much. The file lock is held.
     fn keep_aside(&self, digest: Digest, allocated: u64) {
-        let replaced = self.quarantine.replaced(&digest);
-        self.unreserve(replaced);
-        self.ledger().count_reserved(allocated);
-        self.quarantine.kept().push_back((digest, allocated));
-        while let Some((oldest, bytes)) = self.quarantine.too_many() {
-            if let Err(error) = disk::remove_if_there(&*self.disk, &self.layout.quarantined(&oldest)) {
+        self.records.found(&self.layout.quarantined(&digest));
+        self.quarantine.add(digest, allocated);
+        while let Some(oldest) = self.quarantine.too_many() {
+            if let Err(error) = self.records.remove(&self.layout.quarantined(&oldest)) {
                 tracing::warn!(digest = %oldest, %error, "a file in quarantine could not be removed");
             }
-            self.unreserve(bytes);
         }
     }
 
     /// Counts what earlier runs have put aside. Blocks.
     pub(super) fn find_quarantined(&self) -> io::Result<()> {
         let _files = lock(&self.files);
+        self.records.found(&self.layout.quarantine());
         let mut found = Vec::new();
         for entry in self.disk.list(&self.layout.quarantine())? {
             let Some(digest) = layout::digest_of(&entry.name) else { continue };

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::disk::{self, Disk};
 use super::layout::{self, Layout, RepositoryKey};
+use super::records::Records;
 use crate::clock::Timestamp;
 use crate::oci::{Descriptor, Digest, Tag};
 
@@ -50,13 +51,14 @@ struct Written {
 /// Readers and writers of `refs/`. All but [`Refs::recent`] block.
 pub struct Refs {
     disk: Arc<dyn Disk>,
+    records: Arc<Records>,
     layout: Layout,
     tags: Cache<(RepositoryKey, Tag), Arc<TagRecord>>,
 }
 
 impl Refs {
-    pub fn new(disk: Arc<dyn Disk>, layout: Layout) -> Refs {
-        Refs { disk, layout, tags: Cache::new(TAGS_IN_MEMORY_MAX) }
+    pub fn new(disk: Arc<dyn Disk>, records: Arc<Records>, layout: Layout) -> Refs {
+        Refs { disk, records, layout, tags: Cache::new(TAGS_IN_MEMORY_MAX) }
     }
 
     /// The record, if it is in RAM. Touches no disk.
@@ -106,13 +108,27 @@ impl Refs {
         self.write(&self.layout.tag(&key.0, &key.1), &written)
     }
 
+    /// A record that is not to be written: it lives in RAM only.
+    pub fn remember_tag(&self, key: &(RepositoryKey, Tag), record: TagRecord) {
+        self.tags.insert(key.clone(), Arc::new(record));
+    }
+
+    /// The tags of a repository that have records, as the files have them.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn tags(&self, repository: &RepositoryKey) -> io::Result<Vec<Tag>> {
+        let entries = self.disk.list(&self.layout.tags(repository))?;
+        Ok(entries.into_iter().filter_map(|entry| entry.name.parse().ok()).collect())
+    }
+
     /// Removes a tag's record.
     ///
     /// # Errors
     /// When the disk fails; the record is then still on disk.
     pub fn drop_tag(&self, key: &(RepositoryKey, Tag)) -> io::Result<()> {
         self.tags.invalidate(key);
-        disk::remove_if_there(&*self.disk, &self.layout.tag(&key.0, &key.1))
+        self.records.remove(&self.layout.tag(&key.0, &key.1))
     }
 
     /// Records that a repository has a manifest.
@@ -135,14 +151,13 @@ impl Refs {
     /// # Errors
     /// When the disk fails.
     pub fn drop_manifest(&self, repository: &RepositoryKey, digest: &Digest) -> io::Result<()> {
-        for entry in self.disk.list(&self.layout.tags(repository))? {
-            let Ok(tag) = entry.name.parse::<Tag>() else { continue };
+        for tag in self.tags(repository)? {
             let key = (repository.clone(), tag);
             if self.tag(&key)?.is_some_and(|record| record.descriptor.digest == *digest) {
                 self.drop_tag(&key)?;
             }
         }
-        disk::remove_if_there(&*self.disk, &self.layout.manifest_ref(repository, digest))
+        self.records.remove(&self.layout.manifest_ref(repository, digest))
     }
 
     /// Records that an upstream has a blob.
@@ -150,14 +165,7 @@ impl Refs {
     /// # Errors
     /// When the disk fails.
     pub fn add_confirmation(&self, upstream: &str, digest: &Digest) -> io::Result<()> {
-        let path = self.layout.confirmation(upstream, digest);
-        match self.disk.create(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                self.disk.create_dir_all(&self.layout.confirmations(upstream))?;
-                self.disk.create(&path).map(drop)
-            }
-            created => created.map(drop),
-        }
+        self.records.create_empty(&self.layout.confirmation(upstream, digest))
     }
 
     /// Removes what [`Refs::add_confirmation`] wrote.
@@ -165,7 +173,7 @@ impl Refs {
     /// # Errors
     /// When the disk fails.
     pub fn drop_confirmation(&self, upstream: &str, digest: &Digest) -> io::Result<()> {
-        disk::remove_if_there(&*self.disk, &self.layout.confirmation(upstream, digest))
+        self.records.remove(&self.layout.confirmation(upstream, digest))
     }
 
     /// When upstream last showed a repository to anybody. A file that cannot be understood says nothing.
@@ -183,7 +191,7 @@ impl Refs {
     /// When the disk fails.
     pub fn set_shown(&self, repository: &RepositoryKey, at: Timestamp) -> io::Result<()> {
         let bytes = serde_json::to_vec(&at).map_err(io::Error::other)?;
-        disk::replace(&*self.disk, &self.layout.shown(repository), &bytes)
+        self.records.replace(&self.layout.shown(repository), &bytes)
     }
 
     /// Every repository of which there is a record.
@@ -210,21 +218,15 @@ impl Refs {
         Ok(found)
     }
 
-    /// The tags of which a repository has records.
-    ///
-    /// # Errors
-    /// When the disk fails.
-    pub fn tags_of(&self, repository: &RepositoryKey) -> io::Result<Vec<Tag>> {
-        Ok(self.disk.list(&self.layout.tags(repository))?.iter().filter_map(|entry| entry.name.parse().ok()).collect())
-    }
-
-    /// Calls `found` for every record of a manifest and every confirmation, as the files have them.
+    /// Calls `found` for every record of a manifest and every confirmation, as the files have them. Counts what is there, and
+    /// removes what a crash has left half written.
     ///
     /// # Errors
     /// When the disk fails.
     pub fn walk(&self, found: &mut dyn FnMut(Found)) -> io::Result<()> {
         for upstream in self.disk.list(&self.layout.refs())? {
             let name: Arc<str> = upstream.name.as_str().into();
+            self.records.found(&self.layout.confirmations(&name));
             for entry in self.disk.list(&self.layout.confirmations(&name))? {
                 if let Some(digest) = layout::digest_of(&entry.name) {
                     found(Found::Confirmation { upstream: Arc::clone(&name), digest });
@@ -237,7 +239,14 @@ impl Refs {
 
     fn walk_repositories(&self, upstream: &Arc<str>, name: &str, found: &mut dyn FnMut(Found)) -> io::Result<()> {
         let directory = self.layout.refs().join(&**upstream).join(name);
+        self.records.found(&directory);
         for entry in self.disk.list(&directory)? {
+            let path = directory.join(&entry.name);
+            match entry.name.as_str() {
+                "_tags" | "_manifests" => self.count_records(&path)?,
+                _ if !entry.is_dir => self.count_record(&path)?,
+                _ => {}
+            }
             if !entry.is_dir || entry.name.starts_with('_') {
                 continue;
             }
@@ -247,6 +256,19 @@ impl Refs {
             }
             self.walk_repositories(upstream, &name, found)?;
         }
+        Ok(())
+    }
+
+    fn count_records(&self, directory: &Path) -> io::Result<()> {
+        self.records.found(directory);
+        self.disk.list(directory)?.iter().try_for_each(|entry| self.count_record(&directory.join(&entry.name)))
+    }
+
+    fn count_record(&self, path: &Path) -> io::Result<()> {
+        if disk::is_temporary(path) {
+            return disk::remove_if_there(&*self.disk, path);
+        }
+        self.records.found(path);
         Ok(())
     }
 
@@ -269,7 +291,7 @@ impl Refs {
 
     fn write(&self, path: &Path, written: &Written) -> io::Result<()> {
         let bytes = serde_json::to_vec(written).map_err(io::Error::other)?;
-        disk::replace(&*self.disk, path, &bytes)
+        self.records.replace(path, &bytes)
     }
 }
 

@@ -70,7 +70,7 @@ impl Store {
     /// When the records cannot be read.
     pub async fn verify(self: &Arc<Store>, repair: bool, listener: &Sender<Progress>) -> io::Result<Report> {
         let mut report = Report { repaired: repair, ..Report::default() };
-        let mut progress = Progress { objects_total: self.ledger().count() as u64, ..Progress::default() };
+        let mut progress = Progress { objects_total: self.ledger().stored_count() as u64, ..Progress::default() };
         let mut whole = true;
         for shelf in 0..SHELVES {
             for algorithm in Algorithm::ALL {
@@ -158,13 +158,13 @@ impl Store {
 
     fn compare_records(&self, report: &mut Report) -> io::Result<()> {
         for repository in self.refs.repositories()? {
-            for tag in self.refs.tags_of(&repository)? {
+            for tag in self.refs.tags(&repository)? {
                 let key = (repository.clone(), tag);
                 let names = self.refs.tag(&key)?.map(|record| record.descriptor.digest);
                 if names.is_some_and(|digest| !self.contains(&digest)) {
                     report.tags_without_manifest += 1;
                     if report.repaired {
-                        self.refs.drop_tag(&key)?;
+                        self.remove_tag(&key)?;
                     }
                 }
             }

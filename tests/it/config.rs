@@ -417,9 +417,28 @@ fn sizes_that_cannot_be_are_told() {
         &["config:1:40: cache.max_blob_size: 2147483648 bytes is more than cache.max_size"],
     );
     check_mistakes("cache: {max_size: 10KiB}", &["config:1:19: cache.max_size: `10KiB` holds no image"]);
+    let (_, warnings) = load("cache: {min_free: 100000TiB}", &[]).unwrap();
+    assert!(warnings[0].message.contains("nothing will be stored"), "{warnings:?}");
     check_mistakes("{server: {listen: 127.0.0.1:5001}}", &["config:1:19: admin.listen: 127.0.0.1:5001 is one of server.listen"]);
     let (_, warnings) = load("cache: {max_size: 100000TiB}", &[]).unwrap();
     assert!(warnings[0].message.contains("more than the whole disk"), "{warnings:?}");
+}
+
+#[test]
+fn pins_name_an_upstream_a_repository_and_tags() {
+    let text = |pins: &str| format!("cache: {{pinned_images: {pins}}}\nupstreams: {{docker.io: {{aliases: [hub]}}}}\n");
+    let pins = |written: &str| config(&text(written)).cache.pinned_images.iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(pins("[]"), [""; 0]);
+    assert_eq!(pins("[hub/alpine:3.*, \"docker.io/team/app:v?\"]"), ["docker.io/library/alpine:3.*", "docker.io/team/app:v?"]);
+    assert_eq!(pins("docker.io/a/b:*"), ["docker.io/a/b:*"]);
+    for (written, mistake) in [
+        ("[alpine:3]", "`alpine:3` names no registry"),
+        ("[hub/alpine]", "`hub/alpine` names no tags"),
+        ("[quay.io/a:b]", "`quay.io` is not an upstream"),
+        ("[\"hub/a:[b]\"]", "`hub/a:[b]` holds `[b]`, which is no pattern of tags"),
+    ] {
+        check_mistakes(&text(written), &[&format!("config:1:25: cache.pinned_images: {mistake}")]);
+    }
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! `stats`, `verify` and `purge`: of a running daemon over its socket, and of a stopped directory.
 
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::Arc;
@@ -8,13 +8,16 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use larder::control::{self, Answer, Ask, Form};
-use larder::store::{Purged, Report};
+use larder::store::{Purged, Report, Selected};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::eviction::pins;
 use crate::fills::{assert_whole, hub, path_in, until};
 use crate::selfcare::{blob_file, flip};
+use crate::store::du;
 use crate::support::daemon::Daemon;
+use crate::support::disk::{FaultyDisk, Op};
 use crate::support::larder::{Larder, Setup};
 use crate::support::registry::{FakeRegistry, Image, get};
 
@@ -119,7 +122,7 @@ async fn verify_and_purge_a_hundred_times_fail_no_pull() {
     assert_eq!(larder.files("blobs").len(), 0);
     assert_eq!(larder.files("refs").iter().filter(|file| !file.ends_with("_shown")).count(), 0, "{:?}", larder.files("refs"));
     larder.app.store.tend().await;
-    assert_eq!(larder.metric("larder_cache_size_bytes"), 0.0);
+    assert_eq!((larder.metric("larder_cache_size_bytes"), larder.files("blobs").len()), (du(larder.cache()) as f64, 0));
     stop.cancel();
 }
 
@@ -168,6 +171,55 @@ async fn purge_of_one_tag_leaves_what_another_names() {
     let purged = purge(&larder, "app:s*").await;
     assert_eq!((purged.tags, purged.manifests, purged.objects), (1, 1, 3));
     stop.cancel();
+}
+
+#[tokio::test]
+async fn what_was_pinned_and_is_purged_pins_nothing() {
+    for by_digest in [false, true] {
+        let (net, registry) = hub();
+        let image = registry.push_image("library/app", "latest", &[500 * KIB], 1);
+        registry.push_image("library/twin", "latest", &[500 * KIB], 1);
+        let setup = Setup::new(&net).cache(|cache| (cache.max_size, cache.pinned_images) = (2 << 20, pins("\"docker.io/app:*\"")));
+        let larder = setup.start();
+        for name in ["library/app", "library/twin"] {
+            pull(&larder, name, &image).await;
+        }
+        settled(&larder).await;
+        let fill_up = async |from: u64| {
+            for n in from..from + 5 {
+                let other = registry.push_image("library/other", "latest", &[500 * KIB], n);
+                larder.clock.advance(Duration::from_secs(3600));
+                pull(&larder, "library/other", &other).await;
+                settled(&larder).await;
+            }
+            blob_file(larder.cache(), image.layers[0].digest).exists()
+        };
+        assert!(fill_up(10).await, "it is pinned");
+        let stop = listen(&larder);
+        let what = if by_digest { format!("app@{}", image.digest) } else { "app:latest".to_owned() };
+        assert_eq!(purge(&larder, &what).await.objects, 0, "the twin has it");
+        assert!(!fill_up(20).await, "{what}: it is pinned for ever");
+        stop.cancel();
+    }
+}
+
+/// It stays counted and can be let go of once more.
+#[tokio::test]
+async fn what_cannot_be_purged_stays_counted() {
+    let (net, registry) = hub();
+    let image = registry.push_image("library/app", "latest", &[100 * KIB], 1);
+    let disk = FaultyDisk::new();
+    let larder = Setup::new(&net).disk(Arc::new(disk.clone())).start();
+    pull(&larder, "library/app", &image).await;
+    settled(&larder).await;
+    let layer = Selected::Object(image.layers[0].digest);
+    disk.fail(Op::Remove, std::io::ErrorKind::Other);
+    assert!(larder.app.store.purge(&layer).is_err());
+    larder.app.store.tend().await;
+    assert_eq!(larder.metric("larder_cache_size_bytes"), du(larder.cache()) as f64);
+    disk.heal();
+    assert_eq!(larder.app.store.purge(&layer).expect("a disk").objects, 1);
+    assert!(!blob_file(larder.cache(), image.layers[0].digest).exists());
 }
 
 #[tokio::test]
@@ -231,10 +283,11 @@ async fn stats_say_what_is_held_and_what_would_go_next() {
     let Answer::Stats(stats) = ask(&larder, Ask::Stats).await else { panic!("no stats") };
     let hub = stats.held.upstreams["docker.io"];
     assert_eq!((hub.tags, hub.manifests, stats.held.objects), (2, 2, 6));
-    assert_eq!(hub.bytes, stats.held.bytes);
+    let files = larder.files("blobs").iter().map(|file| std::fs::metadata(file).expect("a file").blocks() * 512).sum::<u64>();
+    assert_eq!((hub.bytes, stats.held.bytes), (files, du(larder.cache())), "records and directories are no repository's");
     let names: Vec<_> = stats.held.repositories.iter().map(|(name, _)| name.as_str()).collect();
     assert_eq!(names, ["docker.io/library/new", "docker.io/library/old"]);
-    assert_eq!(stats.held.next[0].of, ["docker.io/library/old"]);
+    assert_eq!((&*stats.held.next[0].of, stats.held.next[0].unused_seconds), (&["docker.io/library/old".to_owned()][..], 30));
     let traffic = stats.traffic.expect("of a running daemon");
     assert_eq!((traffic.requests, traffic.hits), (9, 3));
     assert!(traffic.sent_bytes > traffic.received_bytes && traffic.received_bytes > 300 * KIB as u64);

@@ -276,7 +276,8 @@ async fn a_cache_that_becomes_full_holds_the_newest_tags() {
         assert_eq!((summary.tags.taken, summary.images_left_out), (3, 2));
         let held = || images.iter().map(|image| cached(&cache, &image.layers[0].digest).exists()).collect::<Vec<_>>();
         assert_eq!(held(), [false, false, true, true, true]);
-        assert_eq!(imported(&setup, &old).bytes, 0);
+        let again = imported(&setup, &old);
+        assert_eq!((again.bytes, again.tags.present, again.images_left_out), (0, 3, 2));
         assert_eq!(held(), [false, false, true, true, true]);
         let larder = setup.start();
         for (n, left) in [(7, [false, false, false, true, true]), (8, [false, false, false, false, true]), (9, [false; 5])] {
@@ -287,6 +288,19 @@ async fn a_cache_that_becomes_full_holds_the_newest_tags() {
             assert_eq!(held(), left);
         }
     }
+}
+
+#[test]
+fn what_the_disk_is_to_keep_free_is_not_taken() {
+    let (net, registry) = hub();
+    let setup = Setup::new(&net).cache(|cache| cache.min_free = 1 << 60);
+    let old = OldRegistry::new(&setup.world.clock, HOUR);
+    let image = registry.push_image("library/app", "latest", &[3000], 1);
+    old.image("library/app", &image);
+    old.tag("library/app", "latest", &image.digest);
+    let summary = imported(&setup, &old);
+    assert_eq!((summary.manifests.taken, summary.tags.taken, summary.images_left_out), (0, 0, 1));
+    assert!(!cached(&setup.config.cache.path, &image.layers[0].digest).exists());
 }
 
 #[test]

@@ -9,6 +9,7 @@ mod config;
 mod control;
 mod doubles;
 mod edge;
+mod eviction;
 mod fills;
 mod import;
 mod links;

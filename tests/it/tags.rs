@@ -9,10 +9,9 @@ mod signatures;
 mod upstream_word;
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use larder::clock::Clock;
+use larder::clock::Timestamp;
 use larder::config::{CredentialConfig, Secret, Visibility};
 use larder::gate::Gate;
 
@@ -339,14 +338,14 @@ async fn fifty_clients_of_an_unheld_tag_cost_one_get() {
 #[tokio::test]
 async fn a_clock_that_was_set_back_makes_no_tag_fresh() {
     let scene = Scene::new().held_for(Duration::ZERO).await;
-    let Clock::Manual(millis) = &scene.larder.clock else { panic!("a manual clock") };
-    millis.fetch_sub(60_000, Ordering::SeqCst);
+    let clock = &scene.larder.clock;
+    clock.set(Timestamp(clock.now().0 - 60_000));
     assert_eq!(line(&scene.larder.get(LATEST).await), "200 larder; fwd=stale; detail=revalidated");
-    millis.fetch_sub(60_000, Ordering::SeqCst);
+    clock.set(Timestamp(clock.now().0 - 60_000));
     scene.net.down("hub.test");
     let reply = scene.larder.get(LATEST).await;
     assert_eq!(line(&reply), "200 larder; hit; ttl=0; detail=stale-unavailable");
-    millis.fetch_sub(8 * 86_400_000, Ordering::SeqCst);
+    clock.set(Timestamp(clock.now().0 - 8 * 86_400_000));
     assert_eq!(line(&scene.larder.get(LATEST).await), "502 UNAVAILABLE");
 }
 

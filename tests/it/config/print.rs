@@ -17,7 +17,10 @@ admin: {listen: 127.0.0.1:3}
 cache:
   path: "/a: b"
   max_size: 123456789
+  min_free: 5MiB
   max_blob_size: 7%
+  evict_unused_after: 36h
+  pinned_images: ["hub/app:1.*", "docker.io/alpine:3.20"]
   tag_ttl: 90s
   stale_if_error: 1h
   revalidate_wait: 3s

@@ -58,6 +58,8 @@ struct Held {
 struct Faults {
     kinds: HashMap<Op, io::ErrorKind>,
     read_only: bool,
+    /// What there is to write to, as a test tells it.
+    free: Option<Arc<dyn Fn() -> u64 + Send + Sync>>,
     /// Bytes that may still be written.
     space: Option<u64>,
     /// How many operations from now the one is that fails.
@@ -80,6 +82,11 @@ impl FaultyDisk {
     /// So many bytes can be written, and no more; the write that crosses the line is torn at it.
     pub fn fill_up_after(&self, bytes: u64) {
         self.faults().space = Some(bytes);
+    }
+
+    /// The free space is what this says: somebody else writes, too.
+    pub fn free_space_is(&self, free: impl Fn() -> u64 + Send + Sync + 'static) {
+        self.faults().free = Some(Arc::new(free));
     }
 
     pub fn read_only(&self) {
@@ -218,7 +225,8 @@ impl Disk for FaultyDisk {
 
     fn free_space(&self, path: &Path) -> io::Result<u64> {
         self.attempt(Op::FreeSpace)?;
-        SystemDisk.free_space(path)
+        let free = self.faults().free.clone();
+        free.map_or_else(|| SystemDisk.free_space(path), |free| Ok(free()))
     }
 }
 

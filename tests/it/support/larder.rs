@@ -83,7 +83,10 @@ impl Setup {
             cache: CacheConfig {
                 path: directory.path().join("cache"),
                 max_size: 1 << 30,
+                min_free: 0,
                 max_blob_size: 1 << 29,
+                evict_unused_after: Duration::ZERO,
+                pinned_images: Vec::new(),
                 revalidate_wait: Duration::from_secs(2),
                 negative_ttl: Duration::from_secs(10),
                 keep_deleted_tags: false,

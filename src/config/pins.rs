@@ -1,0 +1,80 @@
+//! Images that are never evicted, as they are written: `host/repository:tag`, where `*` and `?` may stand in the tag. Pure.
+
+use std::fmt;
+
+use globset::{Glob, GlobMatcher};
+
+use super::known::DOCKER_HUB;
+use super::value::Fault;
+use crate::oci::RepositoryName;
+
+/// Tags of one repository whose images stay.
+#[derive(Clone, Debug)]
+pub struct PinnedImages {
+    /// A key of `upstreams`.
+    pub upstream: String,
+    pub repository: RepositoryName,
+    pub tags: GlobMatcher,
+}
+
+impl fmt::Display for PinnedImages {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}:{}", self.upstream, self.repository, self.tags.glob().glob())
+    }
+}
+
+/// `resolve` tells an upstream's key by any of its names.
+pub(super) fn pinned_images(text: &str, resolve: impl FnOnce(&str) -> Result<String, Fault>) -> Result<PinnedImages, Fault> {
+    let example = "write one such as docker.io/library/alpine:3.*";
+    let (host, rest) = text.split_once('/').ok_or_else(|| format!("`{text}` names no registry; {example}"))?;
+    let (repository, tags) = rest.rsplit_once(':').ok_or_else(|| format!("`{text}` names no tags; {example}, or :* for all"))?;
+    let upstream = resolve(host)?;
+    // As everywhere, `docker.io/alpine` means Docker's own.
+    let official = upstream == DOCKER_HUB && !repository.contains('/');
+    let name = if official { format!("library/{repository}") } else { repository.to_owned() };
+    let repository = name.parse().map_err(|_| format!("`{text}` holds `{repository}`, which is no repository; {example}"))?;
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-*?".contains(&byte);
+    if tags.is_empty() || !tags.bytes().all(fits) {
+        return Err(format!(
+            "`{text}` holds `{tags}`, which is no pattern of tags: letters, digits, '_', '.', '-', '*' and '?'; {example}"
+        ));
+    }
+    let tags = Glob::new(tags).map_err(|error| format!("`{text}` is no pattern: {}", error.kind()))?.compile_matcher();
+    Ok(PinnedImages { upstream, repository, tags })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<PinnedImages, Fault> {
+        pinned_images(text, |host| match host {
+            "docker.io" | "hub" => Ok("docker.io".to_owned()),
+            "harbor.corp:5000" => Ok(host.to_owned()),
+            _ => Err(format!("`{host}` is not an upstream")),
+        })
+    }
+
+    #[test]
+    fn a_pin_names_registry_repository_and_tags() {
+        for (text, shown, hit, miss) in [
+            ("docker.io/library/alpine:3.*", "docker.io/library/alpine:3.*", "3.20", "edge"),
+            ("hub/alpine:*", "docker.io/library/alpine:*", "latest", ""),
+            ("harbor.corp:5000/team/app:v?", "harbor.corp:5000/team/app:v?", "v1", "v10"),
+            ("harbor.corp:5000/app:stable", "harbor.corp:5000/app:stable", "stable", "stable2"),
+        ] {
+            let pinned = parse(text).unwrap();
+            assert_eq!(pinned.to_string(), shown);
+            assert!(pinned.tags.is_match(hit) && (miss.is_empty() || !pinned.tags.is_match(miss)), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_pin_is_told_with_an_example() {
+        for text in ["", "alpine", "alpine:3", "docker.io/alpine", "docker.io/Alpine:3", "docker.io/a:", "docker.io/a:[ab]", "docker.io/:x"]
+        {
+            assert!(parse(text).is_err_and(|fault| fault.contains("docker.io/library/alpine:3.*")), "{text}");
+        }
+        assert_eq!(parse("quay.io/a:b").unwrap_err(), "`quay.io` is not an upstream");
+    }
+}

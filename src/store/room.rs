@@ -1,0 +1,232 @@
+//! Room: what fills are promised, what has to leave for it, and in which order it leaves. All of it blocks.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::evict::{GRACE, Item, Ledger};
+use super::plan::{Demand, Plan, Victim};
+use super::uptime::DaemonTime;
+use super::{Store, StoreError, disk, lock};
+use crate::oci::Digest;
+
+/// A file system may be slow to tell its free space; it is asked that often, and before large promises.
+const SPACE_INTERVAL: Duration = Duration::from_secs(2);
+const LARGE: u64 = 16 << 20;
+/// What a record takes: its old file, its new one, and directories.
+pub(super) const RECORD_ROOM: u64 = 4 * 4096;
+/// Background work lets fills at the files in between, and ends in time for the next round.
+const BATCH: usize = 64;
+const BATCHES_MAX: usize = 256;
+/// Headroom that is kept free in the background, so that a miss need not wait for others' files to go: from beyond the
+/// high mark down to the low one, as parts of the bound, though not more than so many bytes.
+const HIGH_PART: u64 = 64;
+const LOW_PART: u64 = 32;
+const HEADROOM_MAX: u64 = 16 << 30;
+
+/// Sizes the cache must not exceed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Bounds {
+    max_size: u64,
+    /// At which `cache.min_free` of the disk is left.
+    disk: u64,
+}
+
+impl Bounds {
+    fn excess(self, size: u64) -> Demand {
+        Demand { size: size.saturating_sub(self.max_size), min_free: size.saturating_sub(self.disk), unused_before: DaemonTime(0) }
+    }
+
+    pub(super) fn hold(self, size: u64) -> bool {
+        self.excess(size) == Demand::default()
+    }
+
+    fn less(self, part: u64) -> Bounds {
+        let mark = |bound: u64| bound - (bound / part).min(HEADROOM_MAX);
+        Bounds { max_size: mark(self.max_size), disk: if self.disk == u64::MAX { u64::MAX } else { mark(self.disk) } }
+    }
+}
+
+impl Store {
+    /// Promises bytes that are about to be written, and makes room for them: no more than they need.
+    pub(super) fn reserve(&self, bytes: u64) -> Result<(), StoreError> {
+        let bounds = self.bounds(bytes >= LARGE);
+        let _files = lock(&self.files);
+        let full = || {
+            self.metrics.write_failed("full");
+            StoreError::Full
+        };
+        loop {
+            let size = self.ledger().size();
+            let plan = self.plan(bounds.excess(size.saturating_add(bytes)));
+            if plan.missing > 0 {
+                return Err(full());
+            }
+            if plan.victims.is_empty() {
+                self.ledger().reserve(bytes);
+                return Ok(());
+            }
+            if self.evict(&plan.victims) == 0 {
+                return Err(full());
+            }
+        }
+    }
+
+    pub(super) fn unreserve(&self, bytes: u64) {
+        self.ledger().unreserve(bytes);
+    }
+
+    /// Writes a record, which needs room like everything else.
+    pub(super) fn with_record_room<T>(&self, write: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
+        self.reserve(RECORD_ROOM)?;
+        let written = write();
+        self.unreserve(RECORD_ROOM);
+        written
+    }
+
+    /// Lets go of the least recently used until the bounds hold, as far as they can. The file lock is held.
+    pub(super) fn trim(&self, bounds: Bounds) {
+        let size = self.ledger().size();
+        let plan = self.plan(bounds.excess(size));
+        self.evict(&plan.victims);
+    }
+
+    /// Keeps headroom, and lets go of what nobody has used for long.
+    pub(super) fn tidy(&self) {
+        let bounds = self.bounds(true);
+        for _ in 0..BATCHES_MAX {
+            let _files = lock(&self.files);
+            let size = self.ledger().size();
+            let is_high = bounds.less(HIGH_PART).excess(size) != Demand::default();
+            let demand = if is_high { bounds.less(LOW_PART).excess(size) } else { Demand::default() };
+            let mut victims = self.plan(Demand { unused_before: self.unused_before(), ..demand }).victims;
+            victims.truncate(BATCH);
+            if self.evict(&victims) == 0 {
+                break;
+            }
+        }
+    }
+
+    fn unused_before(&self) -> DaemonTime {
+        match self.evict_unused_after {
+            Duration::ZERO => DaemonTime(0),
+            after => self.uptime.now().before(after),
+        }
+    }
+
+    /// Asks for the free space if that is due.
+    pub(super) fn bounds(&self, is_due: bool) -> Bounds {
+        let mut space = lock(&self.space);
+        let now = self.clock.steady();
+        if is_due || space.is_none_or(|(asked, _)| now.saturating_sub(asked) >= SPACE_INTERVAL) {
+            let disk = self.disk_bound().unwrap_or(space.map_or(u64::MAX, |(_, disk)| disk));
+            *space = Some((now, disk));
+        }
+        let disk = space.map_or(u64::MAX, |(_, disk)| disk);
+        Bounds { max_size: self.ledger().max_size(), disk }
+    }
+
+    /// The size at which `min_free` of the disk is left, whoever else writes to it.
+    fn disk_bound(&self) -> Option<u64> {
+        let free = self.disk.free_space(self.layout.root()).ok()?;
+        self.metrics.cache_disk_free.set(i64::try_from(free).unwrap_or(i64::MAX));
+        if self.min_free == 0 {
+            return Some(u64::MAX);
+        }
+        let on_disk = self.ledger().at_rest() + self.written.load(std::sync::atomic::Ordering::Relaxed);
+        Some(on_disk.saturating_add(free).saturating_sub(self.min_free))
+    }
+
+    fn plan(&self, demand: Demand) -> Plan {
+        if demand == Demand::default() {
+            return Plan::default();
+        }
+        let now = self.uptime.now();
+        let is_half_pulled = |ledger: &Ledger, digest: &Digest| {
+            let item = |digest: &Digest| Item::Stored(*digest);
+            let is_recent = |digest: &Digest| ledger.last_used(&item(digest)).is_some_and(|used| now.since(used) < GRACE);
+            self.links().is_half_pulled(digest, is_recent, |digest| ledger.contains(&item(digest)))
+        };
+        self.ledger().plan(demand, now, &is_half_pulled)
+    }
+
+    /// Removes victims; says how many bytes that freed. The file lock is held.
+    fn evict(&self, victims: &[Victim]) -> u64 {
+        let mut sum = 0;
+        for victim in victims {
+            let item = &victim.item;
+            let age = self.ledger().last_used(item).map(|used| self.uptime.now().since(used)).unwrap_or_default();
+            if !self.ledger().condemn(item) {
+                continue;
+            }
+            if let Err((path, error)) = self.remove_files(item) {
+                self.metrics.write_failed("io");
+                tracing::error!(path = %path.display(), %error, "an evicted file could not be removed; it is kept");
+                self.ledger().spare(item, self.uptime.now());
+                continue;
+            }
+            let freed = self.ledger().remove(item).unwrap_or_default();
+            self.metrics.evicted(victim.reason.as_str(), freed, age);
+            sum += freed.max(1);
+        }
+        sum
+    }
+
+    /// First what names it, tags before manifests, then its bytes: a crash in between leaves bytes that nobody names, or a
+    /// manifest that no tag names, and both are found again.
+    fn remove_files(&self, item: &Item) -> Result<(), (PathBuf, std::io::Error)> {
+        let path = match item {
+            Item::Stored(digest) => self.layout.blob(digest),
+            Item::Partial(upstream, digest) => self.layout.partial(upstream, digest),
+        };
+        if let Item::Stored(digest) = item {
+            if let Err(error) = self.drop_records(digest) {
+                return Err((path, error));
+            }
+            self.forget(digest);
+        }
+        disk::remove_if_there(&*self.disk, &path).map_err(|error| (path, error))
+    }
+
+    /// Removes every record that names a digest.
+    pub(super) fn drop_records(&self, digest: &Digest) -> std::io::Result<()> {
+        let (holders, upstreams) = {
+            let links = self.links();
+            (links.holders(digest).cloned().collect::<Vec<_>>(), links.confirmed(digest).to_vec())
+        };
+        holders.iter().try_for_each(|holder| self.refs.drop_manifest(holder, digest))?;
+        upstreams.iter().try_for_each(|upstream| self.refs.drop_confirmation(upstream, digest))
+    }
+
+    /// Forgets what is known of a digest whose records are gone.
+    pub(super) fn forget(&self, digest: &Digest) {
+        self.links_mut().forget(digest);
+        self.memory.invalidate(digest);
+        self.trust.forget(digest);
+        self.index.remove(*digest);
+        if lock(&self.pins).forget(digest) {
+            self.repin();
+        }
+    }
+
+    /// Says anew what is pinned, since a tag moved or a manifest came.
+    pub(super) fn repin(&self) {
+        let pins = lock(&self.pins);
+        let pinned = pins.closure(&self.links());
+        self.ledger().pin(pinned);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn marks_are_below_the_bounds_and_no_bound_has_none() {
+        let bounds = Bounds { max_size: 6400, disk: u64::MAX };
+        assert_eq!(bounds.less(HIGH_PART), Bounds { max_size: 6300, disk: u64::MAX });
+        assert_eq!(bounds.less(LOW_PART), Bounds { max_size: 6200, disk: u64::MAX });
+        let large = Bounds { max_size: 100 << 40, disk: 10 };
+        assert_eq!(large.less(LOW_PART), Bounds { max_size: (100 << 40) - HEADROOM_MAX, disk: 10 });
+        assert_eq!(large.excess(25), Demand { size: 0, min_free: 15, unused_before: DaemonTime(0) });
+    }
+}
