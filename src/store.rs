@@ -320,7 +320,7 @@ impl Store {
         let gauge = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
         let (size, items) = {
             let ledger = self.ledger();
-            (ledger.size(), ledger.stored_count())
+            (ledger.size(), ledger.count())
         };
         let manifests = self.links().manifest_count();
         self.metrics.cache_size.set(gauge(size));

@@ -20,8 +20,6 @@ pub enum Item {
     Stored(Digest),
     /// An interrupted download that nobody continues at present.
     Partial(Arc<str>, Digest),
-    /// A file under `quarantine/`.
-    Quarantined(Digest),
 }
 
 #[derive(Debug)]
@@ -94,7 +92,7 @@ impl Ledger {
     }
 
     /// Files under `blobs/`.
-    pub fn stored_count(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.stored_count
     }
 

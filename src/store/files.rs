@@ -1,4 +1,4 @@
-//! How files come into `blobs/`, and how damaged ones leave it.
+//! How files come into `blobs/` and leave it: room is made, verified files are adopted, damaged ones put aside.
 //! All but `damaged` blocks.
 
 use std::io;
@@ -43,24 +43,37 @@ impl Store {
         Ok(())
     }
 
+    /// Forgets an item and every record that names it.
+    pub(super) fn remove_item(&self, item: &Item) -> u64 {
+        if let Item::Stored(digest) = item {
+            let (holders, upstreams) = {
+                let links = self.links();
+                (links.holders(digest).cloned().collect::<Vec<_>>(), links.confirmed(digest).to_vec())
+            };
+            let dropped = holders.iter().try_for_each(|holder| self.refs.drop_manifest(holder, digest));
+            let dropped = dropped.and(upstreams.iter().try_for_each(|upstream| self.refs.drop_confirmation(upstream, digest)));
+            if let Err(error) = dropped {
+                tracing::warn!(%digest, %error, "a record of an evicted object could not be removed");
+            }
+            if lock(&self.pins).forget(digest) {
+                self.repin();
+            }
+            self.links_mut().forget(digest);
+            self.memory.invalidate(digest);
+            self.index.remove(*digest);
+        }
+        self.ledger().remove(item).unwrap_or_default()
+    }
+
     /// A stored blob could not be read or was found wrong: it is put aside and held no longer. Blocks.
     pub fn quarantine(&self, digest: &Digest) {
         let _files = lock(&self.files);
-        if let Err(error) = self.drop_records(digest) {
-            tracing::warn!(%digest, %error, "a record of a damaged object could not be removed");
-        }
-        self.forget(digest);
-        let allocated = self.ledger().remove(&Item::Stored(*digest));
+        self.remove_item(&Item::Stored(*digest));
         let path = self.layout.blob(digest);
         match self.disk.rename(&path, &self.layout.quarantined(digest)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => tracing::error!(%digest, "a stored blob is gone"),
             Err(error) => tracing::error!(%digest, %error, "a damaged blob could not be put aside"),
-            Ok(()) => {
-                tracing::error!(%digest, "a damaged blob was put aside");
-                // It occupies what it did, until it is the oldest.
-                let allocated = allocated.or_else(|| self.disk.stat(&self.layout.quarantined(digest)).ok().map(|stat| stat.allocated));
-                self.ledger().insert(Item::Quarantined(*digest), allocated.unwrap_or_default(), self.uptime.now());
-            }
+            Ok(()) => tracing::error!(%digest, "a damaged blob was put aside"),
         }
     }
 

@@ -85,14 +85,6 @@ impl Links {
         self.children.get(manifest)
     }
 
-    /// Whether this is, or belongs to, an image that is being pulled: one of its manifests was used lately, and not all it
-    /// lists is here. An index is no image: of its manifests most clients want one.
-    pub fn is_half_pulled(&self, digest: &Digest, is_recent: impl Fn(&Digest) -> bool, is_held: impl Fn(&Digest) -> bool) -> bool {
-        let is_index = |manifest: &Digest| self.any_media_type(manifest).is_some_and(MediaType::is_index);
-        let mut images = self.parents(digest).iter().chain([digest]).filter(|manifest| is_recent(manifest) && !is_index(manifest));
-        images.any(|manifest| self.children(manifest).is_some_and(|children| children.iter().any(|(child, _)| !is_held(child))))
-    }
-
     /// The upstreams that confirmed a blob.
     pub fn confirmed(&self, digest: &Digest) -> &[Arc<str>] {
         self.confirmed.get(digest).map_or(&[], Vec::as_slice)
@@ -120,6 +112,14 @@ impl Links {
             .filter(|parent| self.media_type(repository, parent).is_some())
             .find_map(|parent| self.children.get(parent)?.iter().find(|(child, _)| child == digest))
             .map(|(_, size)| *size)
+    }
+
+    /// Whether this is, or belongs to, an image that is being pulled: one of its manifests was used lately, and not all it
+    /// lists is here. An index is no image: of its manifests most clients want one.
+    pub fn is_half_pulled(&self, digest: &Digest, is_recent: impl Fn(&Digest) -> bool, is_held: impl Fn(&Digest) -> bool) -> bool {
+        let is_index = |manifest: &Digest| self.any_media_type(manifest).is_some_and(MediaType::is_index);
+        let mut images = self.parents(digest).iter().chain([digest]).filter(|manifest| is_recent(manifest) && !is_index(manifest));
+        images.any(|manifest| self.children(manifest).is_some_and(|children| children.iter().any(|(child, _)| !is_held(child))))
     }
 
     /// The digest's bytes are gone; what it listed is no longer known.

@@ -95,10 +95,10 @@ impl Store {
         links.list(descriptor.digest, children);
         links.hold(repository.clone(), descriptor.digest, descriptor.media_type.clone());
         drop(links);
+        self.memory.insert(descriptor.digest, manifest.bytes().clone());
         if self.ledger().is_pinned(&Item::Stored(descriptor.digest)) {
             self.repin();
         }
-        self.memory.insert(descriptor.digest, manifest.bytes().clone());
         Ok(())
     }
 

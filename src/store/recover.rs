@@ -35,7 +35,6 @@ enum LastUsed {
 pub(super) fn recover(store: &Store, records: HashMap<Digest, Record>, last_stop: Option<DaemonTime>) -> io::Result<()> {
     let mut items = find_blobs(store, &records, last_stop)?;
     items.extend(find_partials(store)?);
-    items.extend(find_quarantined(store)?);
     items.sort_by_key(|(last_used, ..)| *last_used);
     let news = enter(store, items);
     // What the index knew is no news to it.
@@ -78,6 +77,7 @@ fn find_blobs(store: &Store, records: &HashMap<Digest, Record>, last_stop: Optio
     let believed = last_stop.map(|last_stop| last_stop.plus(BELIEVED));
     let mut found = Vec::new();
     store.records.found(&store.layout.blobs());
+    store.records.found(&store.layout.quarantine());
     for algorithm in Algorithm::ALL {
         let root = store.layout.blobs().join(algorithm.as_str());
         store.records.found(&root);
@@ -97,18 +97,6 @@ fn find_blobs(store: &Store, records: &HashMap<Digest, Record>, last_stop: Optio
                 found.push((last_used, Item::Stored(digest), stat.allocated));
             }
         }
-    }
-    Ok(found)
-}
-
-fn find_quarantined(store: &Store) -> io::Result<Vec<FoundItem>> {
-    let directory = store.layout.quarantine();
-    store.records.found(&directory);
-    let mut found = Vec::new();
-    for entry in store.disk.list(&directory)? {
-        let Some(digest) = layout::digest_of(&entry.name) else { continue };
-        let stat = store.disk.stat(&directory.join(&entry.name))?;
-        found.push((LastUsed::Modified(stat.modified.into()), Item::Quarantined(digest), stat.allocated));
     }
     Ok(found)
 }
@@ -163,7 +151,7 @@ fn find_refs(store: &Store, records: &HashMap<Digest, Record>) -> io::Result<()>
 fn find_pins(store: &Store) -> io::Result<()> {
     let repositories = super::lock(&store.pins).repositories();
     for repository in repositories {
-        for tag in store.refs.tags(&repository)? {
+        for tag in store.refs.tags_of(&repository)? {
             let key = (repository.clone(), tag);
             if let Some(record) = store.refs.tag(&key)? {
                 super::lock(&store.pins).name(&key, record.descriptor.digest);

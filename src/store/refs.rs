@@ -113,15 +113,6 @@ impl Refs {
         self.tags.insert(key.clone(), Arc::new(record));
     }
 
-    /// The tags of a repository that have records, as the files have them.
-    ///
-    /// # Errors
-    /// When the disk fails.
-    pub fn tags(&self, repository: &RepositoryKey) -> io::Result<Vec<Tag>> {
-        let entries = self.disk.list(&self.layout.tags(repository))?;
-        Ok(entries.into_iter().filter_map(|entry| entry.name.parse().ok()).collect())
-    }
-
     /// Removes a tag's record.
     ///
     /// # Errors
@@ -151,7 +142,7 @@ impl Refs {
     /// # Errors
     /// When the disk fails.
     pub fn drop_manifest(&self, repository: &RepositoryKey, digest: &Digest) -> io::Result<()> {
-        for tag in self.tags(repository)? {
+        for tag in self.tags_of(repository)? {
             let key = (repository.clone(), tag);
             if self.tag(&key)?.is_some_and(|record| record.descriptor.digest == *digest) {
                 self.drop_tag(&key)?;
@@ -192,6 +183,14 @@ impl Refs {
     pub fn set_shown(&self, repository: &RepositoryKey, at: Timestamp) -> io::Result<()> {
         let bytes = serde_json::to_vec(&at).map_err(io::Error::other)?;
         self.records.replace(&self.layout.shown(repository), &bytes)
+    }
+
+    /// The tags of which a repository has records.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn tags_of(&self, repository: &RepositoryKey) -> io::Result<Vec<Tag>> {
+        Ok(self.disk.list(&self.layout.tags(repository))?.iter().filter_map(|entry| entry.name.parse().ok()).collect())
     }
 
     /// Calls `found` for every record of a manifest and every confirmation, as the files have them. Counts what is there, and

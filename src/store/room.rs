@@ -160,7 +160,7 @@ impl Store {
                 self.ledger().spare(item, self.uptime.now());
                 continue;
             }
-            let freed = self.ledger().remove(item).unwrap_or_default();
+            let freed = self.remove_item(item);
             self.metrics.evicted(victim.reason.as_str(), freed, age);
             sum += freed.max(1);
         }
@@ -173,13 +173,12 @@ impl Store {
         let path = match item {
             Item::Stored(digest) => self.layout.blob(digest),
             Item::Partial(upstream, digest) => self.layout.partial(upstream, digest),
-            Item::Quarantined(digest) => self.layout.quarantined(digest),
         };
         if let Item::Stored(digest) = item {
             if let Err(error) = self.drop_records(digest) {
                 return Err((path, error));
             }
-            self.forget(digest);
+            self.links_mut().forget(digest);
         }
         disk::remove_if_there(&*self.disk, &path).map_err(|error| (path, error))
     }
@@ -192,16 +191,6 @@ impl Store {
         };
         holders.iter().try_for_each(|holder| self.refs.drop_manifest(holder, digest))?;
         upstreams.iter().try_for_each(|upstream| self.refs.drop_confirmation(upstream, digest))
-    }
-
-    /// Forgets what is known of a digest whose records are gone.
-    pub(super) fn forget(&self, digest: &Digest) {
-        self.links_mut().forget(digest);
-        self.memory.invalidate(digest);
-        self.index.remove(*digest);
-        if lock(&self.pins).forget(digest) {
-            self.repin();
-        }
     }
 
     /// Says anew what is pinned, since a tag moved or a manifest came.

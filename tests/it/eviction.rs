@@ -291,25 +291,6 @@ async fn d16_what_cannot_be_removed_stays_counted_and_fails_no_pull() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn quarantine_counts_and_leaves_like_everything_else() {
-    let (net, registry) = hub();
-    let blobs = blobs(&registry, 4, MIB);
-    let larder = Setup::new(&net).cache(|cache| cache.max_size = 3 * MIB as u64).start();
-    pull_blob(&larder, &blobs[0]).await;
-    larder.app.store.quarantine(&blobs[0].digest);
-    assert_eq!(larder.files("quarantine").len(), 1);
-    let larder = larder.stop().await.start();
-    pull_blob(&larder, &blobs[1]).await;
-    larder.app.store.tend().await;
-    assert_eq!(larder.metric("larder_cache_size_bytes"), du(larder.cache()) as f64);
-    for blob in &blobs[2..] {
-        pull_blob(&larder, blob).await;
-    }
-    assert_eq!(larder.files("quarantine").len(), 0);
-    assert!(is_held(&larder, &blobs[3]));
-}
-
-#[tokio::test(start_paused = true)]
 async fn d13_the_gauge_is_what_du_says() {
     let (net, registry) = hub();
     let images: Vec<Image> = (0..60)
