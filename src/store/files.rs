@@ -83,6 +83,10 @@ impl Store {
     pub(super) fn write_error(&self, operation: &'static str, path: &Path, source: io::Error) -> StoreError {
         let full = matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
         self.metrics.write_failed(if full { "full" } else { "io" });
+        if full {
+            // Somebody else has written meanwhile.
+            *lock(&self.space) = None;
+        }
         if full { StoreError::Full } else { io_error(operation, path, source) }
     }
 }

@@ -9,7 +9,7 @@ use larder::clock::Timestamp;
 use larder::config::{Config, PinnedImages};
 
 use crate::fills::{assert_whole, fills, hub, path, path_in, push, until};
-use crate::store::{blob_file, du, pull};
+use crate::store::{assert_records_name_what_is_there, blob_file, du, pull};
 use crate::support::disk::{FaultyDisk, Op};
 use crate::support::larder::{Larder, Setup};
 use crate::support::registry::{Blob, FakeRegistry, Image};
@@ -329,4 +329,49 @@ async fn d13_the_gauge_is_what_du_says() {
         assert!(du <= 5.0 * MIB as f64);
     }
     assert!(!is_whole(&larder, &images[0]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn d16_a_crash_at_any_step_of_an_eviction_leaves_nothing_to_clean() {
+    for steps in 0.. {
+        let (net, registry) = hub();
+        let images: Vec<Image> = (0..4).map(|n: u64| registry.push_image("library/app", &format!("v{n}"), &[MIB, 10 * KIB], n)).collect();
+        let disk = FaultyDisk::new();
+        let larder = Setup::new(&net).disk(Arc::new(disk.clone())).start();
+        for (n, image) in images.iter().enumerate() {
+            pull_tag(&larder, "library/app", &format!("v{n}"), image).await;
+            larder.clock.advance(Duration::from_secs(700));
+        }
+        // The first two have to go.
+        let setup = larder.stop().await.cache(|cache| cache.evict_unused_after = Duration::from_secs(1500));
+        let larder = setup.start();
+        disk.die_after(steps);
+        larder.app.store.tend().await;
+        let died = disk.is_dead();
+        let setup = larder.kill().await;
+        disk.heal();
+        let larder = setup.cache(|cache| cache.evict_unused_after = Duration::ZERO).start();
+        assert_records_name_what_is_there(&larder);
+        larder.app.store.tend().await;
+        assert_eq!(larder.metric("larder_cache_size_bytes"), du(larder.cache()) as f64, "after {steps} steps");
+        assert!(is_whole(&larder, &images[2]) && is_whole(&larder, &images[3]), "after {steps} steps");
+        for (n, image) in images.iter().enumerate() {
+            pull_tag(&larder, "library/app", &format!("v{n}"), image).await;
+            assert!(is_whole(&larder, image), "after {steps} steps");
+        }
+        assert_records_name_what_is_there(&larder);
+        if !died {
+            assert!(steps > 20, "only {steps} steps");
+            return;
+        }
+    }
+}
+
+async fn pull_tag(larder: &Larder, repository: &str, tag: &str, image: &Image) {
+    let manifest = larder.get(&format!("/v2/{repository}/manifests/{tag}")).await;
+    assert_eq!((manifest.status, manifest.bytes()), (200, &image.bytes), "{tag}");
+    for blob in image.layers.iter().chain(&image.config) {
+        assert_whole(&larder.get(&path_in(repository, blob.digest)).await, blob);
+    }
+    until("fills have ended", || larder.metric("larder_fills_in_flight") == 0.0).await;
 }

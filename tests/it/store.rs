@@ -349,7 +349,7 @@ async fn invariant_12_a_tag_s_record_goes_with_its_manifest() {
     assert_eq!(larder.get("/v2/library/app5/manifests/latest").await.status, 200);
 }
 
-fn assert_records_name_what_is_there(larder: &Larder) {
+pub fn assert_records_name_what_is_there(larder: &Larder) {
     for record in larder.files("refs") {
         let folder = record.parent().and_then(Path::file_name).expect("a folder");
         let digest = if folder == "_tags" {

@@ -62,6 +62,8 @@ struct Faults {
     free: Option<Arc<dyn Fn() -> u64 + Send + Sync>>,
     /// Bytes that may still be written.
     space: Option<u64>,
+    /// How many operations from now on are done yet.
+    left: Option<usize>,
     /// How many operations from now the one is that fails.
     nth: Option<usize>,
     /// The one that did.
@@ -123,6 +125,16 @@ impl FaultyDisk {
         held.waiting -= 1;
     }
 
+    /// After so many operations nothing is done any more, as after a crash.
+    pub fn die_after(&self, operations: usize) {
+        self.faults().left = Some(operations);
+    }
+
+    /// Whether `die_after` has come to its end.
+    pub fn is_dead(&self) -> bool {
+        self.faults().left == Some(0)
+    }
+
     /// What `fail_nth` struck, if it was reached.
     pub fn hit(&self) -> Option<Op> {
         self.faults().hit
@@ -145,6 +157,11 @@ impl FaultyDisk {
     fn attempt(&self, op: Op) -> io::Result<()> {
         let mut faults = self.faults();
         faults.operations += 1;
+        match faults.left.as_mut() {
+            Some(0) => return Err(io::Error::other("dead by script")),
+            Some(left) => *left -= 1,
+            None => {}
+        }
         if let Some(left) = faults.nth.as_mut() {
             *left -= 1;
             if *left == 0 {
