@@ -306,7 +306,8 @@ fn what_the_disk_is_to_keep_free_is_not_taken() {
 #[test]
 fn only_files_that_nobody_else_can_write_are_shared_with_the_old_registry() {
     let (net, registry) = hub();
-    let setup = Setup::new(&net);
+    // So that what is written is compared with what is free.
+    let setup = Setup::new(&net).cache(|cache| cache.min_free = 1);
     let old = OldRegistry::new(&setup.world.clock, HOUR);
     let image = registry.push_image("library/app", "latest", &[300_000, 400_000], 1);
     old.image("library/app", &image);
