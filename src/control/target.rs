@@ -24,7 +24,7 @@ pub fn parse(text: &str) -> Result<Selected, String> {
         Suffix::Tag(tag) => What::Tags(Glob(tag.parse::<Tag>().map_err(|error| error.to_string())?.to_string())),
     };
     let known = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b".:_-/*[]".contains(&byte);
-    if !repository.bytes().all(known) || repository.is_empty() {
+    if !repository.bytes().all(known) || repository.split('/').any(|part| part.is_empty() || part.starts_with('.')) {
         return Err(format!("`{repository}` is neither a repository nor a pattern of such"));
     }
     Ok(Selected::Of { repository: Glob(repository.to_owned()), what })

@@ -44,8 +44,14 @@ impl Op {
 #[derive(Clone, Default)]
 pub struct FaultyDisk {
     faults: Arc<Mutex<Faults>>,
-    /// Reads at this offset and beyond wait; and how many do.
-    held: Arc<(Mutex<(Option<u64>, usize)>, Condvar)>,
+    held: Arc<(Mutex<Held>, Condvar)>,
+}
+
+/// Reads that wait, as on a disk that is too slow.
+#[derive(Default)]
+struct Held {
+    from: Option<u64>,
+    waiting: usize,
 }
 
 #[derive(Default)]
@@ -88,26 +94,26 @@ impl FaultyDisk {
 
     /// Every read at `offset` or beyond waits, as on a disk that is too slow, until [`FaultyDisk::release`].
     pub fn hold_reads_from(&self, offset: u64) {
-        self.held.0.lock().unwrap_or_else(PoisonError::into_inner).0 = Some(offset);
+        self.held.0.lock().unwrap_or_else(PoisonError::into_inner).from = Some(offset);
     }
 
     pub fn release(&self) {
-        self.held.0.lock().unwrap_or_else(PoisonError::into_inner).0 = None;
+        self.held.0.lock().unwrap_or_else(PoisonError::into_inner).from = None;
         self.held.1.notify_all();
     }
 
     /// Reads that wait.
     pub fn waiting(&self) -> usize {
-        self.held.0.lock().unwrap_or_else(PoisonError::into_inner).1
+        self.held.0.lock().unwrap_or_else(PoisonError::into_inner).waiting
     }
 
     fn wait(&self, offset: u64) {
         let mut held = self.held.0.lock().unwrap_or_else(PoisonError::into_inner);
-        held.1 += 1;
-        while held.0.is_some_and(|from| offset >= from) {
+        held.waiting += 1;
+        while held.from.is_some_and(|from| offset >= from) {
             held = self.held.1.wait(held).unwrap_or_else(PoisonError::into_inner);
         }
-        held.1 -= 1;
+        held.waiting -= 1;
     }
 
     /// What `fail_nth` struck, if it was reached.
