@@ -110,7 +110,7 @@ impl App {
         let repositories = repositories(config, &world, &metrics)?;
         let store = open_store(config, &world, &metrics)?;
         let World { connect: _, disk: _, gate, clock, rng } = world;
-        let control = Control::new(Arc::clone(&store), gate.clone(), Arc::clone(&metrics), Some(Instant::now()));
+        let control = Control::new(Arc::clone(&store), gate.clone(), Arc::clone(&metrics), clock.clone(), Some(Instant::now()));
         let options = mirror::Options {
             revalidate_wait: config.cache.revalidate_wait,
             negative_ttl: config.cache.negative_ttl,
@@ -140,7 +140,9 @@ impl App {
         let operators = operators.run(answer, Limits::new(64, Duration::from_secs(1)), own, drained.clone());
         let tending = tokio::spawn(tend(Arc::clone(&self.store)));
         let scrubbing = tokio::spawn(scrub(Arc::clone(&self.store), self.scrub_interval, Arc::clone(&self.handler.rng)));
-        let controlled = tokio::spawn(control(self.control, drained.clone()));
+        let controlled = tokio::spawn(control(self.control.clone(), drained.clone()));
+        let history = self.control.clone();
+        let noting = tokio::spawn(async move { history.keep_history().await });
         self.readiness.ready();
         let work = async {
             let aborted = clients.await;
@@ -152,9 +154,14 @@ impl App {
         tokio::join!(work, operators);
         tending.abort();
         scrubbing.abort();
+        noting.abort();
         let _ = controlled.await;
-        let store = self.store;
-        if let Err(error) = tokio::task::spawn_blocking(move || store.close()).await {
+        let (store, control) = (self.store, self.control);
+        let close = move || {
+            control.write_history();
+            store.close();
+        };
+        if let Err(error) = tokio::task::spawn_blocking(close).await {
             tracing::error!(%error, "the cache was not closed cleanly");
         }
     }

@@ -5,25 +5,29 @@
 
 mod ask;
 mod client;
+mod history;
 mod print;
 mod server;
 mod target;
 
 pub use ask::{Answer, Ask, Line, Stats, Traffic};
 pub use client::{answer, run};
+pub use history::Tally;
 pub use print::Form;
 pub use server::Server;
 pub use target::canonical;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::mpsc::{self, Sender};
 use tokio::time::Instant;
 
+use crate::clock::Clock;
 use crate::gate::Gate;
-use crate::metrics::Metrics;
-use crate::store::{Store, VerifyProgress};
+use crate::metrics::{Metrics, Totals};
+use crate::store::{Inventory, Store, VerifyProgress};
+use history::History;
 
 /// Words that may wait for a slow listener.
 const LINES_MAX: usize = 16;
@@ -31,6 +35,9 @@ const LINES_MAX: usize = 16;
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 /// A listener that takes no word for so long has gone.
 const LISTENER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How often the history is written: what a crash may forget.
+const WRITE_MINUTES: u64 = 5;
 
 /// Answers questions about one cache.
 #[derive(Clone)]
@@ -40,11 +47,60 @@ pub struct Control {
     metrics: Arc<Metrics>,
     /// `None`: a stopped directory, which nobody has asked anything.
     since: Option<Instant>,
+    clock: Clock,
+    record: Arc<Mutex<Record>>,
+}
+
+/// What is written down of the daemon's work.
+struct Record {
+    history: History,
+    /// As they were when the history was last added to.
+    totals: Totals,
 }
 
 impl Control {
-    pub fn new(store: Arc<Store>, gate: Gate, metrics: Arc<Metrics>, since: Option<Instant>) -> Control {
-        Control { store, gate, metrics, since }
+    /// Reads what earlier runs have written down. Blocks.
+    pub fn new(store: Arc<Store>, gate: Gate, metrics: Arc<Metrics>, clock: Clock, since: Option<Instant>) -> Control {
+        let history = store.read_history().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
+        let record = Arc::new(Mutex::new(Record { history, totals: metrics.totals() }));
+        Control { store, gate, metrics, since, clock, record }
+    }
+
+    /// Keeps the history, and tells it once a day, for as long as it is awaited.
+    pub async fn keep_history(&self) {
+        for minute in 1_u64.. {
+            tokio::time::sleep(Duration::from_secs(60)).await;
+            self.note();
+            if minute % WRITE_MINUTES == 0 {
+                let control = self.clone();
+                self.gate.run(move || control.write_history()).await;
+            }
+        }
+    }
+
+    /// Adds what has happened since the last time.
+    fn note(&self) {
+        let (now, totals) = (self.clock.now(), self.metrics.totals());
+        let told = {
+            let mut record = self.record.lock().unwrap_or_else(PoisonError::into_inner);
+            let tally = Tally::between(&record.totals, &totals);
+            record.totals = totals;
+            record.history.add(now, &tally);
+            record.history.is_due(now).then(|| record.history.week(now))
+        };
+        if let Some(week) = told {
+            tracing::info!("{}", print::week(&week));
+        }
+    }
+
+    /// Writes the history down. Blocks.
+    pub fn write_history(&self) {
+        self.note();
+        let history = self.record.lock().unwrap_or_else(PoisonError::into_inner).history.clone();
+        let written = serde_json::to_vec(&history).map_err(std::io::Error::other).and_then(|bytes| self.store.write_history(&bytes));
+        if let Err(error) = written {
+            tracing::debug!(%error, "the history of the last minutes was not written down");
+        }
     }
 
     /// Listens at the directory's `control.sock`. Blocks, for as long as it takes to make a file.
@@ -97,11 +153,18 @@ impl Control {
         answered.map_or_else(|error| Line::Failed(error.to_string()), Line::Done)
     }
 
-    fn stats(&self, held: crate::store::Inventory) -> Stats {
+    fn stats(&self, held: Inventory) -> Stats {
         let traffic = self.since.map(|since| {
-            let (requests, hits, sent_bytes, received_bytes) = self.metrics.traffic();
+            let ((requests, hits), totals) = (self.metrics.traffic(), self.metrics.totals());
+            let Totals { sent_bytes, received_bytes, .. } = totals;
             Traffic { seconds: since.elapsed().as_secs(), requests, hits, sent_bytes, received_bytes }
         });
-        Stats { held, traffic }
+        let week = {
+            let record = self.record.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut week = record.history.week(self.clock.now());
+            week.add(&Tally::between(&record.totals, &self.metrics.totals()));
+            week
+        };
+        Stats { held, traffic, week }
     }
 }

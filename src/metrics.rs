@@ -73,6 +73,19 @@ pub struct Metrics {
     scrub_objects: IntCounterVec,
 }
 
+/// What counts for those who ask what a mirror is good for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    pub pulls: u64,
+    pub counted_gets: u64,
+    /// To clients, of manifests and blobs.
+    pub sent_bytes: u64,
+    /// From upstreams.
+    pub received_bytes: u64,
+    /// Answers with a tag that upstream could not confirm, for an outage or a limit.
+    pub unconfirmed: u64,
+}
+
 type HistogramTable = [[Histogram; Outcome::LABELS.len()]; 3];
 
 impl Metrics {
@@ -141,11 +154,16 @@ impl Metrics {
         self.upstreams.get(name).unwrap_or(&self.unknown)
     }
 
-    /// Requests for manifests and blobs, those answered by what was held, bytes sent for them, and bytes received from
-    /// upstreams; since the start.
-    pub fn traffic(&self) -> (u64, u64, u64, u64) {
-        let each = self.upstreams.values().map(|upstream| upstream.traffic());
-        each.fold((0, 0, 0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1, sum.2 + one.2, sum.3 + one.3))
+    /// Requests for manifests and blobs, and those answered by what was held; since the start.
+    pub fn traffic(&self) -> (u64, u64) {
+        self.upstreams.values().map(|upstream| upstream.traffic()).fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1))
+    }
+
+    /// Over all upstreams, since the start.
+    pub fn totals(&self) -> Totals {
+        let mut totals = Totals::default();
+        self.upstreams.values().for_each(|upstream| upstream.total(&mut totals));
+        totals
     }
 
     /// For requests that name no configured upstream.

@@ -3,6 +3,7 @@
 use http::Method;
 use serde::{Deserialize, Serialize};
 
+use super::history::Tally;
 use crate::store::{Inventory, Purged, Report, VerifyProgress};
 
 /// A question.
@@ -60,6 +61,9 @@ pub struct Stats {
     pub held: Inventory,
     /// Since the daemon's start; absent of a stopped directory.
     pub traffic: Option<Traffic>,
+    /// The last seven days, across restarts.
+    #[serde(default)]
+    pub week: Tally,
 }
 
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]

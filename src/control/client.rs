@@ -96,7 +96,7 @@ async fn stopped(config: &Config, ask: Ask, form: Form) -> Result<Answer, Failur
     let gate = world.gate.clone();
     let store = app::open_store(config, &world, &metrics).map_err(|error| Failure::from(app::Failure::from(error)))?;
     let (sender, mut lines) = mpsc::channel(LINES_MAX);
-    let control = Control::new(Arc::clone(&store), gate.clone(), metrics, None);
+    let control = Control::new(Arc::clone(&store), gate.clone(), metrics, world.clock, None);
     let running = tokio::spawn(control.run(ask, sender));
     let mut answer = Err(Failure::Failed("it ended without an answer".into()));
     while let Some(line) = lines.recv().await {

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::time::Duration;
 
-use super::{Answer, Stats};
+use super::{Answer, Stats, Tally};
 use crate::store::{Held, Purged, Report, VerifyProgress};
 
 /// Repositories in the text; `--json` has more.
@@ -58,6 +58,9 @@ fn stats_text(stats: &Stats) -> String {
             traffic.requests
         );
     }
+    if stats.week != Tally::default() {
+        let _ = writeln!(text, "{}", week(&stats.week));
+    }
     let mut table = |title: &str, rows: &mut dyn Iterator<Item = (&String, &Held)>| {
         let _ = writeln!(text, "\n{:>12}  {:>8}  {:>9}  {title}", "bytes", "tags", "manifests");
         for (name, held) in rows {
@@ -79,6 +82,13 @@ fn stats_text(stats: &Stats) -> String {
         let _ = writeln!(text, "{:>12}  {unused:>14}  {} ({of})", size(next.bytes), next.digest);
     }
     text
+}
+
+/// What the mirror was good for, as one line.
+pub(super) fn week(week: &Tally) -> String {
+    let Tally { pulls, counted_gets, hidden_minutes, .. } = week;
+    let saved = size(week.saved_bytes());
+    format!("7 days: {pulls} pulls, {counted_gets} counted upstream GETs, {saved} not downloaded, {hidden_minutes} outage minutes hidden")
 }
 
 fn report_text(report: &Report) -> String {

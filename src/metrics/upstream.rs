@@ -1,12 +1,13 @@
 //! The series that stand once for each upstream.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 
-use super::Kind;
 use super::maker::Maker;
+use super::{Kind, Totals};
 use crate::mirror::{Outcome, StaleReason};
 use crate::upstream::{Budget, UpstreamError};
 
@@ -53,6 +54,10 @@ pub struct UpstreamMetrics {
     requests: [[IntCounter; Outcome::LABELS.len()]; 3],
     response_bytes: [IntCounter; 3],
     pub tag_moves: IntCounter,
+    /// Images asked for and served: manifests that no other of the repository's lists.
+    pulls: AtomicU64,
+    /// GETs of manifests, which registries count. These two are for `stats` alone, and no series.
+    counted_gets: AtomicU64,
     stale_served: [IntCounter; StaleReason::LABELS.len()],
     pub received_bytes: IntCounter,
     pub last_success: IntGauge,
@@ -144,6 +149,8 @@ impl Families {
             requests: Kind::LABELS.map(|kind| Outcome::LABELS.map(|outcome| self.requests.with_label_values(&[name, kind, outcome]))),
             response_bytes: Kind::LABELS.map(|kind| self.response_bytes.with_label_values(&[name, kind])),
             tag_moves: self.tag_moves.with_label_values(&[name]),
+            pulls: AtomicU64::new(0),
+            counted_gets: AtomicU64::new(0),
             stale_served: StaleReason::LABELS.map(|reason| self.stale.with_label_values(&[name, reason])),
             received_bytes: self.received.with_label_values(&[name]),
             last_success: self.last_success.with_label_values(&[name]),
@@ -208,14 +215,31 @@ impl UpstreamMetrics {
         }
     }
 
-    /// As [`super::Metrics::traffic`].
-    pub(super) fn traffic(&self) -> (u64, u64, u64, u64) {
-        let content = [Kind::Manifest, Kind::Blob];
-        let all = content.map(|kind| self.requests[kind as usize].iter().map(IntCounter::get).sum::<u64>());
-        let held = [Outcome::Hit, Outcome::Revalidated, Outcome::Stale(StaleReason::Unavailable)];
-        let hits = content.map(|kind| held.map(|outcome| self.requests[kind as usize][outcome.index()].get()).iter().sum::<u64>());
-        let sent = content.map(|kind| self.response_bytes[kind as usize].get());
-        (all.iter().sum(), hits.iter().sum(), sent.iter().sum(), self.received_bytes.get())
+    pub fn pulled(&self) {
+        self.pulls.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub fn counted_get(&self) {
+        self.counted_gets.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// As [`super::Metrics::traffic`]: requests and hits.
+    pub(super) fn traffic(&self) -> (u64, u64) {
+        let content = [Kind::Manifest, Kind::Blob].map(|kind| &self.requests[kind as usize]);
+        let held = [Outcome::Hit, Outcome::Revalidated, Outcome::Stale(StaleReason::Unavailable)].map(Outcome::index);
+        let all = content.iter().flat_map(|counters| counters.iter()).map(IntCounter::get).sum();
+        let hits = content.iter().flat_map(|counters| held.iter().map(|outcome| counters[*outcome].get())).sum();
+        (all, hits)
+    }
+
+    /// Adds what this upstream has to the totals.
+    pub(super) fn total(&self, totals: &mut Totals) {
+        totals.pulls += self.pulls.load(Ordering::Relaxed);
+        totals.counted_gets += self.counted_gets.load(Ordering::Relaxed);
+        totals.sent_bytes += [Kind::Manifest, Kind::Blob].iter().map(|kind| self.response_bytes[*kind as usize].get()).sum::<u64>();
+        totals.received_bytes += self.received_bytes.get();
+        let reasons = [StaleReason::RateLimited, StaleReason::Unavailable];
+        totals.unconfirmed += reasons.iter().map(|reason| self.stale_served[*reason as usize].get()).sum::<u64>();
     }
 
     pub(super) fn finished(&self, kind: Kind, outcome: Outcome, bytes: u64) {

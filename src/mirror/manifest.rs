@@ -65,7 +65,13 @@ impl Mirror {
                 Reference::Tag(tag) => self.by_tag(repository, tag, want).await,
             }
         };
-        within(repository, deadline, answer).await
+        let answer = within(repository, deadline, answer).await?;
+        // An index is pulled, not each of its images beside.
+        let is_part = matches!(reference, Reference::Digest(digest) if self.store.link(&repository.key, digest) != Link::Unlisted);
+        if want == Want::Body && !is_part {
+            repository.source.metrics.pulled();
+        }
+        Ok(answer)
     }
 
     async fn by_digest(self: &Arc<Mirror>, repository: &Repository, digest: &Digest, want: Want) -> Result<ManifestAnswer, Error> {
@@ -143,6 +149,7 @@ impl Mirror {
 
     pub(super) async fn get(&self, repository: &Repository, reference: &Reference, call: &Call) -> Result<Manifest, UpstreamError> {
         let since = repository.source.patience.begin();
+        repository.source.metrics.counted_get();
         let fetched = repository.source.upstream.get_manifest(repository.name(), reference, call).await;
         heard(repository, since, fetched.as_ref().err());
         let fetched = fetched?;

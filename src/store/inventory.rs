@@ -7,11 +7,13 @@ use serde::{Deserialize, Serialize};
 
 use super::evict::Item;
 use super::uptime::DaemonTime;
-use super::{RepositoryKey, Store};
+use super::{RepositoryKey, Store, disk};
 use crate::oci::Digest;
 
 /// Repositories that are listed, those with the most bytes first; the totals count all.
 const REPOSITORIES_MAX: usize = 1000;
+/// Of `history.json`; more is not ours.
+const HISTORY_BYTES_MAX: u64 = 1 << 20;
 /// Objects that would go next.
 const NEXT_MAX: usize = 10;
 
@@ -48,6 +50,19 @@ pub struct Next {
 }
 
 impl Store {
+    /// What an earlier run wrote down of what the cache was good for; `None` also when it cannot be read. Blocks.
+    pub fn read_history(&self) -> Option<Vec<u8>> {
+        disk::read_small(&*self.disk, &self.layout.history(), HISTORY_BYTES_MAX).ok()?
+    }
+
+    /// Blocks.
+    ///
+    /// # Errors
+    /// When the disk fails; what was there before then stays.
+    pub fn write_history(&self, bytes: &[u8]) -> io::Result<()> {
+        disk::replace(&*self.disk, &self.layout.history(), bytes)
+    }
+
     /// Blocks.
     ///
     /// # Errors

@@ -3,6 +3,7 @@
 //! ```text
 //! lock                                                 flock, with the holder's pid, boot and whether it stopped cleanly
 //! control.sock                                         the daemon's, for stats, verify and purge
+//! history.json                                         what the cache was good for, by the hour
 //! blobs/sha256/ab/<hex>                                complete, verified, never changed in place; manifests too
 //! refs/<upstream>/_blobs/<alg>-<hex>                   empty: this upstream has confirmed that it has this blob
 //! refs/<upstream>/<repository>/_tags/<tag>             JSON: digest, media type, size, when last checked
@@ -53,6 +54,10 @@ impl Layout {
 
     pub fn uptime(&self) -> PathBuf {
         self.root.join("uptime")
+    }
+
+    pub fn history(&self) -> PathBuf {
+        self.root.join("history.json")
     }
 
     pub fn blobs(&self) -> PathBuf {

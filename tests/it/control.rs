@@ -294,6 +294,43 @@ async fn stats_say_what_is_held_and_what_would_go_next() {
     stop.cancel();
 }
 
+#[tokio::test(start_paused = true)]
+async fn what_the_cache_was_good_for_outlives_a_restart() {
+    let (net, registry) = hub();
+    let images = [1, 2].map(|seed| registry.push_image("library/app", &format!("arch{seed}"), &[100 * KIB], seed));
+    let index = registry.push_index("library/app", "latest", &images);
+    let mut larder = Larder::start(&net);
+    for day in 0..3 {
+        if day > 0 {
+            larder.app.control.write_history();
+            larder = larder.stop().await.start();
+            larder.clock.advance(Duration::from_secs(86_400));
+        }
+        if day == 2 {
+            net.down("hub.test");
+        }
+        for _ in 0..2 {
+            assert_eq!(larder.get("/v2/library/app/manifests/latest").await.bytes(), &index.bytes);
+            larder.get(&format!("/v2/library/app/manifests/{}", images[0].digest)).await;
+            for blob in images[0].layers.iter().chain(&images[0].config) {
+                assert_whole(&larder.get(&path_in("library/app", blob.digest)).await, blob);
+            }
+            settled(&larder).await;
+        }
+    }
+    let stop = listen(&larder);
+    let Answer::Stats(stats) = ask(&larder, Ask::Stats).await else { panic!("no stats") };
+    let week = stats.week;
+    // The index each time, not the image of it beside; one GET each of the two, and one outage.
+    assert_eq!((week.pulls, week.counted_gets, week.hidden_minutes), (6, 2, 1), "{week:?}");
+    assert!(week.saved_bytes() > 5 * 100 * KIB as u64 && week.saved_bytes() < 6 * 110 * KIB as u64, "{week:?}");
+    larder.app.control.write_history();
+    larder.clock.advance(Duration::from_secs(8 * 86_400));
+    let Answer::Stats(stats) = ask(&larder, Ask::Stats).await else { panic!("no stats") };
+    assert_eq!(stats.week.pulls, 0);
+    stop.cancel();
+}
+
 /// The binary, on the configuration that the daemon of this directory has.
 fn run(directory: &Path, arguments: &[&str]) -> (i32, String, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_larder"));
