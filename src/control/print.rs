@@ -151,5 +151,8 @@ mod tests {
             assert_eq!(size(bytes), text);
         }
         assert_eq!((share(1, 3).as_str(), share(0, 0).as_str(), share(2, 2).as_str()), ("33.3 %", "0.0 %", "100.0 %"));
+        for (seconds, text) in [(0, "0s"), (119, "1m 59s"), (7261, "2h 1m"), (3 * 86_400 + 7261, "3days 2h")] {
+            assert_eq!(age(seconds), text);
+        }
     }
 }
