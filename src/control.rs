@@ -136,6 +136,7 @@ impl Control {
 
     async fn answer(&self, ask: Ask, progress: Sender<VerifyProgress>) -> Line {
         let store = Arc::clone(&self.store);
+        store.loaded().await;
         let answered = match ask {
             Ask::Stats => self.gate.run(move || store.inventory()).await.map(|held| Answer::Stats(Box::new(self.stats(held)))),
             Ask::Verify { repair } => store.verify(repair, &progress).await.map(Answer::Verified),

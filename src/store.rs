@@ -49,7 +49,7 @@ pub use verify::{Progress as VerifyProgress, Report};
 use std::collections::HashSet;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
@@ -67,10 +67,11 @@ use disk::Disk;
 use evict::{Item, Ledger};
 use index::Index;
 use links::Links;
-use lock::DirectoryLock;
+use lock::{DirectoryLock, Sizes};
 use pins::Pins;
 use quarantine::Quarantine;
 use records::Records;
+use recover::Loading;
 use refs::Refs;
 use trust::Trust;
 use uptime::Uptime;
@@ -111,6 +112,7 @@ pub struct Store {
     lock: DirectoryLock,
     trust: Trust,
     quarantine: Quarantine,
+    loading: Loading,
 }
 
 /// What `Store::open` needs to know.
@@ -137,6 +139,8 @@ pub struct Options {
 pub enum StoreError {
     #[error("no room: everything else is in use")]
     Full,
+    #[error("no room as far as is known: the cache directory is still being read")]
+    Loading,
     #[error("larger than cache.max_blob_size")]
     TooLarge,
     #[error("{operation} {path}: {source}")]
@@ -155,7 +159,7 @@ pub enum OpenError {
 }
 
 impl Store {
-    /// Locks the directory, reads what it holds, and brings it under `max_size`. Blocks.
+    /// Locks the directory and begins to read what it holds; see [`Store::loaded`]. Blocks, for a second or so at most.
     ///
     /// # Errors
     /// When another process holds it, or it cannot be read or written.
@@ -167,10 +171,19 @@ impl Store {
             disk.create_dir_all(&directory).map_err(unusable)?;
         }
         let lock = DirectoryLock::take(&layout, new)?;
-        let (index, known) = Index::open(&layout.index()).map_err(unusable)?;
-        let (uptime, last_stop) = Uptime::start(clock.clone(), Arc::clone(&disk), layout.uptime());
-        let ledger = Ledger::new(options.max_size);
+        let index = Index::open(&layout.index()).map_err(unusable)?;
+        let was_killed = lock.last_sizes.is_none();
+        let (uptime, last_stop) = Uptime::start(clock.clone(), Arc::clone(&disk), layout.uptime(), was_killed);
+        let begun = uptime.now();
+        uptime.at_least(begun.plus(Duration::from_millis(1)));
+        let mut ledger = Ledger::new(options.max_size);
         let records = Arc::new(Records::new(Arc::clone(&disk), ledger.others()));
+        // It has never been more.
+        let sizes = lock.last_sizes.unwrap_or(Sizes { blobs: options.max_size, others: 0 });
+        ledger.begin_loading(sizes.blobs);
+        records.begin_loading(sizes.others);
+        let mut links = Links::new(options.private_upstreams);
+        links.set_loading(true);
         let store = Store {
             refs: Refs::new(Arc::clone(&disk), Arc::clone(&records), layout.clone()),
             records,
@@ -181,7 +194,7 @@ impl Store {
             written: AtomicU64::new(0),
             pins: Mutex::new(Pins::new(options.pins)),
             ledger: Arc::new(Mutex::new(ledger)),
-            links: RwLock::new(Links::new(options.private_upstreams)),
+            links: RwLock::new(links),
             memory: Cache::builder()
                 .weigher(|_, bytes: &Bytes| u32::try_from(bytes.len()).unwrap_or(u32::MAX))
                 .max_capacity(options.memory_cache_size)
@@ -198,17 +211,18 @@ impl Store {
             index,
             trust: Trust::new(options.verify_on_read, lock.marks().doubt),
             quarantine: Quarantine::new(options.max_size),
+            loading: Loading::new(begun, last_stop),
             lock,
         };
-        recover::recover(&store, known, last_stop).map_err(unusable)?;
+        let store = Arc::new(store);
         store.bounds(true);
         store.metrics.cache_limit.set(i64::try_from(options.max_size).unwrap_or(i64::MAX));
         store.metrics.cache_writable.set(1);
         if let Some(at) = store.lock.marks().examined_at {
             store.metrics.scrubbed(at);
         }
-        store.observe();
-        Ok(Arc::new(store))
+        recover::start(&store).map_err(unusable)?;
+        Ok(store)
     }
 
     /// Opens a blob for reading; `None` when it is not held. What the caller may serve it for is [`Store::link`]'s to say.
@@ -343,14 +357,20 @@ impl Store {
         if let Err(error) = self.uptime.write() {
             tracing::warn!(%error, "daemon time was not written down; the last minute of it is forgotten");
         }
-        self.lock.leave_cleanly();
+        self.loading.give_up();
+        let sizes = {
+            let ledger = self.ledger();
+            Sizes { blobs: ledger.at_rest() - ledger.others().load(Ordering::Relaxed), others: ledger.others().load(Ordering::Relaxed) }
+        };
+        // Idle partials are found anew, and at once.
+        self.lock.leave_cleanly((!self.loading.is_under_way()).then_some(sizes));
     }
 
     fn observe(&self) {
         let gauge = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
         let (size, items) = {
             let ledger = self.ledger();
-            (ledger.size(), ledger.stored_count())
+            (ledger.size() - ledger.unseen(), ledger.stored_count())
         };
         let manifests = self.links().manifest_count();
         self.metrics.cache_size.set(gauge(size));

@@ -42,6 +42,7 @@ impl Mirror {
     }
 
     async fn find_blob(self: &Arc<Mirror>, repository: &Repository, digest: &Digest, deadline: Instant) -> Result<BlobAnswer, Error> {
+        self.store.look(&repository.key, Some(digest)).await;
         if repository.source.upstream.shows_public_only() {
             self.admit(repository, &Asked::Blob(*digest)).await?;
         }
@@ -84,6 +85,7 @@ impl Mirror {
     }
 
     async fn find_blob_head(self: &Arc<Mirror>, repository: &Repository, digest: &Digest, deadline: Instant) -> Result<BlobAnswer, Error> {
+        self.store.look(&repository.key, Some(digest)).await;
         if repository.source.upstream.shows_public_only() {
             self.admit(repository, &Asked::Blob(*digest)).await?;
         }

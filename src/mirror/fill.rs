@@ -326,6 +326,7 @@ impl Task {
         tracing::warn!(digest = %self.fill.digest, %error, "a blob passes through without being stored");
         match error {
             StoreError::Full => BypassReason::DiskFull,
+            StoreError::Loading => BypassReason::Loading,
             StoreError::TooLarge => BypassReason::TooLarge,
             StoreError::Io { .. } | StoreError::Incomplete { .. } => BypassReason::DiskError,
         }

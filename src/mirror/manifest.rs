@@ -57,6 +57,8 @@ impl Mirror {
         deadline: Instant,
     ) -> Result<ManifestAnswer, Error> {
         let answer = async {
+            let digest = if let Reference::Digest(digest) = reference { Some(digest) } else { None };
+            self.store.look(&repository.key, digest).await;
             if repository.source.upstream.shows_public_only() {
                 self.admit(repository, &Asked::Manifest(reference.clone())).await?;
             }

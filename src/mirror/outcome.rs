@@ -40,6 +40,8 @@ pub enum StaleReason {
 pub enum BypassReason {
     /// The disk refused, or nothing may be evicted to make room.
     DiskFull,
+    /// The cache directory is still being read, and how much room there is not known.
+    Loading,
     /// Larger than `cache.max_blob_size`.
     TooLarge,
     /// The disk failed otherwise.
@@ -111,6 +113,7 @@ impl BypassReason {
     pub fn as_str(self) -> &'static str {
         match self {
             BypassReason::DiskFull => "disk-full",
+            BypassReason::Loading => "loading",
             BypassReason::TooLarge => "too-large",
             BypassReason::DiskError => "disk-error",
         }

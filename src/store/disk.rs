@@ -4,7 +4,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, IoSliceMut};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -54,7 +54,12 @@ pub trait Disk: Send + Sync {
     fn create_dir_all(&self, path: &Path) -> io::Result<()>;
     /// Makes renames and removals in a directory durable.
     fn sync_dir(&self, path: &Path) -> io::Result<()>;
+    /// What a directory holds; one that is not there holds nothing.
     fn list(&self, directory: &Path) -> io::Result<Vec<Entry>>;
+    /// As `list`, one entry after the other: for directories that may hold a million.
+    fn visit(&self, directory: &Path, found: &mut dyn FnMut(Entry) -> io::Result<()>) -> io::Result<()> {
+        self.list(directory)?.into_iter().try_for_each(found)
+    }
     fn stat(&self, path: &Path) -> io::Result<Stat>;
     /// Bytes that an ordinary user could still write.
     fn free_space(&self, path: &Path) -> io::Result<u64>;
@@ -95,6 +100,12 @@ pub fn read_exact(file: &dyn DiskFile, len: usize) -> io::Result<Vec<u8>> {
 /// Whether a file is one that [`replace`] had not finished.
 pub fn is_temporary(path: &Path) -> bool {
     path.file_name().is_some_and(|name| name.as_encoded_bytes().ends_with(b"~"))
+}
+
+/// The file that a temporary one was to replace.
+pub fn replaced_by(temporary: &Path) -> PathBuf {
+    let name = temporary.file_name().unwrap_or_default().to_string_lossy();
+    temporary.with_file_name(name.trim_end_matches('~'))
 }
 
 /// Replaces a small file whole: after a crash it holds the old bytes or the new ones.
@@ -167,17 +178,24 @@ impl Disk for SystemDisk {
     }
 
     fn list(&self, directory: &Path) -> io::Result<Vec<Entry>> {
-        let entries = match fs::read_dir(directory) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        let mut all = Vec::new();
+        self.visit(directory, &mut |entry| {
+            all.push(entry);
+            Ok(())
+        })?;
+        Ok(all)
+    }
+
+    fn visit(&self, directory: &Path, found: &mut dyn FnMut(Entry) -> io::Result<()>) -> io::Result<()> {
+        let mut entries = match fs::read_dir(directory) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             entries => entries?,
         };
-        entries
-            .map(|entry| {
-                let entry = entry?;
-                let name = entry.file_name().to_string_lossy().into_owned();
-                Ok(Entry { name, is_dir: entry.file_type()?.is_dir() })
-            })
-            .collect()
+        entries.try_for_each(|entry| {
+            let entry = entry?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            found(Entry { name, is_dir: entry.file_type()?.is_dir() })
+        })
     }
 
     fn stat(&self, path: &Path) -> io::Result<Stat> {

@@ -22,6 +22,8 @@ pub(super) struct DirectoryLock {
     boot: String,
     /// Whether partials can be trusted to be what was written: the same boot, or a clean stop.
     pub(super) partials_are_durable: bool,
+    /// What was held at the last stop; `None` when that was not clean.
+    pub(super) last_sizes: Option<Sizes>,
     marks: Mutex<Marks>,
 }
 
@@ -36,12 +38,23 @@ pub(super) struct Marks {
     pub(super) examined_at: Option<Timestamp>,
 }
 
+/// Allocated bytes, at a clean stop.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Sizes {
+    /// Of blobs.
+    pub(super) blobs: u64,
+    /// Of records, directories, and what was put aside.
+    pub(super) others: u64,
+}
+
 /// What the holder writes into the file, for people and for the next start.
 #[derive(Default, Serialize, Deserialize)]
 struct Holder {
     pid: u32,
     boot: String,
     clean: bool,
+    #[serde(default)]
+    sizes: Option<Sizes>,
     #[serde(flatten)]
     marks: Marks,
 }
@@ -71,8 +84,9 @@ impl DirectoryLock {
         let boot = std::fs::read_to_string(BOOT_ID).map(|id| id.trim().to_owned()).unwrap_or_default();
         let partials_are_durable = last.clean || (!boot.is_empty() && last.boot == boot);
         let marks = Marks { doubt: !new && (last.marks.doubt || !last.clean), ..last.marks };
-        let lock = DirectoryLock { file, boot, partials_are_durable, marks: Mutex::new(marks) };
-        lock.write(false).map_err(failed)?;
+        let last_sizes = if new { Some(Sizes::default()) } else { last.sizes.filter(|_| last.clean) };
+        let lock = DirectoryLock { file, boot, partials_are_durable, last_sizes, marks: Mutex::new(marks) };
+        lock.write(None).map_err(failed)?;
         Ok(lock)
     }
 
@@ -83,20 +97,22 @@ impl DirectoryLock {
     /// Notes that everything that is held was hashed.
     pub(super) fn examined(&self, at: Timestamp) -> io::Result<()> {
         *self.marks.lock().unwrap_or_else(PoisonError::into_inner) = Marks { doubt: false, examined_at: Some(at) };
-        self.write(false)
+        self.write(None)
     }
 
-    /// Notes that everything was written down.
-    pub(super) fn leave_cleanly(&self) {
+    /// Notes that everything was written down, and what is held, if that is known.
+    pub(super) fn leave_cleanly(&self, sizes: Option<Sizes>) {
         // A clean stop promises that partials survive whatever comes; the file system's sync is the shortest way to keep that.
-        let kept = rustix::fs::syncfs(&self.file).map_err(io::Error::from).and_then(|()| self.write(true));
+        let kept = rustix::fs::syncfs(&self.file).map_err(io::Error::from).and_then(|()| self.write(Some(sizes)));
         if let Err(error) = kept {
             tracing::warn!(%error, "the stop was not marked as clean");
         }
     }
 
-    fn write(&self, clean: bool) -> io::Result<()> {
-        let holder = Holder { pid: std::process::id(), boot: self.boot.clone(), clean, marks: self.marks() };
+    /// `stopped`: cleanly.
+    fn write(&self, stopped: Option<Option<Sizes>>) -> io::Result<()> {
+        let (boot, clean, sizes) = (self.boot.clone(), stopped.is_some(), stopped.flatten());
+        let holder = Holder { pid: std::process::id(), boot, clean, sizes, marks: self.marks() };
         let text = serde_json::to_string(&holder).map_err(io::Error::other)?;
         let mut file = &self.file;
         file.set_len(0)?;

@@ -57,13 +57,13 @@ impl Store {
         // Its place is counted once.
         self.records.remove(&target)?;
         self.disk.rename(&path, &target)?;
+        self.records.add(&target);
         self.keep_aside(*digest, allocated);
         Ok(())
     }
 
-    /// Counts a file in `quarantine/`, and lets go of what is too much. The file lock is held.
+    /// Notes a file in `quarantine/`, and lets go of what is too much. The file lock is held.
     fn keep_aside(&self, digest: Digest, allocated: u64) {
-        self.records.found(&self.layout.quarantined(&digest));
         self.quarantine.add(digest, allocated);
         while let Some(oldest) = self.quarantine.too_many() {
             if let Err(error) = self.records.remove(&self.layout.quarantined(&oldest)) {
@@ -84,6 +84,7 @@ impl Store {
         }
         found.sort_unstable();
         for (_, digest, allocated) in found {
+            self.records.found(&self.layout.quarantined(&digest));
             self.keep_aside(digest, allocated);
         }
         Ok(())

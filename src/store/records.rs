@@ -16,6 +16,9 @@ pub struct Records {
     disk: Arc<dyn Disk>,
     /// Allocated bytes.
     occupied: Arc<AtomicU64>,
+    /// Until all that was there at the start is found, what the last stop said counts in its place.
+    expected: AtomicU64,
+    found: AtomicU64,
     /// By name: who counts what a file occupied before and after must be alone with it.
     files: [Mutex<()>; LOCKS],
     directories: Mutex<()>,
@@ -23,12 +26,39 @@ pub struct Records {
 
 impl Records {
     pub fn new(disk: Arc<dyn Disk>, occupied: Arc<AtomicU64>) -> Records {
-        Records { disk, occupied, files: Default::default(), directories: Mutex::new(()) }
+        let (expected, found) = (AtomicU64::new(0), AtomicU64::new(0));
+        Records { disk, occupied, expected, found, files: Default::default(), directories: Mutex::new(()) }
+    }
+
+    /// The directory is being read; so many bytes were counted at the last stop.
+    pub fn begin_loading(&self, expected: u64) {
+        self.expected.store(expected, Ordering::Relaxed);
+        self.count(0, expected);
+    }
+
+    /// Everything was found. (What was written in the meantime may count twice, some blocks, until the next start.)
+    pub fn finish_loading(&self) {
+        self.count(self.expected.swap(0, Ordering::Relaxed), self.found.swap(0, Ordering::Relaxed));
     }
 
     /// Something was there at the start.
     pub fn found(&self, path: &Path) {
+        self.found.fetch_add(self.allocated(path), Ordering::Relaxed);
+    }
+
+    /// Something has come by another way than this.
+    pub fn add(&self, path: &Path) {
         self.count(0, self.allocated(path));
+    }
+
+    /// Removes what a crash has left of [`Records::replace`].
+    ///
+    /// # Errors
+    /// When it is there and cannot be removed.
+    pub fn remove_temporary(&self, path: &Path) -> io::Result<()> {
+        // Alone with the file it was to become: what is being written at this moment has gone to its place then.
+        let _alone = self.alone(&disk::replaced_by(path));
+        disk::remove_if_there(&*self.disk, path)
     }
 
     /// Replaces a small file whole.
@@ -81,7 +111,7 @@ impl Records {
         let is_absent = |path: &&Path| matches!(self.disk.stat(path), Err(error) if error.kind() == io::ErrorKind::NotFound);
         let absent: Vec<_> = path.ancestors().take_while(is_absent).collect();
         self.disk.create_dir_all(path)?;
-        absent.into_iter().for_each(|path| self.found(path));
+        absent.into_iter().for_each(|path| self.add(path));
         Ok(())
     }
 

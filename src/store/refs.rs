@@ -219,32 +219,32 @@ impl Refs {
     }
 
     /// Calls `found` for every record of a manifest and every confirmation, as the files have them. Counts what is there, and
-    /// removes what a crash has left half written.
+    /// removes what a crash has left half written. What cannot be read is told and left out.
     ///
     /// # Errors
-    /// When the disk fails.
-    pub fn walk(&self, found: &mut dyn FnMut(Found)) -> io::Result<()> {
-        for upstream in self.disk.list(&self.layout.refs())? {
+    /// Those of `found`.
+    pub fn walk(&self, found: &mut dyn FnMut(Found) -> io::Result<()>) -> io::Result<()> {
+        for upstream in self.entries(&self.layout.refs()) {
             let name: Arc<str> = upstream.name.as_str().into();
-            self.records.found(&self.layout.confirmations(&name));
-            for entry in self.disk.list(&self.layout.confirmations(&name))? {
-                if let Some(digest) = layout::digest_of(&entry.name) {
-                    found(Found::Confirmation { upstream: Arc::clone(&name), digest });
-                }
-            }
+            let confirmations = self.layout.confirmations(&name);
+            self.records.found(&confirmations);
+            self.disk.visit(&confirmations, &mut |entry| match layout::digest_of(&entry.name) {
+                Some(digest) => found(Found::Confirmation { upstream: Arc::clone(&name), digest }),
+                None => Ok(()),
+            })?;
             self.walk_repositories(&name, "", found)?;
         }
         Ok(())
     }
 
-    fn walk_repositories(&self, upstream: &Arc<str>, name: &str, found: &mut dyn FnMut(Found)) -> io::Result<()> {
+    fn walk_repositories(&self, upstream: &Arc<str>, name: &str, found: &mut dyn FnMut(Found) -> io::Result<()>) -> io::Result<()> {
         let directory = self.layout.refs().join(&**upstream).join(name);
         self.records.found(&directory);
-        for entry in self.disk.list(&directory)? {
+        for entry in self.entries(&directory) {
             let path = directory.join(&entry.name);
             match entry.name.as_str() {
-                "_tags" | "_manifests" => self.count_records(&path)?,
-                _ if !entry.is_dir => self.count_record(&path)?,
+                "_tags" | "_manifests" => self.count_records(&path),
+                _ if !entry.is_dir => self.count_record(&path),
                 _ => {}
             }
             if !entry.is_dir || entry.name.starts_with('_') {
@@ -252,36 +252,46 @@ impl Refs {
             }
             let name = if name.is_empty() { entry.name } else { format!("{name}/{}", entry.name) };
             if let Ok(parsed) = name.parse() {
-                self.walk_manifests(&RepositoryKey { upstream: Arc::clone(upstream), name: parsed }, found)?;
+                let repository = RepositoryKey { upstream: Arc::clone(upstream), name: parsed };
+                self.manifests(&repository, &mut |descriptor| found(Found::Manifest { repository: repository.clone(), descriptor }))?;
             }
             self.walk_repositories(upstream, &name, found)?;
         }
         Ok(())
     }
 
-    fn count_records(&self, directory: &Path) -> io::Result<()> {
+    fn count_records(&self, directory: &Path) {
         self.records.found(directory);
-        self.disk.list(directory)?.iter().try_for_each(|entry| self.count_record(&directory.join(&entry.name)))
+        self.entries(directory).iter().for_each(|entry| self.count_record(&directory.join(&entry.name)));
     }
 
-    fn count_record(&self, path: &Path) -> io::Result<()> {
-        if disk::is_temporary(path) {
-            return disk::remove_if_there(&*self.disk, path);
+    fn count_record(&self, path: &Path) {
+        if !disk::is_temporary(path) {
+            self.records.found(path);
+        } else if let Err(error) = self.records.remove_temporary(path) {
+            tracing::warn!(path = %path.display(), %error, "what a crash has left could not be removed");
         }
-        self.records.found(path);
-        Ok(())
     }
 
-    fn walk_manifests(&self, repository: &RepositoryKey, found: &mut dyn FnMut(Found)) -> io::Result<()> {
-        for entry in self.disk.list(&self.layout.manifest_refs(repository))? {
+    /// Calls `found` for every record of a manifest that a repository has. One that cannot be read is told and left out.
+    ///
+    /// # Errors
+    /// Those of `found`.
+    pub fn manifests(&self, repository: &RepositoryKey, found: &mut dyn FnMut(Descriptor) -> io::Result<()>) -> io::Result<()> {
+        for entry in self.entries(&self.layout.manifest_refs(repository)) {
             let Some(digest) = layout::digest_of(&entry.name) else { continue };
-            let Some(written) = self.read(&self.layout.manifest_ref(repository, &digest))? else { continue };
+            let path = self.layout.manifest_ref(repository, &digest);
+            let written = self.read(&path).inspect_err(|error| unreadable(&path, error)).ok().flatten();
+            let Some(written) = written else { continue };
             if let Ok(media_type) = written.media_type.parse() {
-                let descriptor = Descriptor { media_type, digest, size: written.size };
-                found(Found::Manifest { repository: repository.clone(), descriptor });
+                found(Descriptor { media_type, digest, size: written.size })?;
             }
         }
         Ok(())
+    }
+
+    fn entries(&self, directory: &Path) -> Vec<disk::Entry> {
+        self.disk.list(directory).inspect_err(|error| unreadable(directory, error)).unwrap_or_default()
     }
 
     fn read(&self, path: &Path) -> io::Result<Option<Written>> {
@@ -300,4 +310,8 @@ impl Refs {
 pub enum Found {
     Manifest { repository: RepositoryKey, descriptor: Descriptor },
     Confirmation { upstream: Arc<str>, digest: Digest },
+}
+
+fn unreadable(path: &Path, error: &io::Error) {
+    tracing::error!(path = %path.display(), %error, "it cannot be read");
 }

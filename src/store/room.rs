@@ -51,6 +51,9 @@ impl Store {
     pub(super) fn reserve(&self, bytes: u64) -> Result<(), StoreError> {
         let bounds = self.bounds(bytes >= LARGE);
         let _files = lock(&self.files);
+        if self.loading.is_under_way() {
+            return self.reserve_while_loading(bytes, bounds);
+        }
         let full = || {
             self.metrics.write_failed("full");
             StoreError::Full
@@ -71,6 +74,16 @@ impl Store {
         }
     }
 
+    /// Nothing leaves while it is not known what was used last: there is room, or there is none yet.
+    fn reserve_while_loading(&self, bytes: u64, bounds: Bounds) -> Result<(), StoreError> {
+        let mut ledger = self.ledger();
+        if !bounds.hold(ledger.size().saturating_add(bytes)) {
+            return Err(StoreError::Loading);
+        }
+        ledger.reserve(bytes);
+        Ok(())
+    }
+
     pub(super) fn unreserve(&self, bytes: u64) {
         self.ledger().unreserve(bytes);
     }
@@ -85,25 +98,42 @@ impl Store {
 
     /// Lets go of the least recently used until the bounds hold, as far as they can. The file lock is held.
     pub(super) fn trim(&self, bounds: Bounds) {
+        if self.loading.is_under_way() {
+            return;
+        }
         let size = self.ledger().size();
         let plan = self.plan(bounds.excess(size));
         self.evict(&plan.victims);
     }
 
+    /// Brings what was found at the start under the bounds, as far as that can be.
+    pub(super) fn trim_all(&self) {
+        let bounds = self.bounds(true);
+        while self.evict_some(bounds.excess(self.ledger().size())) {}
+    }
+
     /// Keeps headroom, and lets go of what nobody has used for long.
     pub(super) fn tidy(&self) {
+        if self.loading.is_under_way() {
+            return;
+        }
         let bounds = self.bounds(true);
         for _ in 0..BATCHES_MAX {
-            let _files = lock(&self.files);
             let size = self.ledger().size();
             let is_high = bounds.less(HIGH_PART).excess(size) != Demand::default();
             let demand = if is_high { bounds.less(LOW_PART).excess(size) } else { Demand::default() };
-            let mut victims = self.plan(Demand { unused_before: self.unused_before(), ..demand }).victims;
-            victims.truncate(BATCH);
-            if self.evict(&victims) == 0 {
+            if !self.evict_some(Demand { unused_before: self.unused_before(), ..demand }) {
                 break;
             }
         }
+    }
+
+    /// Lets go of the first of what a demand asks for; `false` when that freed nothing.
+    fn evict_some(&self, demand: Demand) -> bool {
+        let _files = lock(&self.files);
+        let mut victims = self.plan(demand).victims;
+        victims.truncate(BATCH);
+        self.evict(&victims) > 0
     }
 
     fn unused_before(&self) -> DaemonTime {

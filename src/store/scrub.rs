@@ -30,6 +30,7 @@ impl Store {
     /// Hashes everything that is held, once per `interval`, for as long as it is awaited. Each pass begins at a random
     /// place, so that passes that a restart cuts short come round, too.
     pub async fn scrub(self: Arc<Store>, interval: Duration, rng: Arc<Rng>) {
+        self.loaded().await;
         let age = self.lock.marks().examined_at.and_then(|at| self.clock.now().since(at));
         let due = age.map_or(Duration::ZERO, |age| interval.saturating_sub(age));
         tokio::time::sleep(due.max(rng.jitter(FIRST_WAIT))).await;

@@ -48,12 +48,14 @@ pub struct Uptime {
 }
 
 impl Uptime {
-    /// Goes on where the file says the last run ended; also says whether there is such a file.
-    pub fn start(clock: Clock, disk: Arc<dyn Disk>, path: PathBuf) -> (Uptime, Option<DaemonTime>) {
+    /// Goes on where the file says the last run ended, or, if that run was killed, where it may have ended at the latest. Also
+    /// says what the file says.
+    pub fn start(clock: Clock, disk: Arc<dyn Disk>, path: PathBuf, was_killed: bool) -> (Uptime, Option<DaemonTime>) {
         let read = disk::read_small(&*disk, &path, FILE_BYTES_MAX).ok().flatten();
-        let last = read.and_then(|bytes| String::from_utf8(bytes).ok()?.trim().parse().ok());
+        let last: Option<u64> = read.and_then(|bytes| String::from_utf8(bytes).ok()?.trim().parse().ok());
         let started = clock.steady();
-        let before = last.unwrap_or_default();
+        let unwritten = if was_killed { WRITE_INTERVAL * 2 } else { Duration::ZERO };
+        let before = DaemonTime(last.unwrap_or_default()).plus(unwritten).0;
         let uptime = Uptime { clock, disk, path, started, before: AtomicU64::new(before), written: AtomicU64::new(before) };
         (uptime, last.map(DaemonTime))
     }
@@ -99,18 +101,20 @@ mod tests {
     fn only_time_counts_in_which_larder_runs_whatever_the_wall_clock_says() {
         let directory = tempfile::tempdir().expect("a directory");
         let clock = Clock::manual(Timestamp(1_000_000_000_000));
-        let start = || Uptime::start(clock.clone(), Arc::new(SystemDisk), directory.path().join("uptime"));
-        let (first, last) = start();
+        let start = |was_killed| Uptime::start(clock.clone(), Arc::new(SystemDisk), directory.path().join("uptime"), was_killed);
+        let (first, last) = start(false);
         assert_eq!((first.now(), last), (DaemonTime(0), None));
         clock.advance(Duration::from_millis(7));
         clock.set(Timestamp(0));
         first.write().expect("a file");
         assert_eq!(first.now(), DaemonTime(7));
         clock.advance(Duration::from_secs(1000));
-        let (second, last) = start();
+        let (second, last) = start(false);
         assert_eq!((second.now(), last), (DaemonTime(7), Some(DaemonTime(7))));
         second.at_least(DaemonTime(20));
         second.at_least(DaemonTime(10));
         assert_eq!(second.now(), DaemonTime(20));
+        let (third, _) = start(true);
+        assert_eq!(third.now(), DaemonTime(7).plus(WRITE_INTERVAL * 2));
     }
 }

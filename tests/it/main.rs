@@ -14,6 +14,7 @@ mod fills;
 mod import;
 mod links;
 mod listing;
+mod loading;
 mod names;
 mod online;
 mod process;

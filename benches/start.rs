@@ -1,0 +1,254 @@
+//! A start over a million blobs, a million confirmations, 100,000 manifests and as many tags: the real binary, with the index
+//! and without it. How long until it answers, until everything is in RAM, how much RAM that is, and what warm hits get
+//! meanwhile, against the same hits after it.
+//!
+//! Takes some minutes and 10 GB of the disk that holds `LARDER_BENCH_DIR` (else the target directory); files that a run
+//! before has left there are used again. `LARDER_BLOBS` may say fewer.
+#![allow(clippy::expect_used, clippy::print_stdout, clippy::disallowed_methods, missing_docs, reason = "a benchmark")]
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use larder::oci::{Algorithm, Digest, MediaType};
+use larder::store::{Layout, RepositoryKey};
+
+const LAYERS: usize = 9;
+const TAGS_OF_A_REPOSITORY: usize = 10;
+const CLIENTS: usize = 4;
+const MIB: u64 = 1 << 20;
+
+/// What the issue asks for.
+const ANSWER_MAX: Duration = Duration::from_secs(2);
+const RSS_MAX: u64 = 400 * MIB;
+const FILES_A_SECOND_MIN: f64 = 17_000.0;
+const HITS_MIN: f64 = 0.9;
+
+fn main() {
+    let blobs = std::env::var("LARDER_BLOBS").map_or(1_000_000, |text| text.parse().expect("a number"));
+    let images = blobs / (LAYERS + 1);
+    let base = std::env::var_os("LARDER_BENCH_DIR").map_or_else(|| PathBuf::from(env!("CARGO_TARGET_TMPDIR")), PathBuf::from);
+    let directory = base.join(format!("start-{blobs}"));
+    let layout = Layout::new(directory.join("cache"));
+    if !directory.join("made").exists() {
+        let begin = Instant::now();
+        make(&layout, images);
+        fs::write(directory.join("made"), "").expect("a file");
+        println!("{blobs} blobs made in {:.0} s", begin.elapsed().as_secs_f64());
+    }
+    let _ = fs::remove_dir_all(layout.index());
+    for index in ["without the index", "with the index"] {
+        println!("{index}:");
+        measure(&directory, &layout, images);
+    }
+}
+
+fn repository(image: usize) -> RepositoryKey {
+    RepositoryKey { upstream: "docker.io".into(), name: format!("org/app{}", image / TAGS_OF_A_REPOSITORY).parse().expect("a name") }
+}
+
+fn tag(image: usize) -> String {
+    format!("v{}", image % TAGS_OF_A_REPOSITORY)
+}
+
+fn layer(image: usize, layer: usize) -> (Digest, Vec<u8>) {
+    let bytes = format!("layer {layer} of image {image}").into_bytes();
+    (Digest::of(Algorithm::Sha256, &bytes), bytes)
+}
+
+fn manifest(image: usize) -> (Digest, Vec<u8>) {
+    let descriptor = |n| {
+        let (digest, bytes) = layer(image, n);
+        format!(r#"{{"mediaType":"application/vnd.oci.image.layer.v1.tar+gzip","digest":"{digest}","size":{}}}"#, bytes.len())
+    };
+    let layers: Vec<_> = (1..LAYERS).map(descriptor).collect();
+    let bytes = format!(
+        r#"{{"schemaVersion":2,"mediaType":"{}","config":{},"layers":[{}]}}"#,
+        MediaType::OCI_MANIFEST,
+        descriptor(0),
+        layers.join(",")
+    );
+    (Digest::of(Algorithm::Sha256, bytes.as_bytes()), bytes.into_bytes())
+}
+
+fn make(layout: &Layout, images: usize) {
+    let write = |path: &Path, bytes: &[u8]| {
+        if fs::write(path, bytes).is_err() {
+            fs::create_dir_all(path.parent().expect("a directory")).expect("a directory");
+            fs::write(path, bytes).expect("a file");
+        }
+    };
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a time").as_millis();
+    for image in 0..images {
+        let repository = repository(image);
+        let (digest, bytes) = manifest(image);
+        let blobs = (0..LAYERS).map(|n| layer(image, n)).chain([(digest, bytes.clone())]);
+        for (digest, bytes) in blobs {
+            write(&layout.blob(&digest), &bytes);
+            write(&layout.confirmation("docker.io", &digest), b"");
+        }
+        let (kind, size) = (MediaType::OCI_MANIFEST, bytes.len());
+        write(&layout.manifest_ref(&repository, &digest), format!(r#"{{"media_type":"{kind}","size":{size}}}"#).as_bytes());
+
+        let record = format!(r#"{{"digest":"{digest}","media_type":"{kind}","size":{size},"checked_at":{now}}}"#);
+        write(&layout.tag(&repository, &tag(image).parse().expect("a tag")), record.as_bytes());
+    }
+}
+
+/// The daemon, ended cleanly when it goes out of scope.
+struct Daemon {
+    child: Child,
+    address: SocketAddr,
+    admin: SocketAddr,
+}
+
+impl Daemon {
+    fn start(directory: &Path) -> Daemon {
+        let ports: Vec<_> = (0..2).map(|_| TcpListener::bind("127.0.0.1:0").expect("a port")).collect();
+        let [address, admin] = [0, 1].map(|n: usize| ports[n].local_addr().expect("an address"));
+        drop(ports);
+        let config = directory.join("larder.yaml");
+        let text = format!(
+            "server: {{listen: '{address}'}}\nadmin: {{listen: '{admin}'}}\n\
+             cache: {{path: '{}', max_size: 100GiB, min_free: 0, evict_unused_after: 0, tag_ttl: 1000d, scrub_interval: 0}}\n\
+             upstreams: {{docker.io: {{url: 'http://127.0.0.1:9', visibility: public}}}}\nlog: {{level: warn}}\n",
+            directory.join("cache").display()
+        );
+        fs::write(&config, text).expect("a configuration");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_larder"));
+        command.args(["serve", "--config"]).arg(&config).stdin(Stdio::null()).stdout(Stdio::null());
+        Daemon { child: command.spawn().expect("the binary"), address, admin }
+    }
+
+    fn status(&self, field: &str) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("a status");
+        let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':')).expect("the field");
+        line.trim().trim_end_matches(" kB").parse::<u64>().expect("kilobytes") * 1024
+    }
+
+    fn metric(&self, name: &str) -> u64 {
+        let mut client = Client::connect(self.admin);
+        let text = String::from_utf8(client.get("/metrics")).expect("text");
+        let lines = text.lines().filter(|line| line.starts_with(name));
+        lines.map(|line| line.rsplit(' ').next().and_then(|value| value.parse::<f64>().ok()).expect("a number") as u64).sum()
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let pid = self.child.id().to_string();
+        Command::new("kill").args(["-TERM", &pid]).status().expect("kill");
+        self.child.wait().expect("an end");
+    }
+}
+
+/// A connection that is kept.
+struct Client {
+    stream: BufReader<TcpStream>,
+}
+
+impl Client {
+    fn connect(address: SocketAddr) -> Client {
+        loop {
+            if let Ok(stream) = TcpStream::connect(address) {
+                stream.set_nodelay(true).expect("a socket");
+                return Client { stream: BufReader::new(stream) };
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    fn get(&mut self, path: &str) -> Vec<u8> {
+        let request = format!("GET {path} HTTP/1.1\r\nhost: larder\r\naccept: */*\r\n\r\n");
+        self.stream.get_mut().write_all(request.as_bytes()).expect("a request");
+        let (mut line, mut length) = (String::new(), 0);
+        self.stream.read_line(&mut line).expect("a status");
+        assert!(line.contains(" 200 "), "{path}: {line}");
+        loop {
+            line.clear();
+            self.stream.read_line(&mut line).expect("a header");
+            if line == "\r\n" {
+                break;
+            }
+            if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+                length = value.trim().parse().expect("a length");
+            }
+        }
+        let mut body = vec![0; length];
+        self.stream.read_exact(&mut body).expect("a body");
+        body
+    }
+
+    /// A manifest by tag, and one of its layers.
+    fn pull(&mut self, image: usize) {
+        let name = repository(image).name;
+        assert_eq!(self.get(&format!("/v2/{}/manifests/{}", name.as_str(), tag(image))), manifest(image).1);
+        let (digest, bytes) = layer(image, 3);
+        assert_eq!(self.get(&format!("/v2/{}/blobs/{digest}", name.as_str())), bytes);
+    }
+}
+
+/// Pulls of a few images, over and over, until `stop`; counts them.
+fn hit(address: SocketAddr, images: usize, stop: &Arc<AtomicBool>) -> Arc<AtomicU64> {
+    let count = Arc::new(AtomicU64::new(0));
+    for client in 0..CLIENTS {
+        let (stop, count) = (Arc::clone(stop), Arc::clone(&count));
+        std::thread::spawn(move || {
+            let mut connection = Client::connect(address);
+            for pull in client.. {
+                if stop.load(Ordering::Relaxed) {
+                    return;
+                }
+                connection.pull(pull * 7 % 100 * (images / 100));
+                count.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+    }
+    count
+}
+
+fn measure(directory: &Path, layout: &Layout, images: usize) {
+    let begin = Instant::now();
+    let daemon = Daemon::start(directory);
+    Client::connect(daemon.address).pull(images / 2);
+    let answered = begin.elapsed();
+
+    let stop = Arc::new(AtomicBool::new(false));
+    let hits = hit(daemon.address, images, &stop);
+    let (mut loaded, from) = (None, Instant::now());
+    let total = (images * (LAYERS + 1)) as u64;
+    let mut peak = 0;
+    while loaded.is_none() {
+        std::thread::sleep(Duration::from_millis(100));
+        peak = peak.max(daemon.status("VmRSS"));
+        let manifests = daemon.metric(r#"larder_cache_objects{kind="manifest"}"#);
+        if daemon.metric("larder_cache_objects") == total && manifests == images as u64 {
+            loaded = Some((begin.elapsed(), hits.load(Ordering::Relaxed) as f64 / from.elapsed().as_secs_f64()));
+        }
+        assert!(begin.elapsed() < Duration::from_secs(600), "not everything was found");
+    }
+    let (loaded, meanwhile) = loaded.expect("it is");
+    let (before, from) = (hits.load(Ordering::Relaxed), Instant::now());
+    std::thread::sleep(Duration::from_secs(5));
+    let after = (hits.load(Ordering::Relaxed) - before) as f64 / from.elapsed().as_secs_f64();
+    stop.store(true, Ordering::Relaxed);
+    let (rss, most) = (daemon.status("VmRSS"), daemon.status("VmHWM"));
+    drop(daemon);
+    // Blobs, their confirmations, and two records of each image.
+    let files = total * 2 + images as u64 * 2;
+    let rate = files as f64 / loaded.as_secs_f64();
+    println!("  the first pull was answered after {:.2} s, everything was in RAM after {:.1} s: {rate:.0} files/s", answered.as_secs_f64(), loaded.as_secs_f64());
+    println!("  pulls by {CLIENTS} clients: {meanwhile:.0}/s meanwhile, {after:.0}/s after it: {:.1} %", 100.0 * meanwhile / after);
+    println!("  RSS {} MiB, at most {} MiB; index {} MiB", rss / MIB, most / MIB, size(&layout.index()) / MIB);
+    assert!(answered < ANSWER_MAX && most < RSS_MAX && rate >= FILES_A_SECOND_MIN && meanwhile >= HITS_MIN * after);
+}
+
+fn size(directory: &Path) -> u64 {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    entries.map(|entry| if entry.path().is_dir() { size(&entry.path()) } else { entry.metadata().map_or(0, |data| data.len()) }).sum()
+}
