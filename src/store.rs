@@ -7,7 +7,7 @@ pub mod disk;
 mod evict;
 mod files;
 mod import;
-mod index;
+pub mod index;
 mod inventory;
 mod layout;
 mod links;
@@ -44,9 +44,10 @@ pub use refs::TagRecord;
 pub use socket::{control_path, is_cache};
 pub use tail::{HOLD_BACK, Phase, Progress, Tail, TailReader};
 pub use trust::Vouched;
+pub use uptime::DaemonTime;
 pub use verify::{Progress as VerifyProgress, Report};
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
@@ -167,7 +168,7 @@ impl Store {
             disk.create_dir_all(&directory).map_err(unusable)?;
         }
         let lock = DirectoryLock::take(&layout, new)?;
-        let (index, known) = Index::open(&layout.index()).map_err(unusable)?;
+        let index = Index::open(&layout.index()).map_err(unusable)?;
         let (uptime, last_stop) = Uptime::start(clock.clone(), Arc::clone(&disk), layout.uptime());
         let ledger = Ledger::new(options.max_size);
         let records = Arc::new(Records::new(Arc::clone(&disk), ledger.others()));
@@ -200,6 +201,10 @@ impl Store {
             quarantine: Quarantine::new(options.max_size),
             lock,
         };
+        let mut known = HashMap::new();
+        store.index.read(&mut |digest, record| {
+            known.insert(digest, record);
+        });
         recover::recover(&store, known, last_stop).map_err(unusable)?;
         store.bounds(true);
         store.metrics.cache_limit.set(i64::try_from(options.max_size).unwrap_or(i64::MAX));
