@@ -7,7 +7,7 @@ pub mod disk;
 mod evict;
 mod files;
 mod import;
-mod index;
+pub mod index;
 mod inventory;
 mod layout;
 mod links;
@@ -44,6 +44,7 @@ pub use refs::TagRecord;
 pub use socket::{control_path, is_cache};
 pub use tail::{HOLD_BACK, Phase, Progress, Tail, TailReader};
 pub use trust::Vouched;
+pub use uptime::DaemonTime;
 pub use verify::{Progress as VerifyProgress, Report};
 
 use std::collections::HashSet;
