@@ -124,19 +124,21 @@ impl FileReader {
 pub struct Lease {
     ledger: Arc<Mutex<Ledger>>,
     item: Item,
+    /// Which stay of the item is read: it may be purged meanwhile, and come again.
+    stay: u64,
 }
 
 impl Lease {
     /// `None` when the item is not there.
     pub(super) fn take(ledger: &Arc<Mutex<Ledger>>, digest: Digest) -> Option<Lease> {
         let item = Item::Stored(digest);
-        let leased = ledger.lock().unwrap_or_else(PoisonError::into_inner).lease(&item);
-        leased.then(|| Lease { ledger: Arc::clone(ledger), item })
+        let stay = ledger.lock().unwrap_or_else(PoisonError::into_inner).lease(&item)?;
+        Some(Lease { ledger: Arc::clone(ledger), item, stay })
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.ledger.lock().unwrap_or_else(PoisonError::into_inner).release(&self.item);
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner).release(&self.item, self.stay);
     }
 }

@@ -1,7 +1,7 @@
 //! What the cache holds, in the order of last use, and what it occupies. Exact, in RAM, and pure: nothing here touches
 //! the disk. (Not moka: TinyLFU refuses large blobs for ever and overshoots; `facts` measured it.)
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -13,6 +13,9 @@ use crate::oci::Digest;
 /// What is being pulled is not torn apart: for so long, an image of which something is missing leaves last.
 pub const GRACE: Duration = Duration::from_secs(10 * 60);
 
+/// Uses of this run come after what earlier ones left at the same millisecond.
+const FIRST_USE: u64 = 1 << 63;
+
 /// Something that occupies disk and may be evicted.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Item {
@@ -22,14 +25,18 @@ pub enum Item {
     Partial(Arc<str>, Digest),
 }
 
+/// A place in the order of use: the time of the last use, and what tells those of one millisecond apart.
+pub type Place = (DaemonTime, u64);
+
 #[derive(Debug)]
 struct Entry {
     allocated: u64,
-    /// Place in the order of use; unique.
-    rank: u64,
-    last_used: DaemonTime,
+    /// Unique.
+    place: Place,
     /// Readers at present; a leased item is no victim.
     leases: u32,
+    /// Tells this stay from an earlier one of the same item: whoever read that one is no reader of this.
+    stay: u64,
     /// Its file is being removed: nobody may begin to read it.
     is_leaving: bool,
 }
@@ -42,11 +49,17 @@ pub struct Ledger {
     reserved: u64,
     /// What is no item: records and directories. Whoever writes them counts here.
     others: Arc<AtomicU64>,
-    next_rank: u64,
+    /// On disk by what was known at the last stop, and not entered yet.
+    unseen: u64,
+    is_loading: bool,
+    /// What the index knows and nobody has seen; not there for anybody.
+    expected: HashMap<Digest, DaemonTime>,
+    /// Numbers uses and stays.
+    next: u64,
     stored_count: usize,
     items: HashMap<Item, Entry>,
     /// Without what is pinned: that would only be in the way of a plan.
-    order: BTreeMap<u64, Item>,
+    order: BTreeSet<(Place, Item)>,
     pinned: HashSet<Digest>,
     /// Used since the last [`Ledger::take_touched`].
     touched: HashSet<Digest>,
@@ -59,10 +72,13 @@ impl Ledger {
             stored: 0,
             reserved: 0,
             others: Arc::default(),
-            next_rank: 0,
+            unseen: 0,
+            is_loading: false,
+            expected: HashMap::new(),
+            next: FIRST_USE,
             stored_count: 0,
             items: HashMap::new(),
-            order: BTreeMap::new(),
+            order: BTreeSet::new(),
             pinned: HashSet::new(),
             touched: HashSet::new(),
         }
@@ -84,7 +100,7 @@ impl Ledger {
 
     /// Bytes on disk, without what fills are writing.
     pub fn at_rest(&self) -> u64 {
-        self.stored + self.others.load(Ordering::Relaxed)
+        self.stored + self.unseen + self.others.load(Ordering::Relaxed)
     }
 
     pub fn contains(&self, item: &Item) -> bool {
@@ -103,13 +119,57 @@ impl Ledger {
 
     /// The first to leave when room is wanted, with their allocated bytes.
     pub fn next_to_go(&self, count: usize) -> Vec<(Item, u64, DaemonTime)> {
-        let usage = |item: &Item| self.items.get(item).map(|entry| (item.clone(), entry.allocated, entry.last_used));
-        self.order.values().filter_map(usage).take(count).collect()
+        let usage = |item: &Item| self.items.get(item).map(|entry| (item.clone(), entry.allocated, entry.place.0));
+        self.order.iter().map(|(_, item)| item).filter_map(usage).take(count).collect()
     }
 
     /// Files under `blobs/`.
     pub fn stored_count(&self) -> usize {
         self.stored_count
+    }
+
+    /// Loading begins: files of so many bytes are on disk and will be found. They count at once.
+    pub fn begin_loading(&mut self, unseen: u64) {
+        self.unseen = unseen;
+        self.is_loading = true;
+    }
+
+    pub fn is_loading(&self) -> bool {
+        self.is_loading
+    }
+
+    /// Bytes of what was not found yet.
+    pub fn unseen(&self) -> u64 {
+        self.unseen
+    }
+
+    /// An object may be there, last used then. Until it is found or stored, it is not. Says nothing of what is there.
+    pub fn expect(&mut self, digest: Digest, last_used: DaemonTime) {
+        if !self.items.contains_key(&Item::Stored(digest)) {
+            self.expected.insert(digest, last_used);
+        }
+    }
+
+    /// A file is there, from an earlier run; `otherwise` is its place if it was not expected. That is no use of it.
+    /// `false` when it was entered before.
+    pub fn find(&mut self, item: Item, allocated: u64, otherwise: Place) -> bool {
+        if self.items.contains_key(&item) {
+            return false;
+        }
+        let mut place = otherwise;
+        if let Item::Stored(digest) = &item {
+            self.unseen = self.unseen.saturating_sub(allocated);
+            place.0 = self.expected.remove(digest).unwrap_or(place.0);
+        }
+        self.enter(item, allocated, place);
+        true
+    }
+
+    /// All that is there was found. Returns what was expected and is not.
+    pub fn finish_loading(&mut self) -> Vec<Digest> {
+        self.unseen = 0;
+        self.is_loading = false;
+        std::mem::take(&mut self.expected).into_keys().collect()
     }
 
     /// Enters an item as the most recently used. One that is there already keeps its size.
@@ -118,39 +178,59 @@ impl Ledger {
             self.touch(&item, now);
             return;
         }
-        let rank = self.next_rank;
-        self.next_rank += 1;
-        self.stored += allocated;
-        if !self.is_pinned(&item) {
-            self.order.insert(rank, item.clone());
+        if let Item::Stored(digest) = &item {
+            self.touched.insert(*digest);
+            if self.expected.remove(digest).is_some() {
+                // It has taken the place of a file that counts as unseen.
+                self.unseen = self.unseen.saturating_sub(allocated);
+            }
         }
-        if let Item::Stored(digest) = item {
-            self.stored_count += 1;
-            self.touched.insert(digest);
-        }
-        self.items.insert(item, Entry { allocated, rank, last_used: now, leases: 0, is_leaving: false });
+        let place = (now, self.number());
+        self.enter(item, allocated, place);
     }
 
-    /// Takes an item out; its bytes are free when its file is.
+    fn enter(&mut self, item: Item, allocated: u64, place: Place) {
+        self.stored += allocated;
+        self.stored_count += usize::from(matches!(item, Item::Stored(_)));
+        if !self.is_pinned(&item) {
+            self.order.insert((place, item.clone()));
+        }
+        let stay = self.number();
+        self.items.insert(item, Entry { allocated, place, leases: 0, stay, is_leaving: false });
+    }
+
+    fn number(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+
+    /// Takes an item out; its bytes are free when its file is. What was only expected is expected no longer.
     pub fn remove(&mut self, item: &Item) -> Option<u64> {
+        if let Item::Stored(digest) = item {
+            self.expected.remove(digest);
+        }
         let entry = self.items.remove(item)?;
-        self.order.remove(&entry.rank);
+        self.order.remove(&(entry.place, item.clone()));
         self.stored -= entry.allocated;
         self.stored_count -= usize::from(matches!(item, Item::Stored(_)));
         Some(entry.allocated)
     }
 
-    /// Makes an item the most recently used.
+    /// Makes an item the most recently used. Of what is only expected, it is known when it is found.
     pub fn touch(&mut self, item: &Item, now: DaemonTime) {
-        let is_pinned = self.is_pinned(item);
+        if let Item::Stored(digest) = item
+            && let Some(last_used) = self.expected.get_mut(digest)
+        {
+            *last_used = now.max(*last_used);
+            self.touched.insert(*digest);
+        }
+        let (is_pinned, number) = (self.is_pinned(item), self.number());
         if let Some(entry) = self.items.get_mut(item) {
-            self.order.remove(&entry.rank);
-            entry.rank = self.next_rank;
-            entry.last_used = now;
+            self.order.remove(&(entry.place, item.clone()));
+            entry.place = (now.max(entry.place.0), number);
             if !is_pinned {
-                self.order.insert(self.next_rank, item.clone());
+                self.order.insert((entry.place, item.clone()));
             }
-            self.next_rank += 1;
             if let Item::Stored(digest) = item {
                 self.touched.insert(*digest);
             }
@@ -158,18 +238,20 @@ impl Ledger {
     }
 
     pub fn last_used(&self, item: &Item) -> Option<DaemonTime> {
-        self.items.get(item).map(|entry| entry.last_used)
+        self.items.get(item).map(|entry| entry.place.0)
     }
 
-    /// A reader begins; `false` when there is nothing to read.
-    pub fn lease(&mut self, item: &Item) -> bool {
-        let entry = self.items.get_mut(item).filter(|entry| !entry.is_leaving);
-        entry.map(|entry| entry.leases += 1).is_some()
+    /// A reader begins; `None` when there is nothing to read. What it gets tells [`Ledger::release`] which stay of the item
+    /// it read.
+    pub fn lease(&mut self, item: &Item) -> Option<u64> {
+        let entry = self.items.get_mut(item).filter(|entry| !entry.is_leaving)?;
+        entry.leases += 1;
+        Some(entry.stay)
     }
 
-    /// A reader ends.
-    pub fn release(&mut self, item: &Item) {
-        if let Some(entry) = self.items.get_mut(item) {
+    /// A reader ends. One of an earlier stay of the item was forgotten when that ended.
+    pub fn release(&mut self, item: &Item, stay: u64) {
+        if let Some(entry) = self.items.get_mut(item).filter(|entry| entry.stay == stay) {
             entry.leases = entry.leases.saturating_sub(1);
         }
     }
@@ -196,9 +278,9 @@ impl Ledger {
             let item = Item::Stored(*digest);
             let Some(entry) = self.items.get(&item) else { continue };
             if self.pinned.contains(digest) {
-                self.order.remove(&entry.rank);
+                self.order.remove(&(entry.place, item));
             } else {
-                self.order.insert(entry.rank, item);
+                self.order.insert((entry.place, item));
             }
         }
     }
@@ -219,9 +301,9 @@ impl Ledger {
 
     /// What must leave to meet a demand. `is_half_pulled` is asked about what was used within [`GRACE`].
     pub fn plan(&self, demand: Demand, now: DaemonTime, is_half_pulled: &dyn Fn(&Ledger, &Digest) -> bool) -> Plan {
-        let usage = self.order.values().filter_map(|item| {
+        let usage = self.order.iter().filter_map(|(_, item)| {
             let entry = self.items.get(item)?;
-            Some(Usage { item, allocated: entry.allocated, last_used: entry.last_used })
+            Some(Usage { item, allocated: entry.allocated, last_used: entry.place.0 })
         });
         plan::plan(usage, demand, |usage| {
             let Some(entry) = self.items.get(usage.item) else { return Hold::Fast };
@@ -237,157 +319,10 @@ impl Ledger {
     /// What was used since the last call, with the time of its last use: for the index.
     pub fn take_touched(&mut self) -> Vec<(Digest, DaemonTime)> {
         let touched = std::mem::take(&mut self.touched);
-        touched.into_iter().filter_map(|digest| Some((digest, self.last_used(&Item::Stored(digest))?))).collect()
+        let last_used = |digest: &Digest| self.last_used(&Item::Stored(*digest)).or_else(|| self.expected.get(digest).copied());
+        touched.into_iter().filter_map(|digest| Some((digest, last_used(&digest)?))).collect()
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::oci::Algorithm;
-    use proptest::prelude::*;
-
-    fn digest(n: u8) -> Digest {
-        Digest::of(Algorithm::Sha256, &[n])
-    }
-
-    fn item(n: u8) -> Item {
-        Item::Stored(digest(n))
-    }
-
-    fn ledger_of(max_size: u64, sizes: &[u64]) -> Ledger {
-        let mut ledger = Ledger::new(max_size);
-        for (n, size) in (0..).zip(sizes) {
-            ledger.insert(item(n), *size, DaemonTime(u64::from(n)));
-        }
-        ledger
-    }
-
-    fn victims(ledger: &Ledger, bytes: u64, now: DaemonTime, half_pulled: &[u8]) -> Option<Vec<Item>> {
-        let size = (ledger.size() + bytes).saturating_sub(ledger.max_size());
-        let demand = Demand { size, ..Demand::default() };
-        let plan = ledger.plan(demand, now, &|_, digest| half_pulled.iter().any(|n| super::tests::digest(*n) == *digest));
-        (plan.missing == 0).then(|| plan.victims.into_iter().map(|victim| victim.item).collect())
-    }
-
-    const NOW: DaemonTime = DaemonTime(10);
-
-    #[test]
-    fn the_least_recently_used_leaves_first() {
-        let mut ledger = ledger_of(30, &[10, 10, 10]);
-        ledger.touch(&item(0), DaemonTime(9));
-        assert_eq!(victims(&ledger, 15, NOW, &[]), Some(vec![item(1), item(2)]));
-    }
-
-    #[test]
-    fn what_is_being_read_stays() {
-        let mut ledger = ledger_of(20, &[10, 10]);
-        ledger.lease(&item(0));
-        assert_eq!(victims(&ledger, 10, NOW, &[]), Some(vec![item(1)]));
-        assert!(!ledger.condemn(&item(0)));
-        ledger.release(&item(0));
-        assert_eq!(victims(&ledger, 10, NOW, &[]), Some(vec![item(0)]));
-    }
-
-    #[test]
-    fn what_is_leaving_is_not_there_and_what_could_not_leave_is() {
-        let mut ledger = ledger_of(20, &[10, 10]);
-        assert!(ledger.condemn(&item(0)) && !ledger.lease(&item(0)) && !ledger.contains(&item(0)));
-        assert_eq!(ledger.size(), 20);
-        ledger.spare(&item(0), NOW);
-        assert!(ledger.contains(&item(0)));
-        assert_eq!(victims(&ledger, 10, NOW, &[]), Some(vec![item(1)]));
-    }
-
-    #[test]
-    fn what_is_pinned_stays_also_what_comes_later_and_is_let_go_in_its_place() {
-        let mut ledger = ledger_of(30, &[10, 10]);
-        ledger.pin([digest(0), digest(2)].into());
-        ledger.insert(item(2), 10, DaemonTime(2));
-        ledger.touch(&item(2), DaemonTime(3));
-        assert_eq!(victims(&ledger, 10, NOW, &[]), Some(vec![item(1)]));
-        assert_eq!(victims(&ledger, 11, NOW, &[]), None);
-        ledger.pin([digest(2)].into());
-        assert_eq!(victims(&ledger, 11, NOW, &[]), Some(vec![item(0), item(1)]));
-    }
-
-    #[test]
-    fn what_is_being_pulled_leaves_last_for_ten_minutes() {
-        let ledger = ledger_of(20, &[10, 10]);
-        assert_eq!(victims(&ledger, 10, NOW, &[0]), Some(vec![item(1)]));
-        assert_eq!(victims(&ledger, 11, NOW, &[0]), Some(vec![item(1), item(0)]));
-        assert_eq!(victims(&ledger, 10, DaemonTime(0).plus(GRACE), &[0]), Some(vec![item(0)]));
-    }
-
-    #[test]
-    fn a_promise_that_cannot_be_kept_is_not_made() {
-        let ledger = ledger_of(20, &[10]);
-        assert_eq!(victims(&ledger, 21, NOW, &[]), None);
-        ledger.others().fetch_add(1, Ordering::Relaxed);
-        assert_eq!(victims(&ledger, 20, NOW, &[]), None);
-        assert_eq!(ledger.size(), 11);
-    }
-
-    #[derive(Clone, Debug)]
-    enum Step {
-        Fill(u8, u64),
-        Touch(u8),
-        Lease(u8),
-        Release(u8),
-        Pin(Vec<u8>),
-    }
-
-    fn step() -> impl Strategy<Value = Step> {
-        prop_oneof![
-            8 => (0..20u8, 0..60u64).prop_map(|(n, size)| Step::Fill(n, size)),
-            4 => (0..20u8).prop_map(Step::Touch),
-            4 => (0..20u8).prop_map(Step::Lease),
-            4 => (0..20u8).prop_map(Step::Release),
-            1 => proptest::collection::vec(0..20u8, 0..4).prop_map(Step::Pin),
-        ]
-    }
-
-    proptest! {
-        #[test]
-        fn the_bound_holds_and_nothing_leased_or_pinned_leaves(steps in proptest::collection::vec(step(), 0..200)) {
-            let mut ledger = Ledger::new(100);
-            let mut leases: HashMap<u8, u32> = HashMap::new();
-            let mut pinned: Vec<u8> = Vec::new();
-            for (now, step) in (0..).zip(steps) {
-                let now = DaemonTime(now);
-                match step {
-                    Step::Fill(n, size) => {
-                        if let Some(victims) = victims(&ledger, size, now, &[3, 4]) {
-                            for victim in &victims {
-                                prop_assert!(!leases.iter().any(|(n, count)| *count > 0 && item(*n) == *victim));
-                                prop_assert!(!pinned.iter().any(|n| item(*n) == *victim));
-                                prop_assert!(ledger.condemn(victim));
-                                ledger.remove(victim);
-                            }
-                            ledger.reserve(size);
-                            prop_assert!(ledger.size() <= 100);
-                            ledger.unreserve(size);
-                            ledger.insert(item(n), size, now);
-                        }
-                    }
-                    Step::Touch(n) => ledger.touch(&item(n), now),
-                    Step::Lease(n) => if ledger.lease(&item(n)) { *leases.entry(n).or_default() += 1 },
-                    Step::Release(n) => if let Some(count) = leases.get_mut(&n).filter(|count| **count > 0) {
-                        *count -= 1;
-                        ledger.release(&item(n));
-                    },
-                    Step::Pin(all) => {
-                        ledger.pin(all.iter().map(|n| digest(*n)).collect());
-                        pinned = all;
-                    }
-                }
-                prop_assert!(ledger.size() <= 100);
-                prop_assert_eq!(ledger.stored, ledger.items.values().map(|entry| entry.allocated).sum::<u64>());
-                prop_assert_eq!(ledger.stored_count, ledger.items.len());
-                let pinned = ledger.items.keys().filter(|item| ledger.is_pinned(item)).count();
-                prop_assert_eq!(ledger.order.len() + pinned, ledger.items.len());
-                prop_assert!(ledger.order.iter().all(|(rank, item)| ledger.items[item].rank == *rank));
-            }
-        }
-    }
-}
+mod tests;

@@ -156,14 +156,15 @@ impl Store {
     pub fn rank_images(&self, manifests: &[Digest]) {
         let now = self.uptime.now();
         for (rank, manifest) in (0..).zip(manifests) {
-            let at = now.plus(Duration::from_millis(rank));
-            self.uptime.at_least(at);
+            let moment = Duration::from_millis(1);
+            let at = now.plus(Duration::from_millis(2 * rank));
+            self.uptime.at_least(at.plus(moment));
             let children = self.children(manifest);
             let mut ledger = self.ledger();
             for (child, _) in children.iter().flat_map(|children| children.iter()) {
                 ledger.touch(&Item::Stored(*child), at);
             }
-            ledger.touch(&Item::Stored(*manifest), at);
+            ledger.touch(&Item::Stored(*manifest), at.plus(moment));
         }
     }
 }

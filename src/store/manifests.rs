@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -110,7 +111,7 @@ impl Store {
     }
 
     /// A manifest was pulled: that is a use of everything it lists, so that an image ages as a whole. The manifest comes
-    /// last, since what it lists can't be served without it.
+    /// last, since what it lists can't be served without it; by a millisecond, which is what outlives a restart.
     pub fn touch_image(&self, manifest: &Digest) {
         let now = self.uptime.now();
         let item = Item::Stored(*manifest);
@@ -123,7 +124,7 @@ impl Store {
         for (child, _) in children.iter().flat_map(|children| children.iter()) {
             ledger.touch(&Item::Stored(*child), now);
         }
-        ledger.touch(&item, now);
+        ledger.touch(&item, now.plus(Duration::from_millis(1)));
     }
 
     /// The record of a tag, if it is in RAM.
