@@ -176,7 +176,6 @@ impl Store {
         let was_killed = lock.last_sizes.is_none();
         let (uptime, last_stop) = Uptime::start(clock.clone(), Arc::clone(&disk), layout.uptime(), was_killed);
         let begun = uptime.now();
-        uptime.at_least(begun.plus(Duration::from_millis(1)));
         let mut ledger = Ledger::new(options.max_size);
         let records = Arc::new(Records::new(Arc::clone(&disk), ledger.others()));
         // It has never been more.

@@ -51,7 +51,6 @@ pub struct Ledger {
     others: Arc<AtomicU64>,
     /// On disk by what was known at the last stop, and not entered yet.
     unseen: u64,
-    is_loading: bool,
     /// What the index knows and nobody has seen; not there for anybody.
     expected: HashMap<Digest, DaemonTime>,
     /// Numbers uses and stays.
@@ -73,7 +72,6 @@ impl Ledger {
             reserved: 0,
             others: Arc::default(),
             unseen: 0,
-            is_loading: false,
             expected: HashMap::new(),
             next: FIRST_USE,
             stored_count: 0,
@@ -131,11 +129,6 @@ impl Ledger {
     /// Loading begins: files of so many bytes are on disk and will be found. They count at once.
     pub fn begin_loading(&mut self, unseen: u64) {
         self.unseen = unseen;
-        self.is_loading = true;
-    }
-
-    pub fn is_loading(&self) -> bool {
-        self.is_loading
     }
 
     /// Bytes of what was not found yet.
@@ -151,24 +144,23 @@ impl Ledger {
     }
 
     /// A file is there, from an earlier run; `otherwise` is its place if it was not expected. That is no use of it.
-    /// `false` when it was entered before.
+    /// Says whether that place was needed.
     pub fn find(&mut self, item: Item, allocated: u64, otherwise: Place) -> bool {
         if self.items.contains_key(&item) {
             return false;
         }
-        let mut place = otherwise;
+        let mut last_used = None;
         if let Item::Stored(digest) = &item {
             self.unseen = self.unseen.saturating_sub(allocated);
-            place.0 = self.expected.remove(digest).unwrap_or(place.0);
+            last_used = self.expected.remove(digest);
         }
-        self.enter(item, allocated, place);
-        true
+        self.enter(item, allocated, (last_used.unwrap_or(otherwise.0), otherwise.1));
+        last_used.is_none()
     }
 
     /// All that is there was found. Returns what was expected and is not.
     pub fn finish_loading(&mut self) -> Vec<Digest> {
         self.unseen = 0;
-        self.is_loading = false;
         std::mem::take(&mut self.expected).into_keys().collect()
     }
 

@@ -190,7 +190,13 @@ impl Store {
         let last_used = if is_believed { record.last_used } else { self.loading.begun };
         // Daemon time goes on from the last use that is known.
         self.uptime.at_least(last_used);
-        self.ledger().expect(digest, last_used);
+        let mut ledger = self.ledger();
+        ledger.expect(digest, last_used);
+        if !is_believed {
+            // Or the next start would not believe it again, and it would never age.
+            ledger.touch(&Item::Stored(digest), last_used);
+        }
+        drop(ledger);
         if let Some(children) = record.children {
             self.links_mut().list(digest, children);
         }

@@ -109,7 +109,12 @@ impl Store {
     /// Brings what was found at the start under the bounds, as far as that can be.
     pub(super) fn trim_all(&self) {
         let bounds = self.bounds(true);
-        while self.evict_some(bounds.excess(self.ledger().size())) {}
+        loop {
+            let size = self.ledger().size();
+            if !self.evict_some(bounds.excess(size)) {
+                break;
+            }
+        }
     }
 
     /// Keeps headroom, and lets go of what nobody has used for long.

@@ -11,7 +11,7 @@ use larder::store::disk::{Disk, DiskFile, Entry, Stat, SystemDisk};
 use crate::fills::{hub, path, path_in, push, until};
 use crate::store::{blob_file, du, pull};
 use crate::support::larder::{Larder, Setup, upstream};
-use crate::support::registry::{FakeRegistry, Image, Matcher};
+use crate::support::registry::{FakeRegistry, Image};
 
 const MIB: usize = 1024 * 1024;
 
