@@ -89,8 +89,9 @@ impl Links {
         self.holders.get(manifest).into_iter().flat_map(HashMap::keys)
     }
 
-    pub fn children(&self, manifest: &Digest) -> Option<&Children> {
-        self.children.get(manifest)
+    /// What a manifest lists; `None` for what is none.
+    pub fn children(&self, manifest: &Digest) -> Option<Children> {
+        self.children.get(manifest).cloned()
     }
 
     /// Every digest that somebody has as a manifest.

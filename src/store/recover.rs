@@ -129,7 +129,7 @@ fn find_refs(store: &Store, records: &HashMap<Digest, Record>) -> io::Result<()>
     store.refs.walk(&mut |found| match found {
         Found::Confirmation { upstream, digest } => store.links_mut().confirm(&upstream, digest),
         Found::Manifest { repository, descriptor } => {
-            let known = store.links().children(&descriptor.digest).cloned();
+            let known = store.links().children(&descriptor.digest);
             match known.or_else(|| children(store, records, &descriptor)) {
                 None => lost.push((repository, descriptor.digest)),
                 Some(children) => {
