@@ -13,6 +13,7 @@ mod layout;
 mod links;
 mod lock;
 mod manifests;
+mod names;
 mod partial;
 mod pins;
 mod plan;
@@ -23,6 +24,8 @@ mod recover;
 mod refs;
 mod rehash;
 mod room;
+#[cfg(test)]
+mod scale_tests;
 mod scrub;
 mod socket;
 mod tail;
@@ -170,7 +173,7 @@ impl Store {
         let (index, known) = Index::open(&layout.index()).map_err(unusable)?;
         let (uptime, last_stop) = Uptime::start(clock.clone(), Arc::clone(&disk), layout.uptime());
         let ledger = Ledger::new(options.max_size);
-        let records = Arc::new(Records::new(Arc::clone(&disk), ledger.others()));
+        let (records, names) = (Arc::new(Records::new(Arc::clone(&disk), ledger.others())), ledger.names());
         let store = Store {
             refs: Refs::new(Arc::clone(&disk), Arc::clone(&records), layout.clone()),
             records,
@@ -181,7 +184,7 @@ impl Store {
             written: AtomicU64::new(0),
             pins: Mutex::new(Pins::new(options.pins)),
             ledger: Arc::new(Mutex::new(ledger)),
-            links: RwLock::new(Links::new(options.private_upstreams)),
+            links: RwLock::new(Links::with_names(names, options.private_upstreams)),
             memory: Cache::builder()
                 .weigher(|_, bytes: &Bytes| u32::try_from(bytes.len()).unwrap_or(u32::MAX))
                 .max_capacity(options.memory_cache_size)
