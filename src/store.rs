@@ -13,6 +13,7 @@ mod layout;
 mod links;
 mod lock;
 mod manifests;
+mod names;
 mod partial;
 mod pins;
 mod plan;
@@ -23,6 +24,8 @@ mod recover;
 mod refs;
 mod rehash;
 mod room;
+#[cfg(test)]
+mod scale_tests;
 mod scrub;
 mod socket;
 mod tail;
@@ -177,12 +180,12 @@ impl Store {
         let (uptime, last_stop) = Uptime::start(clock.clone(), Arc::clone(&disk), layout.uptime(), was_killed);
         let begun = uptime.now();
         let mut ledger = Ledger::new(options.max_size);
-        let records = Arc::new(Records::new(Arc::clone(&disk), ledger.others()));
+        let (records, names) = (Arc::new(Records::new(Arc::clone(&disk), ledger.others())), ledger.names());
         // It has never been more.
         let sizes = lock.last_sizes.unwrap_or(Sizes { blobs: options.max_size, others: 0 });
         ledger.begin_loading(sizes.blobs);
         records.begin_loading(sizes.others);
-        let mut links = Links::new(options.private_upstreams);
+        let mut links = Links::with_names(names, options.private_upstreams);
         links.set_loading(true);
         let store = Store {
             refs: Refs::new(Arc::clone(&disk), Arc::clone(&records), layout.clone()),

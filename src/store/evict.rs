@@ -1,12 +1,16 @@
 //! What the cache holds, in the order of last use, and what it occupies. Exact, in RAM, and pure: nothing here touches
 //! the disk. (Not moka: TinyLFU refuses large blobs for ever and overshoots; `facts` measured it.)
 
+mod items;
+
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::plan::{self, Demand, Hold, Plan, Usage};
+use self::items::{Entry, Items, Key};
+use super::names::{Id, Names};
+use super::plan::{self, Demand, Hold, Plan, Usage, Victim};
 use super::uptime::DaemonTime;
 use crate::oci::Digest;
 
@@ -28,17 +32,27 @@ pub enum Item {
 /// A place in the order of use: the time of the last use, and what tells those of one millisecond apart.
 pub type Place = (DaemonTime, u64);
 
+/// An item in its place. Of these there are a million in a tree: 20 bytes, not 24.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(Rust, packed(4))]
+struct Ranked {
+    last_used: DaemonTime,
+    number: u64,
+    key: Key,
+}
+
+impl Ranked {
+    fn new((last_used, number): Place, key: Key) -> Ranked {
+        Ranked { last_used, number, key }
+    }
+}
+
+/// Readers of an item at present; an item with readers is no victim.
 #[derive(Debug)]
-struct Entry {
-    allocated: u64,
-    /// Unique.
-    place: Place,
-    /// Readers at present; a leased item is no victim.
-    leases: u32,
-    /// Tells this stay from an earlier one of the same item: whoever read that one is no reader of this.
+struct Readers {
+    count: u32,
+    /// Tells them from those of an earlier item of this name: whoever read that one is no reader of this.
     stay: u64,
-    /// Its file is being removed: nobody may begin to read it.
-    is_leaving: bool,
 }
 
 /// Allocated bytes under `max_size`: what is stored, what is promised to fills, and the order in which to let go.
@@ -51,17 +65,16 @@ pub struct Ledger {
     others: Arc<AtomicU64>,
     /// On disk by what was known at the last stop, and not entered yet.
     unseen: u64,
-    /// What the index knows and nobody has seen; not there for anybody.
-    expected: HashMap<Digest, DaemonTime>,
     /// Numbers uses and stays.
     next: u64,
     stored_count: usize,
-    items: HashMap<Item, Entry>,
+    items: Items,
     /// Without what is pinned: that would only be in the way of a plan.
-    order: BTreeSet<(Place, Item)>,
+    order: BTreeSet<Ranked>,
+    readers: HashMap<Key, Readers>,
     pinned: HashSet<Digest>,
     /// Used since the last [`Ledger::take_touched`].
-    touched: HashSet<Digest>,
+    touched: HashSet<Key>,
 }
 
 impl Ledger {
@@ -72,14 +85,19 @@ impl Ledger {
             reserved: 0,
             others: Arc::default(),
             unseen: 0,
-            expected: HashMap::new(),
             next: FIRST_USE,
             stored_count: 0,
-            items: HashMap::new(),
+            items: Items::default(),
             order: BTreeSet::new(),
+            readers: HashMap::new(),
             pinned: HashSet::new(),
             touched: HashSet::new(),
         }
+    }
+
+    /// The digests' numbers, for whoever else knows things of objects.
+    pub fn names(&self) -> Arc<Names> {
+        Arc::clone(self.items.names())
     }
 
     /// The counter of what is no item.
@@ -101,24 +119,40 @@ impl Ledger {
         self.stored + self.unseen + self.others.load(Ordering::Relaxed)
     }
 
+    fn entry(&self, item: &Item) -> Option<&Entry> {
+        self.items.get(self.items.key(item)?)
+    }
+
     pub fn contains(&self, item: &Item) -> bool {
-        self.items.get(item).is_some_and(|entry| !entry.is_leaving)
+        self.entry(item).is_some_and(|entry| !entry.is_leaving)
     }
 
     pub fn allocated(&self, item: &Item) -> Option<u64> {
-        self.items.get(item).map(|entry| entry.allocated)
+        self.entry(item).map(|entry| entry.allocated)
+    }
+
+    /// What the objects among these occupy together.
+    pub fn allocated_by(&self, ids: impl IntoIterator<Item = Id>) -> u64 {
+        ids.into_iter().filter_map(|id| self.items.get(Key::stored(id))).map(|entry| entry.allocated).sum()
+    }
+
+    /// At most `count` objects that are stored, from a place in no order (at first 0), and the place to go on from.
+    pub fn stored_from(&self, start: usize, count: usize) -> (Vec<Digest>, Option<usize>) {
+        self.items.stored_from(start, count)
     }
 
     /// Every object that is stored, in no order.
     pub fn stored(&self) -> Vec<Digest> {
-        let digest = |item: &Item| if let Item::Stored(digest) = item { Some(*digest) } else { None };
-        self.items.keys().filter_map(digest).collect()
+        self.stored_from(0, usize::MAX).0
     }
 
     /// The first to leave when room is wanted, with their allocated bytes.
     pub fn next_to_go(&self, count: usize) -> Vec<(Item, u64, DaemonTime)> {
-        let usage = |item: &Item| self.items.get(item).map(|entry| (item.clone(), entry.allocated, entry.place.0));
-        self.order.iter().map(|(_, item)| item).filter_map(usage).take(count).collect()
+        let usage = |ranked: &Ranked| {
+            let (entry, key) = (self.items.get(ranked.key)?, ranked.key);
+            Some((self.items.item(key)?, entry.allocated, entry.place.0))
+        };
+        self.order.iter().filter_map(usage).take(count).collect()
     }
 
     /// Files under `blobs/`.
@@ -138,21 +172,19 @@ impl Ledger {
 
     /// An object may be there, last used then. Until it is found or stored, it is not. Says nothing of what is there.
     pub fn expect(&mut self, digest: Digest, last_used: DaemonTime) {
-        if !self.items.contains_key(&Item::Stored(digest)) {
-            self.expected.insert(digest, last_used);
-        }
+        self.items.expect(&digest, last_used);
     }
 
     /// A file is there, from an earlier run; `otherwise` is its place if it was not expected. That is no use of it.
     /// Says whether that place was needed.
     pub fn find(&mut self, item: Item, allocated: u64, otherwise: Place) -> bool {
-        if self.items.contains_key(&item) {
+        if self.items.key(&item).is_some() {
             return false;
         }
         let mut last_used = None;
         if let Item::Stored(digest) = &item {
             self.unseen = self.unseen.saturating_sub(allocated);
-            last_used = self.expected.remove(digest);
+            last_used = self.items.take_expected(digest);
         }
         self.enter(item, allocated, (last_used.unwrap_or(otherwise.0), otherwise.1));
         last_used.is_none()
@@ -161,34 +193,34 @@ impl Ledger {
     /// All that is there was found. Returns what was expected and is not.
     pub fn finish_loading(&mut self) -> Vec<Digest> {
         self.unseen = 0;
-        std::mem::take(&mut self.expected).into_keys().collect()
+        self.items.take_all_expected()
     }
 
     /// Enters an item as the most recently used. One that is there already keeps its size.
     pub fn insert(&mut self, item: Item, allocated: u64, now: DaemonTime) {
-        if self.items.contains_key(&item) {
+        if self.items.key(&item).is_some() {
             self.touch(&item, now);
             return;
         }
-        if let Item::Stored(digest) = &item {
-            self.touched.insert(*digest);
-            if self.expected.remove(digest).is_some() {
-                // It has taken the place of a file that counts as unseen.
-                self.unseen = self.unseen.saturating_sub(allocated);
-            }
+        if let Item::Stored(digest) = &item
+            && self.items.take_expected(digest).is_some()
+        {
+            // It has taken the place of a file that counts as unseen.
+            self.unseen = self.unseen.saturating_sub(allocated);
         }
         let place = (now, self.number());
-        self.enter(item, allocated, place);
+        let key = self.enter(item, allocated, place);
+        self.touched.insert(key);
     }
 
-    fn enter(&mut self, item: Item, allocated: u64, place: Place) {
+    fn enter(&mut self, item: Item, allocated: u64, place: Place) -> Key {
         self.stored += allocated;
         self.stored_count += usize::from(matches!(item, Item::Stored(_)));
+        let key = self.items.enter(&item, Entry { allocated, place, is_leaving: false });
         if !self.is_pinned(&item) {
-            self.order.insert((place, item.clone()));
+            self.order.insert(Ranked::new(place, key));
         }
-        let stay = self.number();
-        self.items.insert(item, Entry { allocated, place, leases: 0, stay, is_leaving: false });
+        key
     }
 
     fn number(&mut self) -> u64 {
@@ -199,10 +231,12 @@ impl Ledger {
     /// Takes an item out; its bytes are free when its file is. What was only expected is expected no longer.
     pub fn remove(&mut self, item: &Item) -> Option<u64> {
         if let Item::Stored(digest) = item {
-            self.expected.remove(digest);
+            self.items.take_expected(digest);
         }
-        let entry = self.items.remove(item)?;
-        self.order.remove(&(entry.place, item.clone()));
+        let key = self.items.key(item)?;
+        let entry = self.items.remove(key)?;
+        self.order.remove(&Ranked::new(entry.place, key));
+        self.readers.remove(&key);
         self.stored -= entry.allocated;
         self.stored_count -= usize::from(matches!(item, Item::Stored(_)));
         Some(entry.allocated)
@@ -211,53 +245,62 @@ impl Ledger {
     /// Makes an item the most recently used. Of what is only expected, it is known when it is found.
     pub fn touch(&mut self, item: &Item, now: DaemonTime) {
         if let Item::Stored(digest) = item
-            && let Some(last_used) = self.expected.get_mut(digest)
+            && let Some((key, last_used)) = self.items.expected_mut(digest)
         {
             *last_used = now.max(*last_used);
-            self.touched.insert(*digest);
+            self.touched.insert(key);
         }
         let (is_pinned, number) = (self.is_pinned(item), self.number());
-        if let Some(entry) = self.items.get_mut(item) {
-            self.order.remove(&(entry.place, item.clone()));
-            entry.place = (now.max(entry.place.0), number);
-            if !is_pinned {
-                self.order.insert((entry.place, item.clone()));
-            }
-            if let Item::Stored(digest) = item {
-                self.touched.insert(*digest);
-            }
+        let Some(key) = self.items.key(item) else { return };
+        let Some(entry) = self.items.get_mut(key) else { return };
+        self.order.remove(&Ranked::new(entry.place, key));
+        entry.place = (now.max(entry.place.0), number);
+        if !is_pinned {
+            self.order.insert(Ranked::new(entry.place, key));
         }
+        self.touched.insert(key);
     }
 
     pub fn last_used(&self, item: &Item) -> Option<DaemonTime> {
-        self.items.get(item).map(|entry| entry.place.0)
+        self.entry(item).map(|entry| entry.place.0)
     }
 
     /// A reader begins; `None` when there is nothing to read. What it gets tells [`Ledger::release`] which stay of the item
     /// it read.
     pub fn lease(&mut self, item: &Item) -> Option<u64> {
-        let entry = self.items.get_mut(item).filter(|entry| !entry.is_leaving)?;
-        entry.leases += 1;
-        Some(entry.stay)
+        let key = self.items.key(item)?;
+        if self.items.get(key)?.is_leaving {
+            return None;
+        }
+        let stay = self.number();
+        let readers = self.readers.entry(key).or_insert(Readers { count: 0, stay });
+        readers.count += 1;
+        Some(readers.stay)
     }
 
     /// A reader ends. One of an earlier stay of the item was forgotten when that ended.
     pub fn release(&mut self, item: &Item, stay: u64) {
-        if let Some(entry) = self.items.get_mut(item).filter(|entry| entry.stay == stay) {
-            entry.leases = entry.leases.saturating_sub(1);
+        let Some(key) = self.items.key(item) else { return };
+        if let Some(readers) = self.readers.get_mut(&key).filter(|readers| readers.stay == stay) {
+            readers.count -= 1;
+            if readers.count == 0 {
+                self.readers.remove(&key);
+            }
         }
     }
 
     /// A victim's file is about to be removed; `false` when somebody came before and it must stay.
     pub fn condemn(&mut self, item: &Item) -> bool {
-        let is_pinned = self.is_pinned(item);
-        let entry = self.items.get_mut(item).filter(|entry| entry.leases == 0 && !is_pinned);
-        entry.map(|entry| entry.is_leaving = true).is_some()
+        let Some(key) = self.items.key(item) else { return false };
+        if self.readers.contains_key(&key) || self.is_pinned(item) {
+            return false;
+        }
+        self.items.get_mut(key).map(|entry| entry.is_leaving = true).is_some()
     }
 
     /// A victim's file could not be removed, and occupies the disk as before. Others are tried first from now on.
     pub fn spare(&mut self, item: &Item, now: DaemonTime) {
-        if let Some(entry) = self.items.get_mut(item) {
+        if let Some(entry) = self.items.key(item).and_then(|key| self.items.get_mut(key)) {
             entry.is_leaving = false;
         }
         self.touch(item, now);
@@ -267,12 +310,13 @@ impl Ledger {
     pub fn pin(&mut self, pinned: HashSet<Digest>) {
         let before = std::mem::replace(&mut self.pinned, pinned);
         for digest in before.symmetric_difference(&self.pinned) {
-            let item = Item::Stored(*digest);
-            let Some(entry) = self.items.get(&item) else { continue };
+            let Some(key) = self.items.key(&Item::Stored(*digest)) else { continue };
+            let Some(entry) = self.items.get(key) else { continue };
+            let ranked = Ranked::new(entry.place, key);
             if self.pinned.contains(digest) {
-                self.order.remove(&(entry.place, item));
+                self.order.remove(&ranked);
             } else {
-                self.order.insert((entry.place, item));
+                self.order.insert(ranked);
             }
         }
     }
@@ -293,26 +337,33 @@ impl Ledger {
 
     /// What must leave to meet a demand. `is_half_pulled` is asked about what was used within [`GRACE`].
     pub fn plan(&self, demand: Demand, now: DaemonTime, is_half_pulled: &dyn Fn(&Ledger, &Digest) -> bool) -> Plan {
-        let usage = self.order.iter().filter_map(|(_, item)| {
-            let entry = self.items.get(item)?;
-            Some(Usage { item, allocated: entry.allocated, last_used: entry.place.0 })
+        self.plan_some(demand, usize::MAX, now, is_half_pulled)
+    }
+
+    /// As [`Ledger::plan`], but looks no further when it has `most` victims: what is missing then is not known.
+    pub fn plan_some(&self, demand: Demand, most: usize, now: DaemonTime, is_half_pulled: &dyn Fn(&Ledger, &Digest) -> bool) -> Plan {
+        let usage = self.order.iter().filter_map(|ranked| {
+            let entry = self.items.get(ranked.key)?;
+            Some(Usage { item: ranked.key, allocated: entry.allocated, last_used: entry.place.0 })
         });
-        plan::plan(usage, demand, |usage| {
-            let Some(entry) = self.items.get(usage.item) else { return Hold::Fast };
+        let plan = plan::plan(usage, demand, most, |usage| {
+            let is_leaving = self.items.get(usage.item).is_none_or(|entry| entry.is_leaving);
             let is_young = now.since(usage.last_used) < GRACE;
-            match usage.item {
-                _ if entry.leases > 0 || entry.is_leaving => Hold::Fast,
-                Item::Stored(digest) if is_young && is_half_pulled(self, digest) => Hold::Grace,
+            match self.items.item(usage.item).filter(|_| is_young) {
+                _ if is_leaving || self.readers.contains_key(&usage.item) => Hold::Fast,
+                Some(Item::Stored(digest)) if is_half_pulled(self, &digest) => Hold::Grace,
                 _ => Hold::None,
             }
-        })
+        });
+        let named =
+            |victim: Victim<Key>| Some(Victim { item: self.items.item(victim.item)?, allocated: victim.allocated, reason: victim.reason });
+        Plan { victims: plan.victims.into_iter().filter_map(named).collect(), missing: plan.missing }
     }
 
     /// What was used since the last call, with the time of its last use: for the index.
     pub fn take_touched(&mut self) -> Vec<(Digest, DaemonTime)> {
         let touched = std::mem::take(&mut self.touched);
-        let last_used = |digest: &Digest| self.last_used(&Item::Stored(*digest)).or_else(|| self.expected.get(digest).copied());
-        touched.into_iter().filter_map(|digest| Some((digest, last_used(&digest)?))).collect()
+        touched.into_iter().filter_map(|key| self.items.use_of(key)).collect()
     }
 }
 

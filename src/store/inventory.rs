@@ -1,14 +1,15 @@
 //! What is held, counted: by upstream, by repository, and what would go next.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::io;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use super::evict::Item;
+use super::names::Id;
 use super::uptime::DaemonTime;
 use super::{RepositoryKey, Store, disk};
-use crate::oci::Digest;
 
 /// Repositories that are listed, those with the most bytes first; the totals count all.
 const REPOSITORIES_MAX: usize = 1000;
@@ -72,17 +73,20 @@ impl Store {
             let ledger = self.ledger();
             Inventory { bytes: ledger.size(), max_bytes: ledger.max_size(), objects: ledger.stored_count() as u64, ..Inventory::default() }
         };
-        let mut by_upstream: BTreeMap<String, HashSet<Digest>> = BTreeMap::new();
+        let mut by_upstream: BTreeMap<Arc<str>, Vec<bool>> = BTreeMap::new();
         for repository in self.refs.repositories()? {
             let (held, closure) = self.held_by(&repository)?;
             let upstream = inventory.upstreams.entry(repository.upstream.to_string()).or_default();
             upstream.tags += held.tags;
             upstream.manifests += held.manifests;
-            by_upstream.entry(repository.upstream.to_string()).or_default().extend(closure);
+            // What a repository lists that another one has listed is the upstream's once.
+            let seen = by_upstream.entry(Arc::clone(&repository.upstream)).or_default();
+            let mut is_new = |id: &Id| {
+                seen.resize(seen.len().max(id.index() + 1), false);
+                !std::mem::replace(&mut seen[id.index()], true)
+            };
+            upstream.bytes += self.ledger().allocated_by(closure.into_iter().filter(|id| is_new(id)));
             inventory.repositories.push((name(&repository), held));
-        }
-        for (upstream, digests) in by_upstream {
-            inventory.upstreams.entry(upstream).or_default().bytes = self.allocated(&digests);
         }
         inventory.repositories_total = inventory.repositories.len() as u64;
         inventory.repositories.sort_by(|(one, a), (two, b)| b.bytes.cmp(&a.bytes).then_with(|| one.cmp(two)));
@@ -91,19 +95,12 @@ impl Store {
         Ok(inventory)
     }
 
-    fn held_by(&self, repository: &RepositoryKey) -> io::Result<(Held, HashSet<Digest>)> {
-        let manifests = self.links().held_by(repository);
-        let mut closure: HashSet<Digest> = manifests.iter().copied().collect();
-        for manifest in &manifests {
-            closure.extend(self.children(manifest).iter().flat_map(|children| children.iter()).map(|(child, _)| *child));
-        }
+    fn held_by(&self, repository: &RepositoryKey) -> io::Result<(Held, Vec<Id>)> {
+        // Numbers may become others' between the two locks: then one that came or went just now is miscounted.
+        let (manifests, closure) = self.links().closure_of(repository);
+        let bytes = self.ledger().allocated_by(closure.iter().copied());
         let tags = self.refs.tags(repository)?.len() as u64;
-        Ok((Held { tags, manifests: manifests.len() as u64, bytes: self.allocated(&closure) }, closure))
-    }
-
-    fn allocated(&self, digests: &HashSet<Digest>) -> u64 {
-        let ledger = self.ledger();
-        digests.iter().filter_map(|digest| ledger.allocated(&Item::Stored(*digest))).sum()
+        Ok((Held { tags, manifests: manifests as u64, bytes }, closure))
     }
 
     fn next_to_go(&self) -> Vec<Next> {

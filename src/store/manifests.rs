@@ -56,7 +56,7 @@ impl Store {
 
     /// What a stored manifest lists; `None` for what is none.
     pub fn children(&self, manifest: &Digest) -> Option<links::Children> {
-        self.links().children(manifest).cloned()
+        self.links().children(manifest)
     }
 
     /// The media type of a manifest that any repository has.
@@ -120,7 +120,7 @@ impl Store {
         if recently {
             return;
         }
-        let children = self.links().children(manifest).cloned();
+        let children = self.links().children(manifest);
         for (child, _) in children.iter().flat_map(|children| children.iter()) {
             ledger.touch(&Item::Stored(*child), now);
         }

@@ -32,10 +32,10 @@ pub enum Hold {
     Fast,
 }
 
-/// What is known of an item.
+/// What is known of an item, which whoever asks may name as it likes.
 #[derive(Clone, Copy, Debug)]
-pub struct Usage<'a> {
-    pub item: &'a Item,
+pub struct Usage<I> {
+    pub item: I,
     pub allocated: u64,
     pub last_used: DaemonTime,
 }
@@ -52,52 +52,59 @@ pub struct Demand {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Victim {
-    pub item: Item,
+pub struct Victim<I = Item> {
+    pub item: I,
     pub allocated: u64,
     pub reason: Reason,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Plan {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan<I = Item> {
     /// In the order in which to let go.
-    pub victims: Vec<Victim>,
+    pub victims: Vec<Victim<I>>,
     /// Bytes by which the demand is missed though all of them go.
     pub missing: u64,
 }
 
-/// Chooses victims among `usage`, which comes in the order of last use, the oldest first. `hold` is asked only about
-/// items whose turn it is.
-pub fn plan<'a>(usage: impl IntoIterator<Item = Usage<'a>>, demand: Demand, hold: impl Fn(&Usage<'a>) -> Hold) -> Plan {
+impl<I> Default for Plan<I> {
+    fn default() -> Plan<I> {
+        Plan { victims: Vec::new(), missing: 0 }
+    }
+}
+
+/// Chooses at most `most` victims among `usage`, which comes in the order of last use, the oldest first. `hold` is asked
+/// only about items whose turn it is.
+pub fn plan<I>(usage: impl IntoIterator<Item = Usage<I>>, demand: Demand, most: usize, hold: impl Fn(&Usage<I>) -> Hold) -> Plan<I> {
     let wanted = demand.size.max(demand.min_free);
-    let (mut victims, mut freed, mut spared) = (Vec::new(), 0, Vec::new());
-    let mut take = |usage: &Usage<'a>, freed: &mut u64, is_unused: bool| {
-        let reason = match *freed {
+    let mut plan = Plan { victims: Vec::new(), missing: wanted };
+    let take = |plan: &mut Plan<I>, usage: Usage<I>, is_unused: bool| {
+        let reason = match wanted - plan.missing {
             _ if is_unused => Reason::Unused,
             freed if freed < demand.size => Reason::Size,
             _ => Reason::MinFree,
         };
-        *freed += usage.allocated;
-        victims.push(Victim { item: usage.item.clone(), allocated: usage.allocated, reason });
+        plan.missing = plan.missing.saturating_sub(usage.allocated);
+        plan.victims.push(Victim { item: usage.item, allocated: usage.allocated, reason });
     };
+    let mut spared = Vec::new();
     for usage in usage {
         let is_unused = usage.last_used < demand.unused_before;
-        if freed >= wanted && !is_unused {
+        if plan.victims.len() >= most || plan.missing == 0 && !is_unused {
             break;
         }
         match hold(&usage) {
-            Hold::None => take(&usage, &mut freed, is_unused),
+            Hold::None => take(&mut plan, usage, is_unused),
             Hold::Grace => spared.push(usage),
             Hold::Fast => {}
         }
     }
     for usage in spared {
-        if freed >= wanted {
+        if plan.victims.len() >= most || plan.missing == 0 {
             break;
         }
-        take(&usage, &mut freed, false);
+        take(&mut plan, usage, false);
     }
-    Plan { victims, missing: wanted.saturating_sub(freed) }
+    plan
 }
 
 #[cfg(test)]
@@ -121,20 +128,23 @@ mod tests {
         })
     }
 
-    fn plan_of(held: &[Held], demand: Demand) -> Plan {
-        let usage = held.iter().zip(0..).map(|(held, n)| Usage { item: &held.item, allocated: held.allocated, last_used: DaemonTime(n) });
-        plan(usage, demand, |usage| held.iter().find(|held| held.item == *usage.item).map_or(Hold::None, |held| held.hold))
+    fn plan_of(held: &[Held], demand: Demand, most: usize) -> Plan {
+        let usage =
+            held.iter().zip(0..).map(|(held, n)| Usage { item: held.item.clone(), allocated: held.allocated, last_used: DaemonTime(n) });
+        plan(usage, demand, most, |usage| held.iter().find(|held| held.item == usage.item).map_or(Hold::None, |held| held.hold))
     }
 
     proptest! {
         #[test]
         fn a_plan_frees_what_is_wanted_or_says_what_is_missing(held in held(), size in 0..20_000u64, min_free in 0..20_000u64, unused in 0..50u64) {
             let demand = Demand { size, min_free, unused_before: DaemonTime(unused) };
-            let Plan { victims, missing } = plan_of(&held, demand);
+            let Plan { victims, missing } = plan_of(&held, demand, usize::MAX);
             let freed: u64 = victims.iter().map(|victim| victim.allocated).sum();
             prop_assert_eq!(missing, size.max(min_free).saturating_sub(freed));
             let places: Vec<_> = victims.iter().map(|victim| held.iter().position(|held| held.item == victim.item).unwrap()).collect();
             let holds: Vec<_> = places.iter().map(|place| held[*place].hold).collect();
+            // A short plan is the beginning of the whole one.
+            prop_assert_eq!(&plan_of(&held, demand, 5).victims[..], &victims[..victims.len().min(5)]);
             // What is pinned or read stays; what is being pulled leaves last, and only for room; else the oldest leaves first.
             prop_assert!(!holds.contains(&Hold::Fast));
             let free = places.iter().filter(|place| held[**place].hold == Hold::None).count();

@@ -223,11 +223,18 @@ proptest! {
                 }
             }
             prop_assert!(ledger.size() <= 100);
-            prop_assert_eq!(ledger.stored, ledger.items.values().map(|entry| entry.allocated).sum::<u64>());
-            prop_assert_eq!(ledger.stored_count, ledger.items.len());
-            let pinned = ledger.items.keys().filter(|item| ledger.is_pinned(item)).count();
-            prop_assert_eq!(ledger.order.len() + pinned, ledger.items.len());
-            prop_assert!(ledger.order.iter().all(|(place, item)| ledger.items[item].place == *place));
+            let stored: Vec<Item> = ledger.stored().into_iter().map(Item::Stored).collect();
+            prop_assert_eq!(ledger.stored, stored.iter().filter_map(|item| ledger.allocated(item)).sum::<u64>());
+            prop_assert_eq!(ledger.stored_count, stored.len());
+            let pinned = stored.iter().filter(|item| ledger.is_pinned(item)).count();
+            prop_assert_eq!(ledger.order.len() + pinned, stored.len());
+            let is_in_place = |ranked: &Ranked| {
+                let place = (ranked.last_used, ranked.number);
+                ledger.items.get(ranked.key).is_some_and(|entry| entry.place == place)
+            };
+            prop_assert!(ledger.order.iter().all(is_in_place));
+            let leased: HashSet<u8> = leases.iter().map(|(n, _)| *n).collect();
+            prop_assert_eq!(ledger.readers.len(), leased.len());
         }
     }
 }
