@@ -242,7 +242,11 @@ fn measure(directory: &Path, layout: &Layout, images: usize) {
     // Blobs, their confirmations, and two records of each image.
     let files = total * 2 + images as u64 * 2;
     let rate = files as f64 / loaded.as_secs_f64();
-    println!("  the first pull was answered after {:.2} s, everything was in RAM after {:.1} s: {rate:.0} files/s", answered.as_secs_f64(), loaded.as_secs_f64());
+    println!(
+        "  the first pull was answered after {:.2} s, everything was in RAM after {:.1} s: {rate:.0} files/s",
+        answered.as_secs_f64(),
+        loaded.as_secs_f64()
+    );
     println!("  pulls by {CLIENTS} clients: {meanwhile:.0}/s meanwhile, {after:.0}/s after it: {:.1} %", 100.0 * meanwhile / after);
     println!("  RSS {} MiB, at most {} MiB; index {} MiB", rss / MIB, most / MIB, size(&layout.index()) / MIB);
     assert!(answered < ANSWER_MAX && most < RSS_MAX && rate >= FILES_A_SECOND_MIN && meanwhile >= HITS_MIN * after);

@@ -1,37 +1,26 @@
 //! The start: from the files to what is in RAM, behind the first requests; what one of these needs is looked at before its
 //! turn. The index only saves reading the manifests and tells the order of use.
 
+mod pace;
+mod reading;
+
 use std::collections::HashSet;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
-use bytes::Bytes;
-use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::watch;
 
-use super::evict::Item;
-use super::index::Record;
-use super::links::{Children, Link};
-use super::refs::Found;
+use super::links::Link;
 use super::uptime::DaemonTime;
-use super::{RepositoryKey, Store, disk, layout, lock};
-use crate::clock::Timestamp;
+use super::{RepositoryKey, Store, lock};
 use crate::gate::Gate;
-use crate::oci::{Algorithm, Descriptor, Digest, MANIFEST_BYTES_MAX, Manifest};
+use crate::oci::Digest;
+use pace::Pace;
 
 /// The first requests wait for it so long: most caches are read by then.
 const START_WAIT: Duration = Duration::from_secs(1);
-/// A use may be written down before the daemon time is, but not by more than this.
-const BELIEVED: Duration = Duration::from_secs(3600);
-/// Files that are looked at while the file lock is held: a fraction of a millisecond.
-const BATCH: usize = 64;
-/// Hints for the index that are sent at a time.
-const HINTS: usize = 1000;
-/// Once clients are served, reading gets one part in so many of a processor.
-const PARTS: u32 = 4;
-const REST_EVERY: Duration = Duration::from_millis(2);
 /// Repositories that can be looked at before their turn at a time, if their names fall apart.
 const LOCKS: usize = 16;
 
@@ -95,7 +84,7 @@ pub(super) fn start(store: &Arc<Store>) -> io::Result<()> {
         store.load();
         return Ok(());
     }
-    let (done, ended) = mpsc::sync_channel::<()>(0);
+    let (done, ended): (mpsc::SyncSender<()>, _) = mpsc::sync_channel(0);
     let loader = Arc::clone(store);
     let load = move || {
         let _done = done;
@@ -131,7 +120,9 @@ impl Store {
             if !looked_at.contains(repository) {
                 match self.look_at_repository(repository) {
                     Ok(()) => _ = looked_at.insert(repository.clone()),
-                    Err(error) => tracing::warn!(upstream = %repository.upstream, name = %repository.name, %error, "its records cannot be read"),
+                    Err(error) => {
+                        tracing::warn!(upstream = %repository.upstream, name = %repository.name, %error, "its records cannot be read")
+                    }
                 }
             }
         }
@@ -183,179 +174,6 @@ impl Store {
         }
     }
 
-    /// What the index knows of an object, whose file may be gone.
-    fn expect(&self, digest: Digest, record: Record) {
-        let latest = self.loading.last_stop.map(|last_stop| last_stop.plus(BELIEVED));
-        let is_believed = latest.is_some_and(|latest| record.last_used <= latest);
-        let last_used = if is_believed { record.last_used } else { self.loading.begun };
-        // Daemon time goes on from the last use that is known.
-        self.uptime.at_least(last_used);
-        let mut ledger = self.ledger();
-        ledger.expect(digest, last_used);
-        if !is_believed {
-            // Or the next start would not believe it again, and it would never age.
-            ledger.touch(&Item::Stored(digest), last_used);
-        }
-        drop(ledger);
-        if let Some(children) = record.children {
-            self.links_mut().list(digest, children);
-        }
-    }
-
-    fn find_blobs(&self, pace: &mut Pace<'_>) -> io::Result<()> {
-        let mut hints = Vec::new();
-        self.records.found(&self.layout.blobs());
-        for algorithm in Algorithm::ALL {
-            let root = self.layout.blobs().join(algorithm.as_str());
-            self.records.found(&root);
-            for shelf in self.list(&root) {
-                let shelf = root.join(&shelf.name);
-                self.records.found(&shelf);
-                for batch in self.list(&shelf).chunks(BATCH) {
-                    pace.rest()?;
-                    self.enter_blobs(algorithm, batch, &mut hints);
-                }
-                if hints.len() >= HINTS {
-                    self.index.touch(std::mem::take(&mut hints));
-                }
-            }
-        }
-        self.index.touch(hints);
-        Ok(())
-    }
-
-    fn enter_blobs(&self, algorithm: Algorithm, batch: &[disk::Entry], hints: &mut Vec<(Digest, DaemonTime)>) {
-        let _files = lock(&self.files);
-        for entry in batch {
-            let Ok(digest) = Digest::from_parts(algorithm.as_str(), &entry.name) else {
-                tracing::warn!(file = entry.name, "a file under blobs/ that larder did not write; it is left alone");
-                continue;
-            };
-            match self.enter_blob(&digest) {
-                Ok(true) => hints.push((digest, self.loading.begun)),
-                Ok(false) => {}
-                Err(error) => tracing::warn!(%digest, %error, "a stored file cannot be looked at"),
-            }
-        }
-    }
-
-    /// Enters an object, if there is a file; says whether its last use had to be made up. The file lock is held.
-    fn enter_blob(&self, digest: &Digest) -> io::Result<bool> {
-        let stat = match self.disk.stat(&self.layout.blob(digest)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-            stat => stat?,
-        };
-        // In the old order, as far as the file's own time tells it.
-        let otherwise = (self.loading.begun, Timestamp::from(stat.modified).0);
-        Ok(self.ledger().find(Item::Stored(*digest), stat.allocated, otherwise))
-    }
-
-    /// Partials of the same boot or of a clean stop are continued by whoever asks for them; others may hold anything.
-    fn find_partials(&self) -> io::Result<()> {
-        self.records.found(&self.layout.partials());
-        for upstream in self.disk.list(&self.layout.partials())? {
-            let directory = self.layout.partials().join(&upstream.name);
-            self.records.found(&directory);
-            let name: Arc<str> = upstream.name.into();
-            for entry in self.disk.list(&directory)? {
-                let path = directory.join(&entry.name);
-                match layout::digest_of(&entry.name) {
-                    Some(digest) if self.lock.partials_are_durable => {
-                        let stat = self.disk.stat(&path)?;
-                        let last_used = (self.loading.begun, Timestamp::from(stat.modified).0);
-                        self.ledger().find(Item::Partial(Arc::clone(&name), digest), stat.allocated, last_used);
-                    }
-                    _ => disk::remove_if_there(&*self.disk, &path)?,
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn find_refs(&self, pace: &mut Pace<'_>) -> io::Result<()> {
-        self.records.found(&self.layout.refs());
-        self.refs.walk(&mut |found| {
-            pace.rest()?;
-            match found {
-                Found::Confirmation { upstream, digest } if self.contains(&digest) => self.links_mut().confirm(&upstream, digest),
-                Found::Confirmation { .. } => {}
-                Found::Manifest { repository, descriptor } => {
-                    let digest = descriptor.digest;
-                    let entered = self.enter_manifest(&repository, descriptor);
-                    let settled = entered.and_then(|is_there| if is_there { Ok(()) } else { self.drop_lost(&repository, &digest) });
-                    if let Err(error) = settled {
-                        tracing::warn!(%digest, %error, "a manifest cannot be read");
-                    }
-                }
-            }
-            Ok(())
-        })
-    }
-
-    /// Says whose a manifest is and what it lists; `false` when there is no such manifest.
-    fn enter_manifest(&self, repository: &RepositoryKey, descriptor: Descriptor) -> io::Result<bool> {
-        let path = self.layout.blob(&descriptor.digest);
-        if !self.contains(&descriptor.digest) {
-            return match self.disk.stat(&path) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-                // Unreadable a moment ago, or leaving at this moment.
-                stat => stat.map(|_| true),
-            };
-        }
-        if self.children(&descriptor.digest).is_none() {
-            match self.read_children(&descriptor)? {
-                Some(children) => self.links_mut().list(descriptor.digest, children),
-                None => return Ok(false),
-            }
-        }
-        self.links_mut().hold(repository.clone(), descriptor.digest, descriptor.media_type);
-        Ok(true)
-    }
-
-    /// What a manifest lists, from its bytes, which are checked.
-    fn read_children(&self, descriptor: &Descriptor) -> io::Result<Option<Children>> {
-        let digest = descriptor.digest;
-        let bytes = match disk::read_small(&*self.disk, &self.layout.blob(&digest), MANIFEST_BYTES_MAX) {
-            Err(error) if error.kind() == io::ErrorKind::FileTooLarge => return Ok(None),
-            read => read?,
-        };
-        let Some(bytes) = bytes else { return Ok(None) };
-        match Manifest::verified(Bytes::from(bytes), Some(descriptor.media_type.as_str()), &digest) {
-            Ok(manifest) => {
-                let children: Children = manifest.children().iter().map(|child| (child.digest, child.size)).collect();
-                let last_used = self.ledger().last_used(&Item::Stored(digest)).unwrap_or_default();
-                self.index.put(digest, Record { last_used, children: Some(Arc::clone(&children)) });
-                Ok(Some(children))
-            }
-            Err(error) => {
-                tracing::error!(%digest, %error, "a stored manifest is damaged");
-                self.quarantine(&digest);
-                Ok(None)
-            }
-        }
-    }
-
-    /// A crash came between unlinking a manifest and its record, or somebody has removed the file.
-    fn drop_lost(&self, repository: &RepositoryKey, digest: &Digest) -> io::Result<()> {
-        // Under this lock it comes back, and its record after it.
-        let _files = lock(&self.files);
-        if self.contains(digest) { Ok(()) } else { self.refs.drop_manifest(repository, digest) }
-    }
-
-    /// What the pinned tags name.
-    fn find_pins(&self) -> io::Result<()> {
-        let repositories = lock(&self.pins).repositories();
-        for repository in repositories {
-            for tag in self.refs.tags(&repository)? {
-                let key = (repository.clone(), tag);
-                if let Some(record) = self.refs.tag(&key)? {
-                    lock(&self.pins).name(&key, record.descriptor.digest);
-                }
-            }
-        }
-        Ok(())
-    }
-
     /// Everything is in RAM: from now on the bounds are kept.
     fn finish_loading(&self) {
         let lost = self.ledger().finish_loading();
@@ -375,43 +193,4 @@ impl Store {
         self.observe();
         self.loading.ended.send_replace(true);
     }
-
-    /// What a directory holds; nothing, when that cannot be read.
-    fn list(&self, directory: &std::path::Path) -> Vec<disk::Entry> {
-        let listed = self.disk.list(directory);
-        listed.inspect_err(|error| tracing::error!(directory = %directory.display(), %error, "it cannot be read")).unwrap_or_default()
-    }
-}
-
-/// Keeps the reading from taking what clients need, once they are served.
-struct Pace<'a> {
-    loading: &'a Loading,
-    /// What this thread had computed when it last rested.
-    rested: Duration,
-}
-
-impl Pace<'_> {
-    fn new(loading: &Loading) -> Pace<'_> {
-        Pace { loading, rested: computed() }
-    }
-
-    /// # Errors
-    /// When there is no use in going on.
-    fn rest(&mut self) -> io::Result<()> {
-        self.loading.check()?;
-        let worked = computed().saturating_sub(self.rested);
-        if worked >= REST_EVERY {
-            if self.loading.is_behind.load(Ordering::Acquire) {
-                std::thread::sleep(worked * (PARTS - 1));
-            }
-            self.rested = computed();
-        }
-        Ok(())
-    }
-}
-
-/// The processor time of this thread: waiting for the disk takes nothing from anybody.
-fn computed() -> Duration {
-    let time = clock_gettime(ClockId::ThreadCPUTime);
-    Duration::new(time.tv_sec.try_into().unwrap_or_default(), time.tv_nsec.try_into().unwrap_or_default())
 }
