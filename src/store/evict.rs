@@ -2,13 +2,15 @@
 //! the disk. (Not moka: TinyLFU refuses large blobs for ever and overshoots; `facts` measured it.)
 
 mod items;
+mod order;
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use self::items::{Entry, Items, Key};
+use self::order::Order;
 use super::names::{Id, Names};
 use super::plan::{self, Demand, Hold, Plan, Usage, Victim};
 use super::uptime::DaemonTime;
@@ -31,21 +33,6 @@ pub enum Item {
 
 /// A place in the order of use: the time of the last use, and what tells those of one millisecond apart.
 pub type Place = (DaemonTime, u64);
-
-/// An item in its place. Of these there are a million in a tree: 20 bytes, not 24.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-#[repr(Rust, packed(4))]
-struct Ranked {
-    last_used: DaemonTime,
-    number: u64,
-    key: Key,
-}
-
-impl Ranked {
-    fn new((last_used, number): Place, key: Key) -> Ranked {
-        Ranked { last_used, number, key }
-    }
-}
 
 /// Readers of an item at present; an item with readers is no victim.
 #[derive(Debug)]
@@ -70,7 +57,7 @@ pub struct Ledger {
     stored_count: usize,
     items: Items,
     /// Without what is pinned: that would only be in the way of a plan.
-    order: BTreeSet<Ranked>,
+    order: Order,
     readers: HashMap<Key, Readers>,
     pinned: HashSet<Digest>,
     /// Used since the last [`Ledger::take_touched`].
@@ -88,7 +75,7 @@ impl Ledger {
             next: FIRST_USE,
             stored_count: 0,
             items: Items::default(),
-            order: BTreeSet::new(),
+            order: Order::default(),
             readers: HashMap::new(),
             pinned: HashSet::new(),
             touched: HashSet::new(),
@@ -148,11 +135,8 @@ impl Ledger {
 
     /// The first to leave when room is wanted, with their allocated bytes.
     pub fn next_to_go(&self, count: usize) -> Vec<(Item, u64, DaemonTime)> {
-        let usage = |ranked: &Ranked| {
-            let (entry, key) = (self.items.get(ranked.key)?, ranked.key);
-            Some((self.items.item(key)?, entry.allocated, entry.place.0))
-        };
-        self.order.iter().filter_map(usage).take(count).collect()
+        let usage = |key: Key| self.items.get(key).and_then(|entry| Some((self.items.item(key)?, entry.allocated, entry.place.0)));
+        self.order.keys().filter_map(usage).take(count).collect()
     }
 
     /// Files under `blobs/`.
@@ -218,7 +202,7 @@ impl Ledger {
         self.stored_count += usize::from(matches!(item, Item::Stored(_)));
         let key = self.items.enter(&item, Entry { allocated, place, is_leaving: false });
         if !self.is_pinned(&item) {
-            self.order.insert(Ranked::new(place, key));
+            self.order.insert(place, key, |key| self.items.place(key));
         }
         key
     }
@@ -235,7 +219,7 @@ impl Ledger {
         }
         let key = self.items.key(item)?;
         let entry = self.items.remove(key)?;
-        self.order.remove(&Ranked::new(entry.place, key));
+        self.order.remove(entry.place, key);
         self.readers.remove(&key);
         self.stored -= entry.allocated;
         self.stored_count -= usize::from(matches!(item, Item::Stored(_)));
@@ -253,10 +237,11 @@ impl Ledger {
         let (is_pinned, number) = (self.is_pinned(item), self.number());
         let Some(key) = self.items.key(item) else { return };
         let Some(entry) = self.items.get_mut(key) else { return };
-        self.order.remove(&Ranked::new(entry.place, key));
-        entry.place = (now.max(entry.place.0), number);
+        self.order.remove(entry.place, key);
+        let place = (now.max(entry.place.0), number);
+        entry.place = place;
         if !is_pinned {
-            self.order.insert(Ranked::new(entry.place, key));
+            self.order.insert(place, key, |key| self.items.place(key));
         }
         self.touched.insert(key);
     }
@@ -312,11 +297,10 @@ impl Ledger {
         for digest in before.symmetric_difference(&self.pinned) {
             let Some(key) = self.items.key(&Item::Stored(*digest)) else { continue };
             let Some(entry) = self.items.get(key) else { continue };
-            let ranked = Ranked::new(entry.place, key);
             if self.pinned.contains(digest) {
-                self.order.remove(&ranked);
+                self.order.remove(entry.place, key);
             } else {
-                self.order.insert(ranked);
+                self.order.insert(entry.place, key, |key| self.items.place(key));
             }
         }
     }
@@ -342,9 +326,9 @@ impl Ledger {
 
     /// As [`Ledger::plan`], but looks no further when it has `most` victims: what is missing then is not known.
     pub fn plan_some(&self, demand: Demand, most: usize, now: DaemonTime, is_half_pulled: &dyn Fn(&Ledger, &Digest) -> bool) -> Plan {
-        let usage = self.order.iter().filter_map(|ranked| {
-            let entry = self.items.get(ranked.key)?;
-            Some(Usage { item: ranked.key, allocated: entry.allocated, last_used: entry.place.0 })
+        let usage = self.order.keys().filter_map(|key| {
+            let entry = self.items.get(key)?;
+            Some(Usage { item: key, allocated: entry.allocated, last_used: entry.place.0 })
         });
         let plan = plan::plan(usage, demand, most, |usage| {
             let is_leaving = self.items.get(usage.item).is_none_or(|entry| entry.is_leaving);

@@ -135,9 +135,11 @@ impl Store {
 
     /// What should be there by all we know, and has no file.
     async fn find_missing(self: &Arc<Store>, report: &mut Report) {
-        let held = self.ledger().stored();
-        for batch in held.chunks(BATCH) {
-            let (store, batch) = (Arc::clone(self), batch.to_vec());
+        let mut next = Some(0);
+        while let Some(start) = next {
+            let batch;
+            (batch, next) = self.ledger().stored_from(start, BATCH);
+            let store = Arc::clone(self);
             let look = move || {
                 let gone = |digest: &Digest| {
                     let stat = store.disk.stat(&store.layout.blob(digest));

@@ -93,6 +93,11 @@ impl Items {
         }
     }
 
+    /// In the order of use; what is not there is at its beginning.
+    pub fn place(&self, key: Key) -> Place {
+        self.get(key).map(|entry| entry.place).unwrap_or_default()
+    }
+
     /// What a key of something that is there stands for.
     pub fn item(&self, key: Key) -> Option<Item> {
         match key.place() {

@@ -227,12 +227,9 @@ proptest! {
             prop_assert_eq!(ledger.stored, stored.iter().filter_map(|item| ledger.allocated(item)).sum::<u64>());
             prop_assert_eq!(ledger.stored_count, stored.len());
             let pinned = stored.iter().filter(|item| ledger.is_pinned(item)).count();
-            prop_assert_eq!(ledger.order.len() + pinned, stored.len());
-            let is_in_place = |ranked: &Ranked| {
-                let place = (ranked.last_used, ranked.number);
-                ledger.items.get(ranked.key).is_some_and(|entry| entry.place == place)
-            };
-            prop_assert!(ledger.order.iter().all(is_in_place));
+            let order: Vec<_> = ledger.order.keys().map(|key| (ledger.items.place(key), key)).collect();
+            prop_assert_eq!(order.len() + pinned, stored.len());
+            prop_assert!(order.is_sorted());
             let leased: HashSet<u8> = leases.iter().map(|(n, _)| *n).collect();
             prop_assert_eq!(ledger.readers.len(), leased.len());
         }
