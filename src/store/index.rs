@@ -7,28 +7,58 @@
 mod codec;
 mod database;
 mod owner;
+mod place;
 #[cfg(test)]
 mod tests;
 
 use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{self, Receiver, SyncSender};
+use std::sync::mpsc::{self, Receiver, SyncSender, TrySendError};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::links::Children;
 use super::uptime::DaemonTime;
+use crate::clock::Clock;
 use crate::oci::Digest;
 use owner::Owner;
+
+/// What a test may have otherwise.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// So much is lost by a crash.
+    pub flush_every: Duration,
+    /// A database is begun anew at most so often: a disk that fails every write is not written to without end.
+    pub renew_every: Duration,
+    pub measure_every: Duration,
+    /// Bytes on disk above which it is written anew,
+    pub size_max: u64,
+    /// unless its content is more than a so-manieth of that.
+    pub size_per_live: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            flush_every: Duration::from_secs(1),
+            renew_every: Duration::from_secs(600),
+            measure_every: Duration::from_secs(60),
+            size_max: 400 << 20,
+            size_per_live: 6,
+        }
+    }
+}
 
 /// Messages that may wait for the owner thread, while sled is opened or writes; more are dropped, since the files know
 /// it all.
 const QUEUE_MAX: usize = 4096;
 /// Records per answer while the index is read.
 const READ_BATCH: usize = 1000;
-/// How long one answer may take: opening comes before the first.
-const READ_TIMEOUT: Duration = Duration::from_secs(120);
+/// How long an answer may take: the first waits for sled to open, and maybe for it to open another.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(150);
+/// How often a full queue is tried by who waits for it.
+const QUEUE_TRIED_EVERY: Duration = Duration::from_millis(10);
 /// How long a stop waits for what is queued.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -48,7 +78,11 @@ struct Portion {
 
 enum Message {
     Put(Digest, Record),
-    PutMany(Vec<(Digest, Record)>),
+    /// Answers once they are written.
+    PutMany {
+        records: Vec<(Digest, Record)>,
+        done: SyncSender<()>,
+    },
     Touch(Vec<(Digest, DaemonTime)>),
     Remove(Digest),
     /// Asks for what lies behind a key; no answer when that cannot be read.
@@ -74,10 +108,16 @@ impl Index {
     /// # Errors
     /// When there can be no thread.
     pub fn open(path: &Path) -> io::Result<Index> {
+        Index::open_with(path, Limits::default())
+    }
+
+    /// # Errors
+    /// When there can be no thread.
+    pub fn open_with(path: &Path, limits: Limits) -> io::Result<Index> {
         let (queue, messages) = mpsc::sync_channel(QUEUE_MAX);
         let (end, ended) = mpsc::sync_channel(0);
         let was_lost = Arc::new(AtomicBool::new(false));
-        let mut owner = Owner::new(path, Arc::clone(&was_lost));
+        let mut owner = Owner::new(path, limits, Arc::clone(&was_lost));
         let work = move || {
             owner.work(&messages);
             drop(end);
@@ -89,17 +129,11 @@ impl Index {
     /// Hands over every record, in no order that means anything. Blocks, but holds nobody up: what is written meanwhile
     /// is written, and may be among what is found.
     ///
-    /// `false` when this was not all there should be, as after [`Index::take_loss`], which needs not be asked then. What
-    /// was found until then is as good a hint as any.
+    /// `false` when this was not all there should be; [`Index::take_loss`] has then been asked. What was found until
+    /// then is as good a hint as any.
     pub fn read(&self, found: &mut dyn FnMut(Digest, Record)) -> bool {
         let mut after = sled::IVec::default();
-        loop {
-            let (answer, portion) = mpsc::sync_channel(1);
-            let is_asked = self.queue.as_ref().is_some_and(|queue| queue.send(Message::Read { after, answer }).is_ok());
-            let Some(portion) = is_asked.then(|| portion.recv_timeout(READ_TIMEOUT).ok()).flatten() else {
-                self.take_loss();
-                return false;
-            };
+        while let Some(portion) = self.ask(|answer| Message::Read { after, answer }) {
             for (digest, record) in portion.records {
                 found(digest, record);
             }
@@ -108,6 +142,8 @@ impl Index {
                 None => return !self.take_loss(),
             }
         }
+        self.take_loss();
+        false
     }
 
     /// Whether the index was begun anew since this was last asked, or found missing, and so lacks what it was not given
@@ -120,11 +156,10 @@ impl Index {
         self.send(Message::Put(digest, record));
     }
 
-    /// Blocks while the index is behind: for whoever has more to put than the queue may hold.
-    pub fn put_many(&self, records: Vec<(Digest, Record)>) {
-        if let Some(queue) = &self.queue {
-            let _ = queue.send(Message::PutMany(records));
-        }
+    /// Blocks until they are written: for whoever has more to put than the queue may hold. `false` when they were not, nor
+    /// would be what comes next.
+    pub fn put_many(&self, records: Vec<(Digest, Record)>) -> bool {
+        self.ask(|done| Message::PutMany { records, done }).is_some()
     }
 
     /// These were used. What the index did not know is taken for a blob.
@@ -141,6 +176,23 @@ impl Index {
         if self.queue.as_ref().is_some_and(|queue| queue.try_send(message).is_err()) {
             tracing::debug!("the index is behind; a hint was dropped");
         }
+    }
+
+    /// The owner's answer; `None` when there is no database, or it hangs. Blocks.
+    fn ask<T>(&self, question: impl FnOnce(SyncSender<T>) -> Message) -> Option<T> {
+        let (answer, answered) = mpsc::sync_channel(1);
+        let queue = self.queue.as_ref()?;
+        let mut message = question(answer);
+        let deadline = Clock::System.steady() + ANSWER_TIMEOUT;
+        while let Err(error) = queue.try_send(message) {
+            let TrySendError::Full(unsent) = error else { return None };
+            if Clock::System.steady() > deadline {
+                return None;
+            }
+            message = unsent;
+            std::thread::sleep(QUEUE_TRIED_EVERY);
+        }
+        answered.recv_timeout(ANSWER_TIMEOUT).ok()
     }
 }
 

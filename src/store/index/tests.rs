@@ -40,7 +40,8 @@ fn what_was_put_is_there_after_a_restart() {
 fn a_damaged_index_is_set_aside() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("index");
-    std::fs::write(&path, b"no database").expect("a file");
+    std::fs::create_dir_all(path.join("0")).expect("a directory");
+    std::fs::write(path.join("0/conf"), b"no database").expect("a file");
     let index = Index::open(&path).expect("a fresh index");
     assert_eq!(read(&index), (HashMap::new(), false));
     assert!(path.with_extension("bad").exists());
