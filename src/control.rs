@@ -1,16 +1,19 @@
-//! What an operator asks of a cache: `stats`, `verify`, `purge`; of the running daemon over `control.sock`, or of a stopped
+//! What an operator asks of a cache: `stats`, `verify`, `purge`, `explain`; of the running daemon over `control.sock`, or of a stopped
 //! directory by taking its lock. Either way the same functions answer.
 //!
 //! A question is one HTTP request; its answer is lines of JSON: how far it is, once a second, and at last what came of it.
 
 mod ask;
 mod client;
+mod explain;
 mod history;
 mod print;
+mod reference;
 mod server;
 mod target;
+mod words;
 
-pub use ask::{Answer, Ask, Line, Stats, Traffic};
+pub use ask::{Answer, Ask, Explained, Line, Stats, Traffic};
 pub use client::{answer, run};
 pub use history::Tally;
 pub use print::Form;
@@ -157,6 +160,7 @@ impl Control {
                 }
                 Err(fault) => return Line::Failed(fault),
             },
+            Ask::Explain(what) => return self.explain(&what).await,
         };
         answered.map_or_else(|error| Line::Failed(error.to_string()), Line::Done)
     }

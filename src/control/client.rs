@@ -117,5 +117,6 @@ fn hear(line: Line, form: Form) -> Result<Option<Answer>, Failure> {
         }
         Line::Done(answer) => Ok(Some(answer)),
         Line::Failed(why) => Err(Failure::Failed(why)),
+        Line::Refused(why) => Err(Failure::Usage(why)),
     }
 }

@@ -239,6 +239,50 @@ impl Ledger {
         let touched = std::mem::take(&mut self.touched);
         touched.into_iter().filter_map(|digest| Some((digest, self.last_used(&Item::Stored(digest))?))).collect()
     }
+
+    /// How an item stands in the order of use.
+    pub fn standing(&self, item: &Item) -> Option<Standing> {
+        let entry = self.items.get(item).filter(|entry| !entry.is_leaving)?;
+        let is_read = entry.leases > 0;
+        Some(Standing {
+            rank: entry.rank,
+            allocated: entry.allocated,
+            last_used: entry.last_used,
+            is_read,
+            is_pinned: self.is_pinned(item),
+        })
+    }
+
+    /// How many items stand in the order of use, and how many bytes they have, from one rank on and before another; at most
+    /// so many at a time, and where to go on.
+    pub fn ahead(&self, from: u64, before: u64, at_most: usize) -> (u64, u64, Option<u64>) {
+        let (mut items, mut bytes) = (0, 0);
+        for (rank, item) in self.order.range(from..before.max(from)) {
+            if items == at_most as u64 {
+                return (items, bytes, Some(*rank));
+            }
+            items += 1;
+            bytes += self.items.get(item).map_or(0, |entry| entry.allocated);
+        }
+        (items, bytes, None)
+    }
+
+    /// Items that would go for room, sooner or later.
+    pub fn ordered_count(&self) -> usize {
+        self.order.len()
+    }
+}
+
+/// How an item stands in the order of use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// Less is sooner; says nothing by itself.
+    pub rank: u64,
+    pub allocated: u64,
+    pub last_used: DaemonTime,
+    /// Somebody reads it.
+    pub is_read: bool,
+    pub is_pinned: bool,
 }
 
 #[cfg(test)]
@@ -317,6 +361,22 @@ mod tests {
         assert_eq!(victims(&ledger, 10, NOW, &[0]), Some(vec![item(1)]));
         assert_eq!(victims(&ledger, 11, NOW, &[0]), Some(vec![item(1), item(0)]));
         assert_eq!(victims(&ledger, 10, DaemonTime(0).plus(GRACE), &[0]), Some(vec![item(0)]));
+    }
+
+    #[test]
+    fn what_is_ahead_of_an_item_is_told_in_pieces_and_changes_nothing() {
+        let mut ledger = ledger_of(100, &[10, 20, 30, 5]);
+        ledger.pin([digest(1)].into());
+        ledger.touch(&item(0), DaemonTime(9));
+        let standing = ledger.standing(&item(0)).expect("an item");
+        assert_eq!((standing.allocated, standing.last_used, standing.is_read, standing.is_pinned), (10, DaemonTime(9), false, false));
+        assert_eq!(ledger.ahead(0, standing.rank, 9), (2, 35, None));
+        let (items, bytes, next) = ledger.ahead(0, standing.rank, 1);
+        assert_eq!((items, bytes), (1, 30));
+        assert_eq!(ledger.ahead(next.expect("more"), standing.rank, 1), (1, 5, None));
+        assert_eq!((ledger.ordered_count(), ledger.standing(&item(9))), (3, None));
+        assert!(ledger.standing(&item(1)).is_some_and(|standing| standing.is_pinned));
+        assert!(ledger.condemn(&item(2)) && ledger.standing(&item(2)).is_none());
     }
 
     #[test]
