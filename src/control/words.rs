@@ -255,10 +255,10 @@ fn nothing(next: &Next) -> String {
 }
 
 fn eviction(eviction: &Eviction) -> Vec<String> {
-    let Eviction { first, last, pins, .. } = eviction;
+    let Eviction { first, named, pins, .. } = eviction;
     let mut lines: Vec<String> = pins.iter().map(|pin| format!("pinned by {}, as {}", pin.pin, pin.tag)).collect();
-    lines.extend(first.as_ref().filter(|first| last.as_ref() != Some(first)).map(|first| format!("first to go: {}", place(first))));
-    lines.extend(last.as_ref().filter(|_| pins.is_empty()).map(place));
+    lines.extend(first.as_ref().filter(|first| named.as_ref() != Some(first)).map(|first| format!("first to go: {}", place(first))));
+    lines.extend(named.as_ref().filter(|_| pins.is_empty()).map(place));
     lines
 }
 

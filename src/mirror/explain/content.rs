@@ -78,7 +78,7 @@ impl Mirror {
         let pins = self.store.pinned_by(digest).into_iter().map(|(pin, tag)| Pin { pin, tag: tag.to_string() });
         Eviction {
             first: first.and_then(|first| self.store.place(&first)),
-            last: self.store.place(digest),
+            named: self.store.place(digest),
             unused_after_seconds: self.store.evicts_unused_after().map(|after| after.as_secs()),
             pins: pins.collect(),
         }

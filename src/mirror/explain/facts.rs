@@ -244,8 +244,8 @@ pub struct Blobs {
 pub struct Eviction {
     /// The object that would go first.
     pub first: Option<Place>,
-    /// The manifest, which goes last.
-    pub last: Option<Place>,
+    /// What the reference names: the manifest, or the blob. Of an image that was pulled more than once the manifest goes last.
+    pub named: Option<Place>,
     /// `cache.evict_unused_after`, if there is one.
     pub unused_after_seconds: Option<u64>,
     pub pins: Vec<Pin>,
