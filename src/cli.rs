@@ -90,6 +90,16 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Why an image is served as it is: its upstream, its record, the next question, what is held, when it goes. Changes nothing.
+    Explain {
+        /// HOST/NAME:TAG, NAME, HOST/NAME@DIGEST, or a path such as '/v2/library/alpine/manifests/3.20?ns=docker.io'
+        #[arg(value_name = "REF")]
+        what: String,
+        #[command(flatten)]
+        file: ConfigFile,
+        #[arg(long)]
+        json: bool,
+    },
     /// Tell version, commit and compiler.
     Version,
 }
@@ -190,6 +200,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>, serve: impl FnOnce(Con
         Command::Stats { file, json } => ask(&file, json, |_| Ok(Ask::Stats)),
         Command::Verify { file, repair, json } => ask(&file, json, |_| Ok(Ask::Verify { repair })),
         Command::Purge { what, file, json } => ask(&file, json, |config| control::canonical(&what, config).map(Ask::Purge)),
+        Command::Explain { what, file, json } => ask(&file, json, |_| Ok(Ask::Explain(what))),
         Command::Version => print_version(),
     };
     match done {

@@ -3,6 +3,7 @@
 mod blob;
 mod complete;
 mod error;
+pub mod explain;
 mod fill;
 mod flight;
 mod freshness;
@@ -23,7 +24,7 @@ pub use freshness::TagRules;
 pub use listing::{Listing, ReferrersPage, TagPage, Tags};
 pub use manifest::{ManifestAnswer, Want};
 pub use outcome::{BypassReason, Outcome, StaleReason};
-pub use repository::{Repositories, Repository, Root, Source, Target, Unresolved};
+pub use repository::{Repositories, Repository, Root, Rule, Source, Target, Unresolved};
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -77,7 +78,7 @@ pub struct Mirror {
 
 /// What upstream was asked for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum Asked {
+pub enum Asked {
     Manifest(Reference),
     Blob(Digest),
 }

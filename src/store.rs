@@ -5,6 +5,7 @@ mod blobs;
 mod buffer;
 pub mod disk;
 mod evict;
+mod explain;
 mod files;
 mod import;
 pub mod index;
@@ -35,6 +36,7 @@ mod verify;
 
 pub use blobs::{Blob, FileReader};
 pub use buffer::CHUNK;
+pub use explain::{Holding, Keeps, Place};
 pub use import::{BlobError, Way};
 pub use inventory::{Held, Inventory, Next};
 pub use layout::{Layout, RepositoryKey};

@@ -16,6 +16,7 @@ mod endpoint;
 mod error;
 mod link;
 mod listing;
+mod outlook;
 mod pace;
 mod pool;
 mod probe;
@@ -38,8 +39,10 @@ pub use certificate::Certificate;
 pub use client::{FetchedManifest, ManifestHead, Upstream};
 pub use error::{UnavailableReason, UpstreamError};
 pub use listing::{List, ListingPage, Page};
+pub use outlook::{AccountOutlook, HostOutlook, Outlook};
 pub use probe::{Ping, Report, TokenServer, Tried, Verdict};
 pub use realm::Trust;
+pub use rest::Rests;
 pub use survey::{Fault, FaultKind, Survey};
 pub use tls::SetupError;
 #[cfg(test)]

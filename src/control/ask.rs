@@ -1,9 +1,13 @@
 //! The words between a command and the daemon. Fields are added, never changed: the two ends may be of different versions.
 
+use std::fmt::Write as _;
+
 use http::Method;
 use serde::{Deserialize, Serialize};
 
 use super::history::Tally;
+use crate::mirror::explain::Explanation;
+use crate::server::route::query_value;
 use crate::store::{Inventory, Purged, Report, VerifyProgress};
 
 /// A question.
@@ -15,6 +19,8 @@ pub enum Ask {
     },
     /// As [`super::canonical`] has it.
     Purge(String),
+    /// A reference, or a URL's path, as it was written.
+    Explain(String),
 }
 
 impl Ask {
@@ -24,6 +30,7 @@ impl Ask {
             Ask::Stats => (Method::GET, "/v1/stats".into()),
             Ask::Verify { repair } => (Method::POST, format!("/v1/verify?repair={repair}")),
             Ask::Purge(what) => (Method::POST, format!("/v1/purge?{what}")),
+            Ask::Explain(what) => (Method::GET, format!("/v1/explain?ref={}", escaped(what))),
         }
     }
 
@@ -33,9 +40,22 @@ impl Ask {
             (&Method::GET, "/v1/stats") => Some(Ask::Stats),
             (&Method::POST, "/v1/verify") => Some(Ask::Verify { repair: query == Some("repair=true") }),
             (&Method::POST, "/v1/purge") => Some(Ask::Purge(query?.to_owned())),
+            (&Method::GET, "/v1/explain") => query_value(query?, "ref").map(Ask::Explain),
             _ => None,
         }
     }
+}
+
+/// For a query, whatever it holds.
+fn escaped(text: &str) -> String {
+    text.bytes().fold(String::with_capacity(text.len()), |mut escaped, byte| {
+        if byte.is_ascii_alphanumeric() || b"-._~/:".contains(&byte) {
+            escaped.push(char::from(byte));
+        } else {
+            let _ = write!(escaped, "%{byte:02X}");
+        }
+        escaped
+    })
 }
 
 /// A line of an answer. The last is not `Progress`.
@@ -45,6 +65,8 @@ pub enum Line {
     Progress(VerifyProgress),
     Done(Answer),
     Failed(String),
+    /// What was asked is none of larder's questions, for this reason: exit code 2.
+    Refused(String),
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -53,6 +75,16 @@ pub enum Answer {
     Stats(Box<Stats>),
     Verified(Report),
     Purged(Purged),
+    Explained(Box<Explained>),
+}
+
+/// What `explain` tells.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Explained {
+    /// What was understood that had not been written.
+    pub notes: Vec<String>,
+    #[serde(flatten)]
+    pub explanation: Explanation,
 }
 
 /// What is held, and what it was good for.
@@ -84,7 +116,13 @@ mod tests {
 
     #[test]
     fn a_request_says_what_is_asked() {
-        for ask in [Ask::Stats, Ask::Verify { repair: true }, Ask::Verify { repair: false }, Ask::Purge("docker.io/a/*:1".into())] {
+        for ask in [
+            Ask::Stats,
+            Ask::Verify { repair: true },
+            Ask::Verify { repair: false },
+            Ask::Purge("docker.io/a/*:1".into()),
+            Ask::Explain("/v2/ü b/%/a?ns=x#&+".into()),
+        ] {
             let (method, target) = ask.request();
             let uri: http::Uri = target.parse().expect("a target");
             assert_eq!(Ask::of(&method, uri.path(), uri.query()), Some(ask));

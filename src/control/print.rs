@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::time::Duration;
 
-use super::{Answer, Stats, Tally};
+use super::{Answer, Stats, Tally, words};
 use crate::store::{Held, Purged, Report, VerifyProgress};
 
 /// Repositories in the text; `--json` has more.
@@ -29,15 +29,22 @@ impl Form {
     /// # Errors
     /// When stdout cannot be written.
     pub fn print(self, answer: &Answer) -> io::Result<()> {
-        let text = match (self, answer) {
+        io::stdout().write_all(self.text(answer)?.as_bytes())
+    }
+
+    /// # Errors
+    /// Never: everything that is told can be told in JSON.
+    pub fn text(self, answer: &Answer) -> io::Result<String> {
+        Ok(match (self, answer) {
             (Form::Json, Answer::Stats(stats)) => json(stats)?,
             (Form::Json, Answer::Verified(report)) => json(report)?,
             (Form::Json, Answer::Purged(purged)) => json(purged)?,
+            (Form::Json, Answer::Explained(explained)) => json(explained)?,
             (Form::Text, Answer::Stats(stats)) => stats_text(stats),
             (Form::Text, Answer::Verified(report)) => report_text(report),
             (Form::Text, Answer::Purged(purged)) => purged_text(purged),
-        };
-        io::stdout().write_all(text.as_bytes())
+            (Form::Text, Answer::Explained(explained)) => words::explained(explained),
+        })
     }
 }
 
@@ -124,7 +131,7 @@ fn share(part: u64, whole: u64) -> String {
 }
 
 /// In its largest unit and the next: nobody wants to read the seconds of a month.
-fn age(seconds: u64) -> String {
+pub(super) fn age(seconds: u64) -> String {
     let round = match seconds {
         0..3600 => seconds,
         3600..86_400 => seconds / 60 * 60,
@@ -133,7 +140,7 @@ fn age(seconds: u64) -> String {
     humantime::format_duration(Duration::from_secs(round)).to_string()
 }
 
-fn size(bytes: u64) -> String {
+pub(super) fn size(bytes: u64) -> String {
     let units = [(40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")];
     match units.into_iter().find(|(shift, _)| bytes >> shift > 0) {
         Some((shift, unit)) => format!("{}.{} {unit}", bytes >> shift, ((bytes >> (shift - 10) & 1023) * 10) >> 10),

@@ -150,7 +150,7 @@ impl Mirror {
     }
 
     /// Whether a manifest of the repository's gives it the blob, or upstream has said so of late.
-    fn may_have(&self, repository: &Repository, digest: &Digest, link: Link) -> bool {
+    pub(super) fn may_have(&self, repository: &Repository, digest: &Digest, link: Link) -> bool {
         matches!(link, Link::Listed { .. }) || self.confirmed.contains_key(&self.right(repository, digest))
     }
 

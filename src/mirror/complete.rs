@@ -1,6 +1,10 @@
 //! What of a held tag's content is here. Asked only when a tag is about to be served stale, so that nobody is sent for
 //! layers that are nowhere to be had: podman, CRI-O, kaniko and Jib don't look elsewhere once they have the manifest.
 
+use std::sync::Arc;
+
+use bytes::Bytes;
+
 use super::freshness::Content;
 use super::{Mirror, Repository};
 use crate::oci::{Descriptor, Digest, Manifest};
@@ -28,7 +32,7 @@ impl Mirror {
     }
 
     /// Whether a manifest by digest would be served without a question to upstream.
-    fn may_serve_manifest(&self, repository: &Repository, digest: &Digest) -> bool {
+    pub(super) fn may_serve_manifest(&self, repository: &Repository, digest: &Digest) -> bool {
         let is_ours = || self.store.media_type(&repository.key, digest).is_some();
         let is_listed =
             || self.store.any_media_type(digest).is_some() && matches!(self.store.link(&repository.key, digest), Link::Listed { .. });
@@ -36,7 +40,7 @@ impl Mirror {
     }
 
     /// Whether all that a manifest lists would be served without a question to upstream.
-    async fn is_whole(&self, repository: &Repository, manifest: &Digest) -> bool {
+    pub(super) async fn is_whole(&self, repository: &Repository, manifest: &Digest) -> bool {
         let Some(children) = self.store.children(manifest) else { return false };
         // What is not linked yet will be when the manifest is pulled.
         let is_doubtful = |digest: &Digest| matches!(self.store.link(&repository.key, digest), Link::Doubtful { .. });
@@ -47,8 +51,14 @@ impl Mirror {
 
     /// Whether clients get all these from elsewhere. That stands in the manifest alone.
     async fn are_foreign(&self, manifest: &Digest, missing: &[Digest]) -> bool {
-        let Ok(Some(bytes)) = self.store.manifest(manifest).await else { return false };
+        let Some(bytes) = self.peek_manifest(manifest).await else { return false };
         let Ok(manifest) = Manifest::verified(bytes, None, manifest) else { return false };
         missing.iter().all(|digest| manifest.children().iter().any(|child| child.digest == *digest && child.media_type.is_foreign()))
+    }
+
+    /// A manifest's bytes, to look at: that is no use of them.
+    pub(super) async fn peek_manifest(&self, manifest: &Digest) -> Option<Bytes> {
+        let (store, manifest) = (Arc::clone(&self.store), *manifest);
+        self.gate.run(move || store.peek_manifest(&manifest)).await
     }
 }

@@ -94,6 +94,17 @@ impl Repository {
     }
 }
 
+/// Which rule chose an upstream, in the order in which they are tried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rule {
+    Ns,
+    Prefix,
+    NameComponent,
+    Host,
+    ListenerDefault,
+    Default,
+}
+
 /// All that can be resolved.
 pub struct Repositories {
     sources: HashMap<String, Arc<Source>>,
@@ -132,6 +143,14 @@ impl Repositories {
         Some(Repositories { sources: by_name, hosts, default })
     }
 
+    /// The names of all upstreams, in order.
+    pub fn names(&self) -> Vec<&str> {
+        let mut names: Vec<&str> = self.sources.values().map(|source| &**source.name()).collect();
+        names.sort_unstable();
+        names.dedup();
+        names
+    }
+
     /// Whether what stands before `/v2/` and in `ns` is configured.
     pub fn knows(&self, root: &Root, ns: Option<&str>) -> bool {
         let prefix = match root {
@@ -147,6 +166,19 @@ impl Repositories {
     /// # Errors
     /// When what was named is not configured, or two names contradict each other.
     pub fn resolve(&self, target: &Target, host: Option<&str>, listener_default: Option<&str>) -> Result<Repository, Unresolved> {
+        self.resolve_by(target, host, listener_default).map(|(repository, _)| repository)
+    }
+
+    /// As [`Repositories::resolve`], and by which rule.
+    ///
+    /// # Errors
+    /// As [`Repositories::resolve`].
+    pub fn resolve_by(
+        &self,
+        target: &Target,
+        host: Option<&str>,
+        listener_default: Option<&str>,
+    ) -> Result<(Repository, Rule), Unresolved> {
         let prefixed = match &target.root {
             Root::Prefix(prefix) => Some(self.source(prefix)?),
             Root::V2 | Root::Bare => None,
@@ -156,22 +188,23 @@ impl Repositories {
             if prefixed.is_some_and(|prefixed| !Arc::ptr_eq(prefixed, source)) {
                 return Err(Unresolved::Contradiction);
             }
-            return self.stripped(target, source);
+            return self.stripped(target, source).map(|repository| (repository, Rule::Ns));
         }
         if let Some(source) = prefixed {
-            return Self::repository(source, target.whole());
+            return Self::repository(source, target.whole()).map(|repository| (repository, Rule::Prefix));
         }
         if let Some((source, name)) = self.first_component(target) {
-            return Self::repository(source, Some(name));
+            return Self::repository(source, Some(name)).map(|repository| (repository, Rule::NameComponent));
         }
         if target.root == Root::Bare {
             return Err(Unresolved::UnknownUpstream);
         }
-        let by_host = host.and_then(|host| self.hosts.get(host));
-        let by_listener = || listener_default.and_then(|name| self.sources.get(name));
-        let source = by_host.or_else(by_listener).unwrap_or(&self.default);
+        let by_host = host.and_then(|host| Some((self.hosts.get(host)?, Rule::Host)));
+        let by_listener = || listener_default.and_then(|name| Some((self.sources.get(name)?, Rule::ListenerDefault)));
+        let (source, rule) = by_host.or_else(by_listener).unwrap_or((&self.default, Rule::Default));
         // A first component that can only be a host names an upstream that is not configured.
-        target.whole().map_or(Err(Unresolved::UnknownUpstream), |name| Self::repository(source, Some(name)))
+        let name = target.whole().ok_or(Unresolved::UnknownUpstream)?;
+        Self::repository(source, Some(name)).map(|repository| (repository, rule))
     }
 
     /// The name with `ns` given: a leading component that means the same upstream is not part of it.

@@ -184,7 +184,7 @@ impl Mirror {
     }
 
     /// What a HEAD said, while it is fresh, and for how long yet.
-    fn remembered_head(&self, repository: &Repository, tag: &Tag) -> Option<(Arc<TagRecord>, Duration)> {
+    pub(super) fn remembered_head(&self, repository: &Repository, tag: &Tag) -> Option<(Arc<TagRecord>, Duration)> {
         let head = self.heads.get(&(repository.key.clone(), tag.clone()))?;
         let age = self.clock.now().since(head.checked_at)?;
         let ttl = repository.source.tags.ttl(tag).checked_sub(age).filter(|ttl| !ttl.is_zero())?;

@@ -18,6 +18,27 @@ const SHOWN_FOR: Duration = Duration::from_hours(24);
 /// In place of when a repository was shown, from the day that it no longer is.
 const NEVER: Timestamp = Timestamp(0);
 
+/// When upstream last showed a repository to anybody, if it did.
+#[derive(Clone, Copy)]
+pub(super) struct Shown(Option<Timestamp>);
+
+impl Shown {
+    /// Nobody needs to be asked.
+    pub(super) fn is_good(self, now: Timestamp) -> bool {
+        self.is_within(SHOWN_FOR, now)
+    }
+
+    pub(super) fn is_within(self, bound: Duration, now: Timestamp) -> bool {
+        self.0.is_some_and(|shown| now.distance(shown) < bound)
+    }
+
+    /// How long ago that was, and for how long more it is good; `None` where upstream has not said so, or has said otherwise since.
+    pub(super) fn age(self, now: Timestamp) -> Option<(Duration, Duration)> {
+        let age = now.distance(self.0.filter(|shown| *shown != NEVER)?);
+        Some((age, SHOWN_FOR.saturating_sub(age)))
+    }
+}
+
 /// What upstream says to nobody in particular.
 pub(super) type Verdict = Result<(), UpstreamError>;
 
@@ -25,15 +46,15 @@ impl Mirror {
     /// Lets the clients of a repository in whose upstream shows public ones only, or says why not: what upstream says to
     /// anybody, it says to them.
     pub(super) async fn admit(self: &Arc<Mirror>, repository: &Repository, asked: &Asked) -> Result<(), Error> {
-        let shown = self.shown_at(&repository.key).await;
-        let is_within = |bound: Duration| shown.is_some_and(|shown| self.clock.now().distance(shown) < bound);
-        if is_within(SHOWN_FOR) {
+        let shown = Shown(self.shown_at(&repository.key).await);
+        let now = self.clock.now();
+        if shown.is_good(now) {
             return Ok(());
         }
         self.remembered(repository, asked)?;
         let key = (repository.key.clone(), asked.clone());
         let pending = self.verdicts.ask(key, || Arc::clone(self).ask_as_nobody(repository.clone(), asked.clone()));
-        let may_stand = is_within(repository.source.tags.stale_if_error);
+        let may_stand = shown.is_within(repository.source.tags.stale_if_error, now);
         let verdict = match may_stand {
             true => in_time(repository, &pending, self.revalidate_wait).await.flatten(),
             false => pending.answer().await,
@@ -86,6 +107,14 @@ impl Mirror {
     async fn set_shown(&self, repository: &Repository, at: Timestamp) {
         self.shown.insert(repository.key.clone(), at);
         self.note(self.store.set_shown(&repository.key, at).await);
+    }
+
+    /// The last word on a repository, as `admit` would find it, for who only wants to know.
+    pub(super) async fn peek_shown(&self, key: &RepositoryKey) -> Shown {
+        Shown(match self.shown.get(key) {
+            Some(shown) => Some(shown),
+            None => self.store.shown(key).await,
+        })
     }
 
     /// When upstream last showed the repository to anybody.

@@ -349,6 +349,39 @@ impl Ledger {
         let touched = std::mem::take(&mut self.touched);
         touched.into_iter().filter_map(|key| self.items.use_of(key)).collect()
     }
+
+    /// How an item stands in the order of use.
+    pub fn standing(&self, item: &Item) -> Option<Standing> {
+        let key = self.items.key(item)?;
+        let entry = self.items.get(key).filter(|entry| !entry.is_leaving)?;
+        let (is_read, is_pinned) = (self.readers.contains_key(&key), self.is_pinned(item));
+        Some(Standing { place: entry.place, allocated: entry.allocated, is_read, is_pinned })
+    }
+
+    /// How many items stand in the order of use before a place, and how many bytes they have, but for the first `skipped`; at
+    /// most `count` at a time, and whether that was all.
+    pub fn ahead(&self, skipped: usize, before: Place, count: usize) -> (u64, u64, bool) {
+        let entries = self.order.keys().skip(skipped).take(count).filter_map(|key| self.items.get(key));
+        let ahead = entries.take_while(|entry| entry.place < before);
+        let (items, bytes) = ahead.fold((0, 0), |(items, bytes), entry| (items + 1, bytes + entry.allocated));
+        (items, bytes, items < count as u64)
+    }
+
+    /// Items that would go for room, sooner or later.
+    pub fn ordered_count(&self) -> usize {
+        self.order.keys().count()
+    }
+}
+
+/// How an item stands in the order of use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// Less is sooner.
+    pub place: Place,
+    pub allocated: u64,
+    /// Somebody reads it.
+    pub is_read: bool,
+    pub is_pinned: bool,
 }
 
 #[cfg(test)]

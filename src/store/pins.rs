@@ -57,18 +57,35 @@ impl Pins {
         self.named.len() < count
     }
 
+    /// The pins that keep a digest, as they are written in `cache.pinned_images`, and the tags by which they do, in order.
+    pub fn keeping(&self, links: &Links, digest: &Digest) -> Vec<(String, Tag)> {
+        let keeps = |named: &Digest| below(links, vec![*named]).contains(digest);
+        let pins = |key: &(RepositoryKey, Tag)| {
+            let pin = self.pins.iter().find(|pin| pin.repository == key.0 && pin.tags.is_match(key.1.as_str()))?;
+            let RepositoryKey { upstream, name } = &pin.repository;
+            Some((format!("{upstream}/{name}:{}", pin.tags.glob().glob()), key.1.clone()))
+        };
+        let mut keeping: Vec<_> = self.named.iter().filter(|(_, named)| keeps(named)).filter_map(|(key, _)| pins(key)).collect();
+        keeping.sort_unstable();
+        keeping
+    }
+
     /// The pinned manifests with all they list, and what the manifests among that list. What of it is not held yet is pinned
     /// as soon as it is.
     pub fn closure(&self, links: &Links) -> HashSet<Digest> {
-        let mut pinned = HashSet::new();
-        let mut rest: Vec<Digest> = self.named.values().copied().collect();
-        while let Some(digest) = rest.pop() {
-            if pinned.insert(digest) {
-                rest.extend(links.children(&digest).iter().flat_map(|children| children.iter()).map(|(child, _)| *child));
-            }
-        }
-        pinned
+        below(links, self.named.values().copied().collect())
     }
+}
+
+/// These, and all that they list, directly or not.
+fn below(links: &Links, mut rest: Vec<Digest>) -> HashSet<Digest> {
+    let mut found = HashSet::new();
+    while let Some(digest) = rest.pop() {
+        if found.insert(digest) {
+            rest.extend(links.children(&digest).iter().flat_map(|children| children.iter()).map(|(child, _)| *child));
+        }
+    }
+    found
 }
 
 #[cfg(test)]
@@ -95,6 +112,14 @@ mod tests {
         assert!(pins.name(&key("3.1"), digest("index")));
         assert!(!pins.name(&key("3.1"), digest("index")), "nothing new");
         assert_eq!(pins.closure(&links), ["index", "amd64", "arm64", "layer"].map(digest).into());
+        for part in ["index", "amd64", "layer"] {
+            assert_eq!(
+                pins.keeping(&links, &digest(part)),
+                [("docker.io/library/app:3.*".to_owned(), "3.1".parse().expect("a tag"))],
+                "{part}"
+            );
+        }
+        assert_eq!(pins.keeping(&links, &digest("other layer")), []);
         assert!(pins.name(&key("3.1"), digest("other")), "it moved");
         assert_eq!(pins.closure(&links), ["other", "other layer"].map(digest).into());
         assert!(pins.unname(&key("3.1")) && !pins.unname(&key("3.1")));

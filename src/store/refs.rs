@@ -81,7 +81,8 @@ impl Refs {
         Ok(record)
     }
 
-    fn read_tag(&self, path: &Path) -> io::Result<Option<TagRecord>> {
+    /// The record as the file has it, which is not kept in RAM.
+    pub(super) fn read_tag(&self, path: &Path) -> io::Result<Option<TagRecord>> {
         let Some(written) = self.read(path)? else { return Ok(None) };
         let read = || {
             let descriptor =

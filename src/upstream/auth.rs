@@ -7,10 +7,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use http::HeaderValue;
 use http::header::WWW_AUTHENTICATE;
 use moka::sync::Cache;
+use tokio::time::Instant;
 
 use super::UpstreamError;
 use super::challenge::{self, Bearer, Challenge};
 use super::credentials::Login;
+use super::rest::Rests;
 use super::signer::{Offer, Place, Signer, Turn};
 use super::token::{TokenKey, Tokens, Way};
 use super::url::Url;
@@ -62,6 +64,11 @@ impl Auth {
     /// The credential's name.
     pub(super) fn credential(&self) -> &str {
         self.signer.name()
+    }
+
+    /// Whether the login is held off, and whether the token server is left alone: what keeps a question from being asked.
+    pub(super) fn outlook(&self, repository: &RepositoryName, now: Instant) -> (Option<Rests>, Option<Rests>) {
+        (self.signer.held_off(now), self.tokens.resting(self.learned.get(repository).as_deref(), now))
     }
 
     /// Begins with what worked last time.

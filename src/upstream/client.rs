@@ -31,7 +31,7 @@ const DOCKER_CONTENT_DIGEST: &str = "docker-content-digest";
 /// One remote registry.
 pub struct Upstream {
     name: Arc<str>,
-    shows_public_only: bool,
+    visibility: Visibility,
     pub(super) asker: Asker,
     pub(super) token_hosts: Vec<String>,
 }
@@ -74,14 +74,18 @@ impl Upstream {
         let endpoints: Vec<Endpoint> = config.urls.iter().map(endpoint).collect::<Result<_, SetupError>>()?;
         let scopes = config.credentials.iter().map(|credential| Scope::new(&credential.repositories)).collect();
         let own = Arc::clone(metrics.upstream(&config.name));
-        let shows_public_only = config.visibility == Visibility::Public && !config.credentials.is_empty();
         let asker = Asker { endpoints, scopes, metrics: own, rng };
-        Ok(Upstream { name: config.name.as_str().into(), shows_public_only, asker, token_hosts: config.token_hosts.clone() })
+        Ok(Upstream { name: config.name.as_str().into(), visibility: config.visibility, asker, token_hosts: config.token_hosts.clone() })
     }
 
     /// Whether larder's credentials there only raise the limit: a client reads what upstream shows to anybody.
     pub fn shows_public_only(&self) -> bool {
-        self.shows_public_only
+        self.visibility == Visibility::Public && !self.asker.scopes.is_empty()
+    }
+
+    /// Whether what it has is everybody's.
+    pub fn visibility(&self) -> Visibility {
+        self.visibility
     }
 
     pub fn name(&self) -> &Arc<str> {

@@ -29,7 +29,7 @@ const WINDOW_MAX: Duration = Duration::from_hours(1);
 
 /// A question waits so long in all for rests to end: an upstream that restarts, a limit of some pulls a second. Less than who
 /// holds a tag waits for the word on it, so that the word is the true reason.
-const RESTED_MAX: Duration = Duration::from_millis(1500);
+pub(super) const RESTED_MAX: Duration = Duration::from_millis(1500);
 const RESTED_JITTER: Duration = Duration::from_millis(50);
 
 /// What is asked.
@@ -138,7 +138,7 @@ impl Asker {
         Channel { asker: self, endpoint, account, deadline: call.deadline }.attempt(question, call).await
     }
 
-    fn accounts<'a>(&self, endpoint: &'a Endpoint, repository: &RepositoryName, anonymous: bool) -> Vec<&'a Account> {
+    pub(super) fn accounts<'a>(&self, endpoint: &'a Endpoint, repository: &RepositoryName, anonymous: bool) -> Vec<&'a Account> {
         let chosen = if anonymous { Vec::new() } else { closest(&self.scopes, repository) };
         let accounts: Vec<&Account> = chosen.iter().filter_map(|place| endpoint.accounts.get(*place)).collect();
         if accounts.is_empty() { vec![&endpoint.anonymous] } else { accounts }
@@ -161,7 +161,7 @@ pub(super) fn share(deadline: Instant, hosts: usize) -> Instant {
 }
 
 /// Which of two failures tells more: a limit says when to come back.
-fn worse(last: Option<UpstreamError>, error: UpstreamError) -> UpstreamError {
+pub(super) fn worse(last: Option<UpstreamError>, error: UpstreamError) -> UpstreamError {
     match (last, error) {
         (Some(UpstreamError::RateLimited { retry_after: one }), UpstreamError::RateLimited { retry_after: other }) => {
             UpstreamError::RateLimited { retry_after: one.into_iter().chain(other).min() }

@@ -54,6 +54,16 @@ struct Resting {
     why: UpstreamError,
 }
 
+/// A rest as it is told to people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rests {
+    pub why: UpstreamError,
+    /// Zero: the next question finds out whether it is over.
+    pub left: Duration,
+    /// A question is out that will tell.
+    pub is_probed: bool,
+}
+
 /// The right to ask. That of a probe which tells nothing, as it was never sent or was given up, passes to the next who asks.
 #[must_use = "dropped, it says that nothing was asked"]
 pub(super) struct Pass<'a> {
@@ -110,6 +120,14 @@ impl Rest {
         let state = self.state();
         let resting = state.resting.as_ref().filter(|resting| resting.probe.is_none() && now < resting.until)?;
         Some(resting.why_for(resting.until - now))
+    }
+
+    /// How things stand, for who only wants to know; `None`: nothing rests.
+    pub(super) fn outlook(&self, now: Instant) -> Option<Rests> {
+        let state = self.state();
+        let resting = state.resting.as_ref()?;
+        let left = resting.until.saturating_duration_since(now);
+        Some(Rests { why: resting.why_for(left), left, is_probed: resting.probe.is_some() && !left.is_zero() })
     }
 
     /// A question that began then has been answered. Returns whether that ended a rest.

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::UpstreamError;
 use super::credentials::{Held, Login, Source, Version};
-use super::rest::{Backoff, Rest};
+use super::rest::{Backoff, Rest, Rests};
 use super::retry::Failure;
 use crate::oci::RepositoryName;
 use crate::rng::Rng;
@@ -150,6 +150,12 @@ impl Signer {
         source.refused(&held.version);
         let again = source.login(repository).await.ok().filter(|again| again.version != held.version)?;
         Some(Offer { held: again, refusals: self.known().refusals })
+    }
+
+    /// How long a login that was refused is held off, unless there is another by now, for which nobody looks here.
+    pub(super) fn held_off(&self, now: Instant) -> Option<Rests> {
+        let is_refused = self.known().refused.is_some();
+        self.rest.outlook(now).filter(|_| is_refused)
     }
 
     fn hold_off(&self, held: &Held, why: &UpstreamError) {

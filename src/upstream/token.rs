@@ -19,7 +19,7 @@ use super::UnavailableReason;
 use super::UpstreamError;
 use super::credentials::{Login, Version, sensitive};
 use super::realm::{self, Trust};
-use super::rest::{Backoff, Rest};
+use super::rest::{Backoff, Rest, Rests};
 use super::retry::{Failure, Limited};
 use super::signer::{Offer, Place, Signer};
 use super::url::{Url, escaped};
@@ -115,6 +115,12 @@ impl Tokens {
             Some(error @ UpstreamError::RateLimited { .. }) => Err(error),
             _ => Ok(()),
         }
+    }
+
+    /// Whether the token server is left alone, for who has no token yet.
+    pub(super) fn resting(&self, way: Option<&Way>, now: Instant) -> Option<Rests> {
+        let is_held = || self.cache.iter().any(|(key, token)| way == Some(&*key.way) && token.renew_at > now);
+        self.rest.outlook(now).filter(|_| !is_held())
     }
 
     fn held(&self, key: &TokenKey) -> Option<Token> {
