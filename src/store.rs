@@ -7,6 +7,7 @@ pub mod disk;
 mod evict;
 mod explain;
 mod files;
+mod hints;
 mod import;
 pub mod index;
 mod inventory;
@@ -71,6 +72,7 @@ use blobs::{Content, Lease};
 use buffer::Buffers;
 use disk::Disk;
 use evict::{Item, Ledger};
+use hints::Hints;
 use index::Index;
 use links::Links;
 use lock::{DirectoryLock, Sizes};
@@ -108,6 +110,7 @@ pub struct Store {
     ledger: Arc<Mutex<Ledger>>,
     links: RwLock<Links>,
     index: Index,
+    hints: Hints,
     memory: Cache<Digest, Bytes>,
     buffers: Buffers,
     /// Numbers the temporary files of manifests.
@@ -214,6 +217,7 @@ impl Store {
             metrics,
             layout,
             index,
+            hints: Hints::default(),
             trust: Trust::new(options.verify_on_read, lock.marks().doubt),
             quarantine: Quarantine::new(options.max_size),
             loading: Loading::new(begun, last_stop),
@@ -340,13 +344,10 @@ impl Store {
 
     /// Writes down what was used, keeps headroom, and says what the gauges should. To be called every few seconds.
     pub async fn tend(self: &Arc<Store>) {
-        let used = self.ledger().take_touched();
-        if !used.is_empty() {
-            self.index.touch(used);
-        }
         let store = Arc::clone(self);
         let work = move || {
             store.tidy();
+            store.hint();
             store.uptime.tend();
             store.observe();
         };
@@ -358,7 +359,7 @@ impl Store {
         if let Err(error) = self.stop_listening() {
             tracing::debug!(%error, "control.sock stays behind");
         }
-        self.index.touch(self.ledger().take_touched());
+        self.tell_uses();
         if let Err(error) = self.uptime.write() {
             tracing::warn!(%error, "daemon time was not written down; the last minute of it is forgotten");
         }

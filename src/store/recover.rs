@@ -162,7 +162,8 @@ impl Store {
     fn load(&self) {
         let mut pace = Pace::new(&self.loading);
         let all_known = self.index.read(&mut |digest, record| self.expect(digest, record));
-        let read = self.find_blobs(&mut pace).and_then(|()| self.find_refs(&mut pace)).and_then(|()| self.find_pins());
+        // One that knows little is told everything later, not now.
+        let read = self.find_blobs(&mut pace, all_known).and_then(|()| self.find_refs(&mut pace)).and_then(|()| self.find_pins());
         match read {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return,
             Err(error) => tracing::error!(%error, "not everything in the cache directory could be read"),
@@ -170,7 +171,7 @@ impl Store {
         }
         self.finish_loading();
         if !all_known {
-            tracing::info!("the index was made anew from the files");
+            self.refill_index();
         }
     }
 

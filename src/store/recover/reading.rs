@@ -44,7 +44,8 @@ impl Store {
         }
     }
 
-    pub(super) fn find_blobs(&self, pace: &mut Pace<'_>) -> io::Result<()> {
+    /// The index may be told of what it does not know, if it knows anything.
+    pub(super) fn find_blobs(&self, pace: &mut Pace<'_>, are_hints_wanted: bool) -> io::Result<()> {
         let mut hints = Vec::new();
         self.records.found(&self.layout.blobs());
         for algorithm in Algorithm::ALL {
@@ -58,12 +59,18 @@ impl Store {
                     self.enter_blobs(algorithm, batch, &mut hints);
                 }
                 if hints.len() >= HINTS {
-                    self.index.touch(std::mem::take(&mut hints));
+                    self.tell_found(std::mem::take(&mut hints), are_hints_wanted);
                 }
             }
         }
-        self.index.touch(hints);
+        self.tell_found(hints, are_hints_wanted);
         Ok(())
+    }
+
+    fn tell_found(&self, hints: Vec<(Digest, DaemonTime)>, are_hints_wanted: bool) {
+        if are_hints_wanted && !hints.is_empty() {
+            self.index.touch(hints);
+        }
     }
 
     fn enter_blobs(&self, algorithm: Algorithm, batch: &[disk::Entry], hints: &mut Vec<(Digest, DaemonTime)>) {
