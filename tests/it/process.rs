@@ -35,6 +35,7 @@ fn path(repository: &str, digest: &Digest) -> String {
     format!("/v2/{repository}/blobs/{digest}")
 }
 
+/// Also: d5
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_lost_or_wrong_after_kill_9_under_load() {
     let rounds = setting("LARDER_KILL_ROUNDS", 5);

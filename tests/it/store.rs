@@ -152,6 +152,7 @@ async fn what_is_being_read_is_not_evicted() {
     assert!(!blob_file(larder.cache(), read.digest).exists());
 }
 
+/// Also: d9
 #[tokio::test]
 async fn invariant_05_a_lost_index_loses_nothing() {
     let garbage: [fn(&Path); 3] = [
@@ -236,6 +237,7 @@ const DAMAGES: [(&str, Damage); 3] = [
     ("emptied", |file| std::fs::write(file, b"").expect("a file")),
 ];
 
+/// Also: d3
 #[tokio::test]
 async fn a_blob_that_was_damaged_by_hand_is_fetched_again() {
     for (name, damage) in DAMAGES {
@@ -259,6 +261,7 @@ async fn a_blob_that_was_damaged_by_hand_is_fetched_again() {
     }
 }
 
+/// Also: d3
 #[tokio::test]
 async fn a_manifest_that_was_damaged_by_hand_is_fetched_again() {
     for (name, damage) in DAMAGES {
@@ -288,6 +291,7 @@ async fn a_manifest_that_was_damaged_by_hand_is_fetched_again() {
     }
 }
 
+/// Also: d15
 #[tokio::test]
 async fn a_link_that_somebody_planted_is_not_followed() {
     for size in [100, 2 * MIB] {
@@ -312,6 +316,7 @@ async fn a_link_that_somebody_planted_is_not_followed() {
     }
 }
 
+/// Also: d7
 #[tokio::test]
 async fn two_larders_never_share_a_directory() {
     let (net, _registry) = hub();
