@@ -327,6 +327,7 @@ impl Store {
         }
         let store = Arc::clone(self);
         let work = move || {
+            store.sweep();
             store.tidy();
             store.uptime.tend();
             store.observe();

@@ -80,8 +80,11 @@ fn find_blobs(store: &Store, records: &HashMap<Digest, Record>, last_stop: Optio
     store.records.found(&store.layout.blobs());
     for algorithm in Algorithm::ALL {
         let root = store.layout.blobs().join(algorithm.as_str());
-        store.records.found(&root);
-        for shelf in store.disk.list(&root)? {
+        let shelves = store.disk.list(&root)?;
+        if !shelves.is_empty() {
+            store.records.found(&root);
+        }
+        for shelf in shelves {
             store.records.found(&root.join(&shelf.name));
             for entry in store.disk.list(&root.join(&shelf.name))? {
                 let Ok(digest) = Digest::from_parts(algorithm.as_str(), &entry.name) else {
@@ -124,9 +127,11 @@ fn find_partials(store: &Store) -> io::Result<Vec<FoundItem>> {
 }
 
 fn find_refs(store: &Store, records: &HashMap<Digest, Record>) -> io::Result<()> {
-    let mut lost = Vec::new();
+    let (mut lost, mut unfounded) = (Vec::new(), Vec::new());
     store.records.found(&store.layout.refs());
     store.refs.walk(&mut |found| match found {
+        // It is written just before the blob is stored.
+        Found::Confirmation { upstream, digest } if !store.contains(&digest) => unfounded.push((upstream, digest)),
         Found::Confirmation { upstream, digest } => store.links_mut().confirm(&upstream, digest),
         Found::Manifest { repository, descriptor } => {
             let known = store.links().children(&descriptor.digest).cloned();
@@ -144,7 +149,7 @@ fn find_refs(store: &Store, records: &HashMap<Digest, Record>) -> io::Result<()>
     for (repository, digest) in lost {
         store.refs.drop_manifest(&repository, &digest)?;
     }
-    Ok(())
+    unfounded.iter().try_for_each(|(upstream, digest)| store.refs.drop_confirmation(upstream, digest))
 }
 
 /// What the pinned tags name.

@@ -1,6 +1,5 @@
 //! A disk that fails, and pulls that don't: what cannot be stored passes through, whole and verified (invariant 9).
 
-use std::collections::HashMap;
 use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Duration;
@@ -314,56 +313,4 @@ async fn a_download_in_bypass_that_nobody_reads_ends() {
     drop((body, client));
     until("it is given up", || fills(&larder, "failed") == 1.0).await;
     assert!(registry.body_bytes_sent() < 8 * MIB as u64);
-}
-
-/// What one pull of an image, a second one, and the eviction of others ask of the disk, with the nth operation failing.
-#[tokio::test(start_paused = true)]
-async fn invariant_09_no_single_disk_fault_fails_a_pull() {
-    let mut struck: HashMap<Op, usize> = HashMap::new();
-    for n in 1.. {
-        let (net, registry) = hub();
-        let image = registry.push_image("library/app", "latest", &[1_200_000, 300_000], 1);
-        let other = push(&registry, 1_500_000, 9);
-        let disk = FaultyDisk::new();
-        let larder = Setup::new(&net).disk(Arc::new(disk.clone())).cache(|cache| cache.max_size = 5 * MIB as u64 / 2).start();
-        disk.fail_nth(n);
-        for round in 0..2 {
-            pull_whole(&larder, &image, &disk, &format!("n = {n}, round {round}")).await;
-            until("fills have ended", || larder.metric("larder_fills_in_flight") == 0.0).await;
-        }
-        whole_in_the_end(&larder, &other, &disk, &format!("n = {n}, eviction")).await;
-        until("fills have ended", || larder.metric("larder_fills_in_flight") == 0.0).await;
-        let Some(op) = disk.hit() else { break };
-        *struck.entry(op).or_default() += 1;
-        disk.heal();
-        pull_whole(&larder, &image, &disk, &format!("after n = {n}, {op:?}")).await;
-    }
-    for op in [Op::Create, Op::Write, Op::Sync, Op::Rename, Op::SyncDir, Op::Stat, Op::Read, Op::Open, Op::Remove] {
-        assert!(struck.contains_key(&op), "{op:?} was never struck: {struck:?}");
-    }
-}
-
-async fn pull_whole(larder: &Larder, image: &Image, disk: &FaultyDisk, when: &str) {
-    let manifest = larder.get("/v2/library/app/manifests/latest").await;
-    assert_eq!((manifest.status, manifest.bytes()), (200, &image.bytes), "{when}, {:?}", disk.hit());
-    for blob in image.layers.iter().chain(&image.config) {
-        whole_in_the_end(larder, blob, disk, when).await;
-    }
-}
-
-/// Whole at once; but a read that fails amid a large blob may break its body: then it is whole the next time.
-async fn whole_in_the_end(larder: &Larder, blob: &Blob, disk: &FaultyDisk, when: &str) {
-    let struck_before = disk.hit();
-    let reply = larder.client().await.get(&path(blob.digest)).try_send().await;
-    let body = reply.map_err(|error| error.to_string()).and_then(|reply| {
-        assert_eq!(reply.status, 200, "{when}, {:?}", disk.hit());
-        reply.body.map_err(|broken| broken.to_string())
-    });
-    match body {
-        Ok(bytes) => assert!(bytes == blob.bytes, "{when}, {:?}", disk.hit()),
-        Err(broken) => {
-            assert_eq!((struck_before, disk.hit()), (None, Some(Op::Read)), "{when}: {broken}");
-            assert_whole(&larder.get(&path(blob.digest)).await, blob);
-        }
-    }
 }

@@ -10,6 +10,7 @@ mod control;
 mod doubles;
 mod edge;
 mod eviction;
+mod faults;
 mod fills;
 mod import;
 mod links;

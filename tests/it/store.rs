@@ -58,10 +58,15 @@ fn occupied(cache: &Path) -> u64 {
 
 /// What the folders occupy with all below them, as `du` counts it, while nothing happens.
 pub fn du(cache: &Path) -> u64 {
+    du_with(cache, 0)
+}
+
+/// The same, where a directory occupies so much at least.
+pub fn du_with(cache: &Path, directory: u64) -> u64 {
     let mut sum = 0;
     let mut folders: Vec<_> = ["blobs", "partial", "quarantine", "refs"].map(|folder| cache.join(folder)).into();
     while let Some(folder) = folders.pop() {
-        sum += std::fs::metadata(&folder).map_or(0, |metadata| metadata.blocks() * 512);
+        sum += std::fs::metadata(&folder).map_or(0, |metadata| (metadata.blocks() * 512).max(directory));
         for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
             let metadata = entry.metadata().expect("a file");
             if metadata.is_dir() { folders.push(entry.path()) } else { sum += metadata.blocks() * 512 }
