@@ -42,6 +42,10 @@ pub(super) fn recover(store: &Store, records: HashMap<Digest, Record>, last_stop
     store.ledger().take_touched();
     store.index.touch(news);
     find_refs(store, &records)?;
+    if !store.lock.partials_are_durable {
+        // Of what was removed in order, a power cut may have undone the first and not the last.
+        store.drop_lost_tags()?;
+    }
     find_pins(store)?;
     for digest in records.keys().filter(|digest| !store.contains(digest)) {
         store.index.remove(*digest);

@@ -17,6 +17,7 @@ mod links;
 mod listing;
 mod names;
 mod online;
+mod power;
 mod process;
 mod pull;
 mod registries;
