@@ -180,6 +180,12 @@ impl Store {
             disk.create_dir_all(&directory).map_err(unusable)?;
         }
         let lock = DirectoryLock::take(&layout, new)?;
+        // A power cut shall not take the directories, with all that will be in them.
+        for directory in layout.root().parent().filter(|_| new).into_iter().chain([layout.root()]) {
+            if let Err(error) = disk.sync_dir(directory) {
+                tracing::warn!(path = %directory.display(), %error, "a directory may not survive a power cut");
+            }
+        }
         let index = Index::open(&layout.index()).map_err(unusable)?;
         let was_killed = lock.last_sizes.is_none();
         let (uptime, last_stop) = Uptime::start(clock.clone(), Arc::clone(&disk), layout.uptime(), was_killed);
@@ -346,6 +352,7 @@ impl Store {
     pub async fn tend(self: &Arc<Store>) {
         let store = Arc::clone(self);
         let work = move || {
+            store.sweep();
             store.tidy();
             store.hint();
             store.uptime.tend();

@@ -108,14 +108,18 @@ pub fn replaced_by(temporary: &Path) -> PathBuf {
     temporary.with_file_name(name.trim_end_matches('~'))
 }
 
+/// Where [`replace`] writes first. `~` stands in no tag and no digest, so that the name is nobody else's.
+pub fn temporary(path: &Path) -> PathBuf {
+    path.with_file_name(format!("{}~", path.file_name().unwrap_or_default().to_string_lossy()))
+}
+
 /// Replaces a small file whole: after a crash it holds the old bytes or the new ones.
 ///
 /// # Errors
 /// When any of the steps fails; the old file is then still there.
 pub fn replace(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::Result<()> {
     let directory = path.parent().unwrap_or(path);
-    // `~` stands in no tag and no digest, so that the name is nobody else's.
-    let temporary = path.with_file_name(format!("{}~", path.file_name().unwrap_or_default().to_string_lossy()));
+    let temporary = temporary(path);
     let write = || {
         let file = disk.create(&temporary)?;
         file.write_all_at(bytes, 0)?;

@@ -26,6 +26,7 @@ impl Store {
         {
             let _files = lock(&self.files);
             moved().map_err(|error| self.write_error("rename", &target, error))?;
+            self.records.is_used_again(&target);
             let mut ledger = self.ledger();
             ledger.unreserve(reserved);
             ledger.insert(Item::Stored(*digest), allocated, self.uptime.now());
@@ -57,7 +58,14 @@ impl Store {
         freed
     }
 
+    /// Tries again to remove what could not be removed. Under the file lock, as it may stand under a blob's name.
+    pub(super) fn sweep(&self) {
+        let _files = lock(&self.files);
+        self.records.sweep();
+    }
+
     pub(super) fn create_file(&self, path: &Path) -> Result<Arc<dyn DiskFile>, StoreError> {
+        self.records.is_used_again(path);
         let created = match self.disk.create(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 self.records.create_directory(path.parent().unwrap_or(path)).and_then(|()| self.disk.create(path))

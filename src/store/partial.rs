@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 
 use super::blobs::FileReader;
-use super::disk::{self, DiskFile};
+use super::disk::DiskFile;
 use super::evict::Item;
 use super::{Store, StoreError};
 use crate::oci::{Descriptor, Digest, Hasher};
@@ -116,9 +116,15 @@ pub(super) fn rehash(file: &dyn DiskFile, digest: &Digest, len: u64) -> io::Resu
 impl PartialBlob {
     /// Opens an empty partial of `size` bytes, or of an unknown size. Blocks.
     pub(super) fn create(store: &Arc<Store>, upstream: &Arc<str>, digest: &Digest, size: Option<u64>) -> Result<PartialBlob, StoreError> {
-        store.take_partial(upstream, digest);
+        let before = store.take_partial(upstream, digest);
         let path = store.layout.partial(upstream, digest);
-        let mut partial = PartialBlob::create_at(store, path, upstream, digest, size.unwrap_or_default())?;
+        let created = PartialBlob::create_at(store, path.clone(), upstream, digest, size.unwrap_or_default());
+        let mut partial = created.inspect_err(|_| {
+            // Nobody counts it any more.
+            if before.is_some() {
+                store.records.discard(&path);
+            }
+        })?;
         partial.fate = Fate::Keep;
         Ok(partial)
     }
@@ -159,10 +165,19 @@ impl PartialBlob {
         Ok(PartialBlob { store, upstream, digest: *digest, path, file, len: 0, reserved, fate: Fate::Discard })
     }
 
-    /// Opens an interrupted partial and hashes what it holds again. Blocks. `None` when there is none that could be continued.
+    /// Opens an interrupted partial and hashes what it holds again. Blocks. `None` when there is none that could be continued;
+    /// then there is none at all.
     pub(super) fn resume(store: &Arc<Store>, upstream: &Arc<str>, digest: &Digest) -> Option<(PartialBlob, Verifier)> {
         store.take_partial(upstream, digest)?;
         let path = store.layout.partial(upstream, digest);
+        let resumed = PartialBlob::reopen(store, path.clone(), upstream, digest);
+        if resumed.is_none() {
+            store.records.discard(&path);
+        }
+        resumed
+    }
+
+    fn reopen(store: &Arc<Store>, path: PathBuf, upstream: &Arc<str>, digest: &Digest) -> Option<(PartialBlob, Verifier)> {
         let file = store.disk.reopen(&path).ok()?;
         let len = file.stat().ok()?.len;
         let reserved = allocation(len);
@@ -253,14 +268,12 @@ impl Drop for PartialBlob {
         match self.fate {
             Fate::Committed => {}
             Fate::Keep => {
-                let allocated = self.file.stat().map_or(self.reserved, |stat| stat.allocated.max(allocation(stat.len)));
+                let allocated = self.file.stat().map_or(allocation(self.len), |stat| stat.allocated.max(allocation(stat.len)));
                 let item = Item::Partial(Arc::clone(&self.upstream), self.digest);
                 self.store.leave_partial(item, allocated, self.reserved);
             }
             Fate::Discard => {
-                if let Err(error) = disk::remove_if_there(&*self.store.disk, &self.path) {
-                    tracing::warn!(path = %self.path.display(), %error, "a partial could not be removed");
-                }
+                self.store.records.discard(&self.path);
                 self.store.unreserve(self.reserved);
             }
         }

@@ -46,7 +46,10 @@ impl Store {
         self.remove_item(&Item::Stored(*digest));
         match self.put_aside(digest) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => tracing::error!(%digest, "a stored blob is gone"),
-            Err(error) => tracing::error!(%digest, %error, "a damaged blob could not be put aside"),
+            Err(error) => {
+                tracing::error!(%digest, %error, "a damaged blob could not be put aside; it is removed");
+                self.records.discard(&self.layout.blob(digest));
+            }
             Ok(()) => tracing::error!(%digest, "a damaged blob was put aside"),
         }
     }

@@ -1,12 +1,14 @@
 //! The small files and the directories of the cache, written so that what they occupy is counted.
 
+use std::collections::HashMap;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::disk::{self, Disk};
 use super::lock;
+use super::partial::{BLOCK, allocation};
 
 /// So many records can be written at a time, if their names fall apart.
 const LOCKS: usize = 16;
@@ -22,12 +24,14 @@ pub struct Records {
     /// By name: who counts what a file occupied before and after must be alone with it.
     files: [Mutex<()>; LOCKS],
     directories: Mutex<()>,
+    /// Files that should be gone and could not be removed, with what they occupy.
+    litter: Mutex<HashMap<PathBuf, u64>>,
 }
 
 impl Records {
     pub fn new(disk: Arc<dyn Disk>, occupied: Arc<AtomicU64>) -> Records {
         let (expected, found) = (AtomicU64::new(0), AtomicU64::new(0));
-        Records { disk, occupied, expected, found, files: Default::default(), directories: Mutex::new(()) }
+        Records { disk, occupied, expected, found, files: Default::default(), directories: Mutex::new(()), litter: Mutex::default() }
     }
 
     /// The directory is being read; so many bytes were counted at the last stop.
@@ -41,14 +45,14 @@ impl Records {
         self.count(self.expected.swap(0, Ordering::Relaxed), self.found.swap(0, Ordering::Relaxed));
     }
 
-    /// Something was there at the start.
+    /// Something was there at the start, or is there now. What cannot be looked at counts as the least that it can be.
     pub fn found(&self, path: &Path) {
-        self.found.fetch_add(self.allocated(path), Ordering::Relaxed);
+        self.found.fetch_add(self.allocated(path).unwrap_or(BLOCK), Ordering::Relaxed);
     }
 
     /// Something has come by another way than this.
     pub fn add(&self, path: &Path) {
-        self.count(0, self.allocated(path));
+        self.count(0, self.allocated(path).unwrap_or(BLOCK));
     }
 
     /// Removes what a crash has left of [`Records::replace`].
@@ -67,12 +71,18 @@ impl Records {
     /// When the disk fails; the old file is then still there.
     pub fn replace(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
         let _alone = self.alone(path);
-        let before = self.allocated(path);
+        let before = self.allocated(path)?;
         if before == 0 {
             self.create_directory(path.parent().unwrap_or(path))?;
         }
+        let temporary = disk::temporary(path);
+        self.is_used_again(&temporary);
         let replaced = disk::replace(&*self.disk, path, bytes);
-        self.count(before, self.allocated(path));
+        if replaced.is_err() {
+            self.discard(&temporary);
+        }
+        let expected = if replaced.is_ok() { allocation(bytes.len() as u64) } else { before };
+        self.count(before, self.allocated(path).unwrap_or(expected));
         replaced
     }
 
@@ -96,28 +106,74 @@ impl Records {
     /// When it is there and cannot be removed.
     pub fn remove(&self, path: &Path) -> io::Result<()> {
         let _alone = self.alone(path);
-        let before = self.allocated(path);
+        let before = self.allocated(path)?;
         disk::remove_if_there(&*self.disk, path)?;
         self.count(before, 0);
         Ok(())
     }
 
-    /// Makes a directory, and those above it, where they are not there.
+    /// Removes a file that is good for nothing. One that cannot be removed counts, and is tried again.
+    pub fn discard(&self, path: &Path) {
+        let mut litter = lock(&self.litter);
+        if let Err(error) = disk::remove_if_there(&*self.disk, path) {
+            tracing::warn!(path = %path.display(), %error, "a file could not be removed; it is tried again");
+            let allocated = self.allocated(path).unwrap_or(BLOCK);
+            let before = litter.insert(path.to_owned(), allocated).unwrap_or_default();
+            self.count(before, allocated);
+        }
+    }
+
+    /// Something new stands, or is about to stand, where a file could not be removed.
+    pub fn is_used_again(&self, path: &Path) {
+        let before = lock(&self.litter).remove(path);
+        self.count(before.unwrap_or_default(), 0);
+    }
+
+    /// Tries again to remove what could not be removed.
+    pub fn sweep(&self) {
+        lock(&self.litter).retain(|path, allocated| {
+            let removed = disk::remove_if_there(&*self.disk, path).is_ok();
+            if removed {
+                self.count(*allocated, 0);
+            }
+            !removed
+        });
+    }
+
+    /// Makes a directory, and those above it, where they are not there, so that a power cut does not take them.
     ///
     /// # Errors
     /// When the disk fails.
     pub fn create_directory(&self, path: &Path) -> io::Result<()> {
         let _alone = lock(&self.directories);
-        let is_absent = |path: &&Path| matches!(self.disk.stat(path), Err(error) if error.kind() == io::ErrorKind::NotFound);
-        let absent: Vec<_> = path.ancestors().take_while(is_absent).collect();
-        self.disk.create_dir_all(path)?;
-        absent.into_iter().for_each(|path| self.add(path));
+        let mut absent = Vec::new();
+        for path in path.ancestors() {
+            match self.disk.stat(path) {
+                Ok(_) => break,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => absent.push(path),
+                Err(error) => return Err(error),
+            }
+        }
+        let created = self.disk.create_dir_all(path);
+        for path in &absent {
+            let unknown = if created.is_ok() { BLOCK } else { 0 };
+            self.count(0, self.allocated(path).unwrap_or(unknown));
+        }
+        created?;
+        for parent in absent.iter().filter_map(|path| path.parent()) {
+            if let Err(error) = self.disk.sync_dir(parent) {
+                tracing::error!(path = %parent.display(), %error, "a directory may not survive a power cut");
+            }
+        }
         Ok(())
     }
 
-    /// What cannot be seen occupies nothing.
-    fn allocated(&self, path: &Path) -> u64 {
-        self.disk.stat(path).map_or(0, |stat| stat.allocated)
+    /// What is not there occupies nothing.
+    fn allocated(&self, path: &Path) -> io::Result<u64> {
+        match self.disk.stat(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
+            stat => stat.map(|stat| stat.allocated),
+        }
     }
 
     fn count(&self, before: u64, after: u64) {

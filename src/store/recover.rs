@@ -163,7 +163,7 @@ impl Store {
         let mut pace = Pace::new(&self.loading);
         let all_known = self.index.read(&mut |digest, record| self.expect(digest, record));
         // One that knows little is told everything later, not now.
-        let read = self.find_blobs(&mut pace, all_known).and_then(|()| self.find_refs(&mut pace)).and_then(|()| self.find_pins());
+        let read = self.find_blobs(&mut pace, all_known).and_then(|()| self.find_refs(&mut pace)).and_then(|()| self.find_tags());
         match read {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return,
             Err(error) => tracing::error!(%error, "not everything in the cache directory could be read"),

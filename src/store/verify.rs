@@ -2,14 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc::Sender;
 
-use super::Store;
 use super::rehash::Verdict;
-use crate::oci::{Algorithm, Digest};
+use super::{RepositoryKey, Store};
+use crate::oci::{Algorithm, Digest, Tag};
 
 /// Hashed at a time: some milliseconds of the gate.
 const SLICE_BYTES: u64 = 8 << 20;
@@ -159,21 +160,38 @@ impl Store {
     }
 
     fn compare_records(&self, report: &mut Report) -> io::Result<()> {
-        for repository in self.refs.repositories()? {
-            for tag in self.refs.tags(&repository)? {
-                let key = (repository.clone(), tag);
-                let names = self.refs.tag(&key)?.map(|record| record.descriptor.digest);
-                if names.is_some_and(|digest| !self.contains(&digest)) {
-                    report.tags_without_manifest += 1;
-                    if report.repaired {
-                        self.remove_tag(&key)?;
-                    }
-                }
-            }
+        let lost = self.tags_where(|_, digest| !self.contains(digest))?;
+        report.tags_without_manifest += lost.len() as u64;
+        if report.repaired {
+            lost.iter().try_for_each(|key| self.remove_tag(key))?;
         }
         let manifests: Vec<Digest> = self.links().manifests();
         let lacks = |digest: &Digest| self.children(digest).is_some_and(|children| children.iter().any(|(child, _)| !self.contains(child)));
         report.incomplete_manifests = manifests.iter().filter(|digest| lacks(digest)).count() as u64;
         Ok(())
+    }
+
+    fn tags_where(&self, what_it_names: impl Fn(&RepositoryKey, &Digest) -> bool) -> io::Result<Vec<(RepositoryKey, Tag)>> {
+        let mut found = Vec::new();
+        for repository in self.refs.repositories()? {
+            for tag in self.refs.tags(&repository)? {
+                let key = (repository.clone(), tag);
+                let names = self.refs.tag(&key)?.map(|record| record.descriptor.digest);
+                if names.is_some_and(|digest| what_it_names(&repository, &digest)) {
+                    found.push(key);
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// Removes the records of tags whose manifest is not held (invariant 12), or not by that repository: with such a manifest
+    /// the tag would not leave. Blocks.
+    pub(super) fn drop_lost_tags(&self) -> io::Result<()> {
+        let is_gone = |path: &Path| self.disk.stat(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
+        let is_lost = |repository: &RepositoryKey, digest: &Digest| {
+            is_gone(&self.layout.blob(digest)) || is_gone(&self.layout.manifest_ref(repository, digest))
+        };
+        self.tags_where(is_lost)?.iter().try_for_each(|key| self.remove_tag(key))
     }
 }

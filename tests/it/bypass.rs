@@ -1,6 +1,5 @@
 //! A disk that fails, and pulls that don't: what cannot be stored passes through, whole and verified (invariant 9).
 
-use std::collections::HashMap;
 use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,6 +30,7 @@ fn assert_nothing_stored(larder: &Larder) {
     assert!(larder.files("blobs").is_empty() && larder.files("partial").is_empty(), "{:?}", larder.files(""));
 }
 
+/// Also: d1
 #[tokio::test(start_paused = true)]
 async fn invariant_09_a_full_disk_fails_no_pull() {
     for size in [0, 1000, 500 * KIB, MIB, 3 * MIB, 9 * MIB] {
@@ -53,6 +53,7 @@ async fn invariant_09_a_full_disk_fails_no_pull() {
     }
 }
 
+/// Also: d4
 #[tokio::test(start_paused = true)]
 async fn invariant_09_a_read_only_disk_fails_no_pull() {
     let (net, registry) = hub();
@@ -73,6 +74,7 @@ async fn assert_pulled(larder: &Larder, image: &Image) {
     }
 }
 
+/// Also: d1
 #[tokio::test(start_paused = true)]
 async fn invariant_09_a_disk_that_fills_up_in_mid_fill_fails_no_pull() {
     // In the first batch, amid a later one, and within the part that is held back.
@@ -182,6 +184,7 @@ async fn a_blob_that_is_too_large_passes_through() {
     }
 }
 
+/// Also: d12
 #[tokio::test(start_paused = true)]
 async fn what_is_larger_than_the_whole_cache_passes_through() {
     let (net, registry) = hub();
@@ -310,56 +313,4 @@ async fn a_download_in_bypass_that_nobody_reads_ends() {
     drop((body, client));
     until("it is given up", || fills(&larder, "failed") == 1.0).await;
     assert!(registry.body_bytes_sent() < 8 * MIB as u64);
-}
-
-/// What one pull of an image, a second one, and the eviction of others ask of the disk, with the nth operation failing.
-#[tokio::test(start_paused = true)]
-async fn invariant_09_no_single_disk_fault_fails_a_pull() {
-    let mut struck: HashMap<Op, usize> = HashMap::new();
-    for n in 1.. {
-        let (net, registry) = hub();
-        let image = registry.push_image("library/app", "latest", &[1_200_000, 300_000], 1);
-        let other = push(&registry, 1_500_000, 9);
-        let disk = FaultyDisk::new();
-        let larder = Setup::new(&net).disk(Arc::new(disk.clone())).cache(|cache| cache.max_size = 5 * MIB as u64 / 2).start();
-        disk.fail_nth(n);
-        for round in 0..2 {
-            pull_whole(&larder, &image, &disk, &format!("n = {n}, round {round}")).await;
-            until("fills have ended", || larder.metric("larder_fills_in_flight") == 0.0).await;
-        }
-        whole_in_the_end(&larder, &other, &disk, &format!("n = {n}, eviction")).await;
-        until("fills have ended", || larder.metric("larder_fills_in_flight") == 0.0).await;
-        let Some(op) = disk.hit() else { break };
-        *struck.entry(op).or_default() += 1;
-        disk.heal();
-        pull_whole(&larder, &image, &disk, &format!("after n = {n}, {op:?}")).await;
-    }
-    for op in [Op::Create, Op::Write, Op::Sync, Op::Rename, Op::SyncDir, Op::Stat, Op::Read, Op::Open, Op::Remove] {
-        assert!(struck.contains_key(&op), "{op:?} was never struck: {struck:?}");
-    }
-}
-
-async fn pull_whole(larder: &Larder, image: &Image, disk: &FaultyDisk, when: &str) {
-    let manifest = larder.get("/v2/library/app/manifests/latest").await;
-    assert_eq!((manifest.status, manifest.bytes()), (200, &image.bytes), "{when}, {:?}", disk.hit());
-    for blob in image.layers.iter().chain(&image.config) {
-        whole_in_the_end(larder, blob, disk, when).await;
-    }
-}
-
-/// Whole at once; but a read that fails amid a large blob may break its body: then it is whole the next time.
-async fn whole_in_the_end(larder: &Larder, blob: &Blob, disk: &FaultyDisk, when: &str) {
-    let struck_before = disk.hit();
-    let reply = larder.client().await.get(&path(blob.digest)).try_send().await;
-    let body = reply.map_err(|error| error.to_string()).and_then(|reply| {
-        assert_eq!(reply.status, 200, "{when}, {:?}", disk.hit());
-        reply.body.map_err(|broken| broken.to_string())
-    });
-    match body {
-        Ok(bytes) => assert!(bytes == blob.bytes, "{when}, {:?}", disk.hit()),
-        Err(broken) => {
-            assert_eq!((struck_before, disk.hit()), (None, Some(Op::Read)), "{when}: {broken}");
-            assert_whole(&larder.get(&path(blob.digest)).await, blob);
-        }
-    }
 }

@@ -8,14 +8,15 @@ use std::path::Path;
 const PAGE: &str = "tests/STATEMENTS.md";
 const REMEDY: &str = "LARDER_BLESS=1 cargo test --test it statements";
 /// What a test's name begins with when it is about a statement and a digit follows.
-const ABOUT: [&str; 8] = ["upstreams_a10_", "upstreams_b9_", "clients_", "client_", "u", "cve_", "rustsec_", "go_containerregistry_"];
+const ABOUT: [&str; 9] = ["upstreams_a10_", "upstreams_b9_", "clients_", "client_", "u", "d", "cve_", "rustsec_", "go_containerregistry_"];
 
 /// A page of statements: what its numbers begin with, what it is about, and the statements, one a line.
-const GROUPS: [(&str, &str, &str); 5] = [
+const GROUPS: [(&str, &str, &str); 6] = [
     ("upstreams_a10_", "Registries and their tokens, limits, redirects and failures", include_str!("statements/upstreams_a10.txt")),
     ("upstreams_b9_", "Credentials, cloud registries, signatures", include_str!("statements/upstreams_b9.txt")),
     ("clients_", "What clients need", include_str!("statements/clients.txt")),
     ("u", "Faults of upstream", include_str!("statements/u.txt")),
+    ("d", "Faults of the disk", include_str!("statements/d.txt")),
     ("", "Advisories about others", include_str!("statements/advisories.txt")),
 ];
 
@@ -49,7 +50,7 @@ impl Statement {
 /// Numbers have two digits at least: `clients_7` is `clients_07`. Where there is none, what is there.
 fn normal(id: &str) -> String {
     let (prefix, number) = id.split_at(id.rfind(|letter: char| !letter.is_ascii_digit()).map_or(0, |at| at + 1));
-    if number.len() == 1 && prefix != "u" { format!("{prefix}0{number}") } else { id.to_owned() }
+    if number.len() == 1 && !["u", "d"].contains(&prefix) { format!("{prefix}0{number}") } else { id.to_owned() }
 }
 
 fn groups() -> impl Iterator<Item = (&'static str, Vec<Statement>)> {
@@ -176,8 +177,8 @@ fn every_statement_has_its_tests_and_the_table_says_which() {
 
 #[test]
 fn numbers_are_counted_to_their_end() {
-    assert_eq!(groups().map(|(_, statements)| statements.len()).take(4).collect::<Vec<_>>(), [40, 30, 55, 22]);
-    for (prefix, _, text) in &GROUPS[..4] {
+    assert_eq!(groups().map(|(_, statements)| statements.len()).take(5).collect::<Vec<_>>(), [40, 30, 55, 22, 16]);
+    for (prefix, _, text) in &GROUPS[..5] {
         for (at, line) in text.lines().enumerate() {
             assert!(line.starts_with(&format!("{} ", at + 1)), "{prefix}: {line}");
         }

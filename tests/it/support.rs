@@ -6,5 +6,6 @@ pub mod daemon;
 pub mod disk;
 pub mod larder;
 pub mod net;
+pub mod power;
 pub mod registries;
 pub mod registry;

@@ -50,8 +50,11 @@ impl Store {
         self.records.found(&self.layout.blobs());
         for algorithm in Algorithm::ALL {
             let root = self.layout.blobs().join(algorithm.as_str());
-            self.records.found(&root);
-            for shelf in self.list(&root) {
+            let shelves = self.list(&root);
+            if !shelves.is_empty() {
+                self.records.found(&root);
+            }
+            for shelf in shelves {
                 let shelf = root.join(&shelf.name);
                 self.records.found(&shelf);
                 for batch in self.list(&shelf).chunks(BATCH) {
@@ -127,7 +130,7 @@ impl Store {
             pace.rest()?;
             match found {
                 Found::Confirmation { upstream, digest } if self.contains(&digest) => self.links_mut().confirm(&upstream, digest),
-                Found::Confirmation { .. } => {}
+                Found::Confirmation { upstream, digest } => self.drop_unfounded(&upstream, &digest),
                 Found::Manifest { repository, descriptor } => {
                     let digest = descriptor.digest;
                     let entered = self.enter_manifest(&repository, descriptor);
@@ -191,8 +194,25 @@ impl Store {
         if self.contains(digest) { Ok(()) } else { self.refs.drop_manifest(repository, digest) }
     }
 
+    /// A crash came between what upstream said of a blob and the blob. What it says at this moment is in RAM first.
+    fn drop_unfounded(&self, upstream: &Arc<str>, digest: &Digest) {
+        let is_news = self.links().confirmed(digest).contains(upstream);
+        if !is_news && let Err(error) = self.refs.drop_confirmation(upstream, digest) {
+            tracing::warn!(%digest, %error, "a confirmation of what is gone could not be removed");
+        }
+    }
+
+    /// What the tags name, as far as it matters now.
+    pub(super) fn find_tags(&self) -> io::Result<()> {
+        if !self.lock.partials_are_durable {
+            // Of what was removed in order, a power cut may have undone the first and not the last.
+            self.drop_lost_tags()?;
+        }
+        self.find_pins()
+    }
+
     /// What the pinned tags name.
-    pub(super) fn find_pins(&self) -> io::Result<()> {
+    fn find_pins(&self) -> io::Result<()> {
         let repositories = lock(&self.pins).repositories();
         for repository in repositories {
             for tag in self.refs.tags(&repository)? {

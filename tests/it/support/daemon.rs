@@ -29,11 +29,16 @@ fn free_ports() -> (SocketAddr, SocketAddr) {
 impl Daemon {
     /// Starts it over `directory`, and waits until it answers.
     pub async fn start(directory: &Path, registry: SocketAddr) -> Daemon {
+        Daemon::start_with(directory, registry, "max_size: 8GiB", "1h").await
+    }
+
+    /// The same, with these settings of the cache, and so long a life of tags.
+    pub async fn start_with(directory: &Path, registry: SocketAddr, cache: &str, tag_ttl: &str) -> Daemon {
         let (address, admin) = free_ports();
         let config = directory.join("larder.yaml");
         let text = format!(
-            "server: {{listen: '{address}'}}\nadmin: {{listen: '{admin}'}}\ncache: {{path: '{}', max_size: 8GiB}}\n\
-             upstreams: {{docker.io: {{url: 'http://{registry}', tag_ttl: 1h, visibility: public}}}}\nlog: {{level: error}}\n",
+            "server: {{listen: '{address}'}}\nadmin: {{listen: '{admin}'}}\ncache: {{path: '{}', {cache}}}\n\
+             upstreams: {{docker.io: {{url: 'http://{registry}', tag_ttl: {tag_ttl}, visibility: public}}}}\nlog: {{level: error}}\n",
             directory.join("cache").display()
         );
         std::fs::write(&config, text).expect("a configuration");
@@ -56,6 +61,21 @@ impl Daemon {
 
     pub async fn client(&self) -> Client {
         Client::over(TcpStream::connect(self.address).await.expect("a connection")).await
+    }
+
+    /// The value of a series, as the admin port tells it.
+    pub async fn metric(&self, series: &str) -> f64 {
+        let stream = TcpStream::connect(self.admin).await.expect("a connection");
+        let reply = Client::over(stream).await.get("/metrics").send().await;
+        let line = reply.text().lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' ')).expect("a series");
+        line.parse().expect("a number")
+    }
+
+    /// Asks at `control.sock`; the last line of the answer.
+    pub async fn control(&self, directory: &Path, method: http::Method, path: &str) -> serde_json::Value {
+        let stream = tokio::net::UnixStream::connect(directory.join("cache/control.sock")).await.expect("a connection");
+        let reply = Client::over(stream).await.request(method, path).send().await;
+        serde_json::from_str(reply.text().lines().last().expect("a line")).expect("JSON")
     }
 
     /// The most memory it ever had, in bytes (`VmHWM`).

@@ -4,16 +4,21 @@
 //! let disk = FaultyDisk::new();
 //! disk.fail(Op::Rename, io::ErrorKind::Other);   // from now on
 //! disk.fill_up_after(100_000);                   // bytes, then "no space left"
-//! disk.fail_nth(7);                              // one operation, of any kind
+//! disk.harm(7..=7, Harm::Error);                 // one operation, of any kind
+//! disk.harm(7.., Harm::Full);                    // writes, from the seventh on
 //! ```
 
 use std::collections::HashMap;
 use std::io;
+use std::ops::{Bound, RangeBounds};
 use std::os::fd::BorrowedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use larder::store::disk::{Disk, DiskFile, Entry, Stat, SystemDisk};
+
+/// What a directory occupies at least.
+pub const DIRECTORY_BYTES: u64 = 4096;
 
 /// What is asked of a disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -37,6 +42,39 @@ impl Op {
     /// Whether it changes what is on the disk.
     fn writes(self) -> bool {
         matches!(self, Op::Create | Op::Reopen | Op::Rename | Op::Remove | Op::CreateDir | Op::Write)
+    }
+}
+
+/// What is done to operations by their place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Harm {
+    /// `EIO`; half of what was to be written is.
+    Error,
+    /// The same, but only to what changes something.
+    WriteError,
+    /// `ENOSPC`; half of what was to be written is.
+    Full,
+    /// Half of what was to be read is, which the caller must expect.
+    Short,
+    /// Nothing more is there to read: the file has been cut.
+    Cut,
+    /// The thread panics.
+    Panic,
+}
+
+impl Harm {
+    pub fn strikes(self, op: Op) -> bool {
+        match self {
+            Harm::Error | Harm::Panic => true,
+            Harm::WriteError => op.writes() || op == Op::Sync || op == Op::SyncDir,
+            Harm::Full => matches!(op, Op::Create | Op::CreateDir | Op::Write),
+            Harm::Short | Harm::Cut => op == Op::Read,
+        }
+    }
+
+    fn error(self) -> io::Error {
+        let errno = if self == Harm::Full { rustix::io::Errno::NOSPC } else { rustix::io::Errno::IO };
+        errno.into()
     }
 }
 
@@ -64,11 +102,27 @@ struct Faults {
     space: Option<u64>,
     /// How many operations from now on are done yet.
     left: Option<usize>,
-    /// How many operations from now the one is that fails.
-    nth: Option<usize>,
-    /// The one that did.
-    hit: Option<Op>,
+    harm: Option<Planned>,
+    /// What it struck first.
+    hit: Option<(Op, PathBuf)>,
+    struck: Option<(Op, PathBuf)>,
     operations: usize,
+}
+
+/// Operations to which something is done, counted among those that it can be done to.
+struct Planned {
+    harm: Harm,
+    first: usize,
+    last: usize,
+    seen: usize,
+}
+
+impl Faults {
+    fn strike(&mut self, op: Op) -> Option<Harm> {
+        let planned = self.harm.as_mut().filter(|planned| planned.harm.strikes(op))?;
+        planned.seen += 1;
+        (planned.first..=planned.last).contains(&planned.seen).then_some(planned.harm)
+    }
 }
 
 impl FaultyDisk {
@@ -95,10 +149,12 @@ impl FaultyDisk {
         self.faults().read_only = true;
     }
 
-    /// The nth operation from now, counted from 1, fails, and only that.
-    pub fn fail_nth(&self, n: usize) {
+    /// Something is done to the nth operations from now, counted from 1 among those that it can be done to.
+    pub fn harm(&self, nth: impl RangeBounds<usize>, harm: Harm) {
+        let first = if let Bound::Included(first) = nth.start_bound() { *first } else { 1 };
+        let last = if let Bound::Included(last) = nth.end_bound() { *last } else { usize::MAX };
         let mut faults = self.faults();
-        (faults.nth, faults.hit) = (Some(n), None);
+        (faults.harm, faults.hit) = (Some(Planned { harm, first, last, seen: 0 }), None);
     }
 
     /// Every read at `offset` or beyond waits, as on a disk that is too slow, until [`FaultyDisk::release`].
@@ -135,9 +191,14 @@ impl FaultyDisk {
         self.faults().left == Some(0)
     }
 
-    /// What `fail_nth` struck, if it was reached.
-    pub fn hit(&self) -> Option<Op> {
-        self.faults().hit
+    /// What `harm` struck first, also when that is long healed.
+    pub fn struck(&self) -> Option<(Op, PathBuf)> {
+        self.faults().struck.clone()
+    }
+
+    /// What `harm` struck first, if it was reached.
+    pub fn hit(&self) -> Option<(Op, PathBuf)> {
+        self.faults().hit.clone()
     }
 
     /// Operations so far.
@@ -146,15 +207,16 @@ impl FaultyDisk {
     }
 
     pub fn heal(&self) {
-        let operations = self.operations();
-        *self.faults() = Faults { operations, ..Faults::default() };
+        let mut faults = self.faults();
+        *faults = Faults { operations: faults.operations, struck: faults.struck.take(), ..Faults::default() };
     }
 
     fn faults(&self) -> MutexGuard<'_, Faults> {
         self.faults.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn attempt(&self, op: Op) -> io::Result<()> {
+    /// Counts an operation. Says what is to be done to it beside failing it.
+    fn attempt(&self, op: Op, path: &Path) -> io::Result<Option<Harm>> {
         let mut faults = self.faults();
         faults.operations += 1;
         match faults.left.as_mut() {
@@ -162,12 +224,16 @@ impl FaultyDisk {
             Some(left) => *left -= 1,
             None => {}
         }
-        if let Some(left) = faults.nth.as_mut() {
-            *left -= 1;
-            if *left == 0 {
-                (faults.nth, faults.hit) = (None, Some(op));
-                return Err(io::Error::other("a fault by script"));
-            }
+        if let Some(harm) = faults.strike(op) {
+            faults.hit.get_or_insert_with(|| (op, path.to_owned()));
+            faults.struck = faults.hit.clone();
+            drop(faults);
+            return match harm {
+                Harm::Panic => panic!("a panic by script"),
+                Harm::Short | Harm::Cut => Ok(Some(harm)),
+                _ if op == Op::Write => Ok(Some(harm)),
+                _ => Err(harm.error()),
+            };
         }
         if faults.read_only && op.writes() {
             return Err(io::ErrorKind::ReadOnlyFilesystem.into());
@@ -176,7 +242,7 @@ impl FaultyDisk {
             (Some(kind), _) => Err((*kind).into()),
             // A full disk has no room for a directory entry either, once it is really full.
             (None, Some(0)) if matches!(op, Op::Create | Op::CreateDir) => Err(io::ErrorKind::StorageFull.into()),
-            (None, _) => Ok(()),
+            (None, _) => Ok(None),
         }
     }
 
@@ -189,59 +255,64 @@ impl FaultyDisk {
         fits
     }
 
-    fn wrap(&self, file: Arc<dyn DiskFile>) -> Arc<dyn DiskFile> {
-        Arc::new(FaultyFile { file, disk: self.clone() })
+    fn wrap(&self, path: &Path, file: Arc<dyn DiskFile>) -> Arc<dyn DiskFile> {
+        Arc::new(FaultyFile { file, disk: self.clone(), path: path.to_owned() })
     }
 }
 
 impl Disk for FaultyDisk {
     fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        self.attempt(Op::Open)?;
-        SystemDisk.open(path).map(|file| self.wrap(file))
+        self.attempt(Op::Open, path)?;
+        SystemDisk.open(path).map(|file| self.wrap(path, file))
     }
 
     fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        self.attempt(Op::Create)?;
-        SystemDisk.create(path).map(|file| self.wrap(file))
+        self.attempt(Op::Create, path)?;
+        SystemDisk.create(path).map(|file| self.wrap(path, file))
     }
 
     fn reopen(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        self.attempt(Op::Reopen)?;
-        SystemDisk.reopen(path).map(|file| self.wrap(file))
+        self.attempt(Op::Reopen, path)?;
+        SystemDisk.reopen(path).map(|file| self.wrap(path, file))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.attempt(Op::Rename)?;
+        self.attempt(Op::Rename, to)?;
         SystemDisk.rename(from, to)
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
-        self.attempt(Op::Remove)?;
+        self.attempt(Op::Remove, path)?;
         SystemDisk.remove(path)
     }
 
     fn create_dir_all(&self, path: &Path) -> io::Result<()> {
-        self.attempt(Op::CreateDir)?;
+        self.attempt(Op::CreateDir, path)?;
         SystemDisk.create_dir_all(path)
     }
 
     /// Only counted: no test pulls the plug, and hundreds of real ones take minutes.
-    fn sync_dir(&self, _path: &Path) -> io::Result<()> {
-        self.attempt(Op::SyncDir)
+    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        self.attempt(Op::SyncDir, path).map(drop)
     }
 
     fn list(&self, directory: &Path) -> io::Result<Vec<Entry>> {
-        self.attempt(Op::List)?;
+        // What is not there is not looked for on the disk, and is most of what a scrub of an almost empty cache lists.
+        if directory.exists() {
+            self.attempt(Op::List, directory)?;
+        }
         SystemDisk.list(directory)
     }
 
     fn stat(&self, path: &Path) -> io::Result<Stat> {
-        self.attempt(Op::Stat)?;
-        SystemDisk.stat(path)
+        self.attempt(Op::Stat, path)?;
+        let stat = SystemDisk.stat(path)?;
+        // In RAM directories occupy nothing.
+        Ok(if path.is_dir() { Stat { allocated: stat.allocated.max(DIRECTORY_BYTES), ..stat } } else { stat })
     }
 
     fn free_space(&self, path: &Path) -> io::Result<u64> {
-        self.attempt(Op::FreeSpace)?;
+        self.attempt(Op::FreeSpace, path)?;
         let free = self.faults().free.clone();
         free.map_or_else(|| SystemDisk.free_space(path), |free| Ok(free()))
     }
@@ -250,13 +321,19 @@ impl Disk for FaultyDisk {
 struct FaultyFile {
     file: Arc<dyn DiskFile>,
     disk: FaultyDisk,
+    path: PathBuf,
 }
 
 impl DiskFile for FaultyFile {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.disk.attempt(Op::Read)?;
+        let harm = self.disk.attempt(Op::Read, &self.path)?;
         self.disk.wait(offset);
-        self.file.read_at(buffer, offset)
+        let len = match harm {
+            Some(Harm::Short) => buffer.len().div_ceil(2),
+            Some(Harm::Cut) => 0,
+            _ => buffer.len(),
+        };
+        self.file.read_at(&mut buffer[..len], offset)
     }
 
     /// Nothing is ever in memory already, so that every read can fail.
@@ -265,18 +342,21 @@ impl DiskFile for FaultyFile {
     }
 
     fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        self.disk.attempt(Op::Write)?;
+        if let Some(harm) = self.disk.attempt(Op::Write, &self.path)? {
+            self.file.write_all_at(&bytes[..bytes.len() / 2], offset)?;
+            return Err(harm.error());
+        }
         let fits = self.disk.take_space(bytes.len());
         self.file.write_all_at(&bytes[..fits], offset)?;
         if fits < bytes.len() { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.disk.attempt(Op::Sync)
+        self.disk.attempt(Op::Sync, &self.path).map(drop)
     }
 
     fn stat(&self) -> io::Result<Stat> {
-        self.disk.attempt(Op::Stat)?;
+        self.disk.attempt(Op::Stat, &self.path)?;
         self.file.stat()
     }
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use larder::app::{App, World};
+use larder::app::{App, Failure, World};
 use larder::clock::{Clock, Timestamp};
 use larder::config::{
     AdminConfig, BaseUrl, CacheConfig, Config, FillsConfig, LogConfig, LogFormat, NoProxy, Patterns, ServerConfig, UpstreamConfig,
@@ -114,6 +114,14 @@ impl Setup {
         self
     }
 
+    /// With its files in RAM: for who starts it a thousand times, and has a disk of his own to fail.
+    pub fn in_memory(mut self) -> Setup {
+        let directory = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).expect("a directory");
+        self.config.cache.path = directory.path().join("cache");
+        self.directory = Arc::new(directory);
+        self
+    }
+
     pub fn cache(mut self, change: impl FnOnce(&mut CacheConfig)) -> Setup {
         change(&mut self.config.cache);
         self
@@ -131,12 +139,20 @@ impl Setup {
     }
 
     pub fn start(self) -> Larder {
-        let Setup { config, world, directory } = self;
+        self.try_start().unwrap_or_else(|(_, failure)| panic!("no larder: {failure}"))
+    }
+
+    /// As [`Setup::start`], where the disk may not let it.
+    pub fn try_start(self) -> Result<Larder, (Setup, Failure)> {
         let stop = CancellationToken::new();
-        let metrics = Arc::new(Metrics::new(config.upstreams.keys()));
-        let app = App::build(&config, world.clone(), metrics, None, stop.clone()).expect("a larder");
+        let metrics = Arc::new(Metrics::new(self.config.upstreams.keys()));
+        let app = match App::build(&self.config, self.world.clone(), metrics, None, stop.clone()) {
+            Ok(app) => app,
+            Err(failure) => return Err((self, failure)),
+        };
+        let Setup { config, world, directory } = self;
         app.readiness.ready();
-        Larder { app, clock: world.clock.clone(), config, world, directory, stop }
+        Ok(Larder { app, clock: world.clock.clone(), config, world, directory, stop })
     }
 }
 
