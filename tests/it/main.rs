@@ -18,6 +18,7 @@ mod names;
 mod online;
 mod process;
 mod pull;
+mod refuge;
 mod registries;
 mod selfcare;
 mod shield;
