@@ -12,6 +12,7 @@ mod manifest;
 mod outcome;
 mod patience;
 mod queue;
+mod refuge;
 mod repository;
 mod tag;
 mod transfer;
@@ -24,6 +25,7 @@ pub use freshness::TagRules;
 pub use listing::{Listing, ReferrersPage, TagPage, Tags};
 pub use manifest::{ManifestAnswer, Want};
 pub use outcome::{BypassReason, Outcome, StaleReason};
+pub use refuge::{Refuge, Rest};
 pub use repository::{Repositories, Repository, Root, Rule, Source, Target, Unresolved};
 
 use std::sync::Arc;

@@ -25,6 +25,7 @@ mod records;
 mod recover;
 mod refs;
 mod rehash;
+mod ring;
 mod room;
 #[cfg(test)]
 mod scale_tests;
@@ -48,7 +49,7 @@ pub use pins::Pin;
 pub use purge::{Glob, Purged, Selected, What};
 pub use refs::TagRecord;
 pub use socket::{control_path, is_cache};
-pub use tail::{HOLD_BACK, Phase, Progress, Tail, TailReader};
+pub use tail::{HOLD_BACK, Lost, Phase, Progress, Tail, TailReader, Unreadable};
 pub use trust::Vouched;
 pub use uptime::DaemonTime;
 pub use verify::{Progress as VerifyProgress, Report};
@@ -76,6 +77,7 @@ use hints::Hints;
 use index::Index;
 use links::Links;
 use lock::{DirectoryLock, Sizes};
+use partial::Writing;
 use pins::Pins;
 use quarantine::Quarantine;
 use records::Records;
@@ -113,8 +115,7 @@ pub struct Store {
     hints: Hints,
     memory: Cache<Digest, Bytes>,
     buffers: Buffers,
-    /// Numbers the temporary files of manifests.
-    manifest_copies: AtomicU64,
+    writing: Writing,
     /// Held while a blob's file comes or goes, so that an eviction can't unlink what was just put in its place. Blocks;
     /// only for work behind the gate.
     files: Mutex<()>,
@@ -215,7 +216,7 @@ impl Store {
                 .build(),
             max_blob_size: options.max_blob_size,
             buffers: Buffers::default(),
-            manifest_copies: AtomicU64::new(0),
+            writing: Writing::default(),
             files: Mutex::new(()),
             disk,
             gate,

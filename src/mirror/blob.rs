@@ -181,7 +181,7 @@ impl Mirror {
     }
 }
 
-fn listed_size(link: Link) -> Option<u64> {
+pub(super) fn listed_size(link: Link) -> Option<u64> {
     match link {
         Link::Listed { size } | Link::Doubtful { size } => Some(size),
         Link::Unlisted => None,

@@ -22,7 +22,7 @@ use crate::store::{FileReader, PartialBlob, Phase, Store, StoreError, Tail, Veri
 use crate::upstream::{BlobStream, Call, Exchange, UpstreamError};
 
 /// From a fill's begin, and from each resumption, to upstream's headers.
-const HEADERS_TIMEOUT: Duration = Duration::from_secs(25);
+pub(super) const HEADERS_TIMEOUT: Duration = Duration::from_secs(25);
 type Key = (Arc<str>, Digest);
 
 /// The fills that are under way, and what they need.
@@ -164,9 +164,35 @@ impl Fills {
         self.flights.get(&(Arc::clone(repository.upstream_name()), *digest))
     }
 
+    /// From now on nobody joins the download that this tail follows; it goes on for those who have.
+    pub(super) fn leave(&self, repository: &Repository, digest: &Digest, tail: &Arc<Tail>) {
+        let follows = |fill: &Fill| fill.state.borrow().opened.as_ref().is_some_and(|opened| Arc::ptr_eq(&opened.tail, tail));
+        self.flights.leave(&(Arc::clone(repository.upstream_name()), *digest), follows);
+    }
+
     /// Joins the download of a blob, or begins it. `size` is what a manifest says of it. `None` when it has been stored
     /// meanwhile. The flag is whether it was under way.
     pub fn join(self: &Arc<Fills>, repository: &Repository, digest: &Digest, size: Option<u64>) -> Option<(Arc<Fill>, bool)> {
+        self.join_or_begin(repository, digest, size, true)
+    }
+
+    /// As [`Fills::join`], but what it begins goes to no file: the disk has just failed to give such a one back.
+    pub(super) fn join_unstored(
+        self: &Arc<Fills>,
+        repository: &Repository,
+        digest: &Digest,
+        size: Option<u64>,
+    ) -> Option<(Arc<Fill>, bool)> {
+        self.join_or_begin(repository, digest, size, false)
+    }
+
+    fn join_or_begin(
+        self: &Arc<Fills>,
+        repository: &Repository,
+        digest: &Digest,
+        size: Option<u64>,
+        is_stored: bool,
+    ) -> Option<(Arc<Fill>, bool)> {
         let key = (Arc::clone(repository.upstream_name()), *digest);
         let name = repository.name();
         // It may have ended between the caller's look into the store and this one.
@@ -182,6 +208,7 @@ impl Fills {
                     fill: Arc::clone(&fill),
                     entry,
                     listed: size.map(|size| (name.clone(), size)),
+                    is_stored,
                 };
                 tokio::spawn(task.run());
                 Some((fill, false))
@@ -198,6 +225,7 @@ pub(super) struct Task {
     pub(super) entry: Entry<Key, Fill>,
     /// The size that a manifest of this repository announced.
     listed: Option<(RepositoryName, u64)>,
+    is_stored: bool,
 }
 
 /// How a download begins.
@@ -226,7 +254,10 @@ impl Task {
 
     /// Asks for one repository after another, until one is given the blob.
     async fn ask(&self) {
-        let mut held = self.fills.store.resume(self.source.name(), &self.fill.digest).await;
+        let mut held = match self.is_stored {
+            true => self.fills.store.resume(self.source.name(), &self.fill.digest).await,
+            false => None,
+        };
         loop {
             let Some(name) = self.fill.next() else {
                 if self.entry.retire_if(|fill| lock(&fill.wanted).pending.is_empty()) {
@@ -305,6 +336,10 @@ impl Task {
     async fn begin(&self, held: Option<(PartialBlob, Verifier)>, size: Option<u64>) -> Begun {
         let Some((mut partial, verifier)) = held else {
             let verifier = Verifier::new(&self.fill.digest);
+            if !self.is_stored {
+                let intake = Intake { verifier, partial: None };
+                return Begun { intake, file: None, bypass: Some(BypassReason::DiskError) };
+            }
             return match self.fills.store.begin(self.source.name(), &self.fill.digest, size).await {
                 Ok(partial) => Begun { file: Some(partial.reader()), intake: Intake { verifier, partial: Some(partial) }, bypass: None },
                 Err(error) => Begun { intake: Intake { verifier, partial: None }, file: None, bypass: Some(self.bypass(&error)) },

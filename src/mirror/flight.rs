@@ -43,6 +43,14 @@ impl<K: Eq + Hash + Clone, T> Flights<K, T> {
         Joined::New(Entry { running: Arc::clone(&self.running), metrics: Arc::clone(&self.metrics), key, flight })
     }
 
+    /// Leaves the running job of this key to itself, if `is_stale`: who asks from now on begins anew.
+    pub fn leave(&self, key: &K, is_stale: impl FnOnce(&T) -> bool) {
+        let mut running = lock(&self.running);
+        if running.get(key).is_some_and(|flight| is_stale(flight)) {
+            running.remove(key);
+        }
+    }
+
     /// The running job of this key.
     pub fn get(&self, key: &K) -> Option<Arc<T>> {
         lock(&self.running).get(key).cloned()

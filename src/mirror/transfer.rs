@@ -192,6 +192,11 @@ impl Transfer<'_> {
             Err(error) => Err(error),
         };
         match (verified, intake.partial) {
+            (Ok(_), Some(partial)) if self.tail.is_unreadable() => {
+                self.tail.finish(Phase::Verified);
+                task.fills.gate.run(move || partial.discard()).await;
+                task.source.metrics.filled(FillResult::Bypassed);
+            }
             (Ok(verified), Some(partial)) => {
                 self.tail.finish(Phase::Verified);
                 let (store, upstream, digest) = (Arc::clone(&task.fills.store), Arc::clone(task.source.name()), task.fill.digest);

@@ -59,7 +59,7 @@ impl Handler {
         let body = if is_head { Some(0) } else { answered.length };
         record.responded(answered.head.status().as_u16(), body);
         let content = if is_head { Content::Bytes(bytes::Bytes::new()) } else { answered.content };
-        answered.head.map(|()| Body::new(content, record))
+        answered.head.map(|()| Body::new(content, record, answered.refuge))
     }
 
     async fn answer(&self, record: &mut Record) -> Result<Answered, Error> {
@@ -178,7 +178,8 @@ impl Handler {
                 },
                 None => continue,
             };
-            return Ok(response::blob(digest, size, selection, blob.outcome, record.ns.as_deref(), Some(content)));
+            let answered = response::blob(digest, size, selection, blob.outcome, record.ns.as_deref(), Some(content));
+            return Ok(Answered { refuge: Some(self.mirror.refuge(repository, digest)), ..answered });
         }
         Err(Error::Mirror(mirror::Error::Overloaded))
     }

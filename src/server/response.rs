@@ -8,7 +8,7 @@ use http::{HeaderName, HeaderValue, Response, StatusCode};
 
 use super::body::Content;
 use super::range::Selection;
-use crate::mirror::{Listing, ManifestAnswer, Outcome, ReferrersPage};
+use crate::mirror::{Listing, ManifestAnswer, Outcome, ReferrersPage, Refuge};
 use crate::oci::{Digest, MediaType, Tag};
 
 const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
@@ -24,6 +24,8 @@ pub struct Answered {
     pub content: Content,
     /// Bytes of the body, when known.
     pub length: Option<u64>,
+    /// Where the body goes on if the disk fails.
+    pub refuge: Option<Refuge>,
 }
 
 impl Answered {
@@ -31,7 +33,7 @@ impl Answered {
     pub fn plain(response: Response<Bytes>) -> Answered {
         let (head, body) = response.into_parts();
         let length = Some(body.len() as u64);
-        Answered { head: Response::from_parts(head, ()), content: Content::Bytes(body), length }
+        Answered { head: Response::from_parts(head, ()), content: Content::Bytes(body), length, refuge: None }
     }
 
     fn set(&mut self, name: HeaderName, value: impl TryInto<HeaderValue>) {
@@ -88,7 +90,7 @@ pub fn blob(
     content: Option<Content>,
 ) -> Answered {
     let length = size.map(|size| selection.length(size));
-    let mut answered = Answered { head: Response::new(()), content: content.unwrap_or(Content::Bytes(Bytes::new())), length };
+    let mut answered = Answered { head: Response::new(()), content: content.unwrap_or(Content::Bytes(Bytes::new())), length, refuge: None };
     mark(&mut answered, outcome, None, ns);
     answered.set(CONTENT_TYPE, "application/octet-stream");
     answered.set(CONTENT_DIGEST, digest.to_string());

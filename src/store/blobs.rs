@@ -68,8 +68,8 @@ impl Blob {
             Content::Memory(bytes) => Ok(slice(bytes, range)),
             Content::File(reader) => reader.read(range.start, range.end - range.start).await,
         };
-        if read.is_err() {
-            self.store.damaged(self.digest).await;
+        if let (Err(_), Content::File(reader)) = (&read, &self.content) {
+            self.store.damaged(self.digest, &reader.file).await;
         }
         read
     }

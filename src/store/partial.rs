@@ -1,16 +1,17 @@
 //! Writing: a blob that is not yet believed, and the one way in which it becomes one that is.
 
+use std::collections::HashSet;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 
 use super::blobs::FileReader;
 use super::disk::DiskFile;
 use super::evict::Item;
-use super::{Store, StoreError};
+use super::{Store, StoreError, lock};
 use crate::oci::{Descriptor, Digest, Hasher};
 
 /// Promised at a time to a blob whose size nobody announced.
@@ -68,6 +69,41 @@ impl Verifier {
     }
 }
 
+/// Who writes where under `partial/`. A download that goes on although its readers have left it for another one keeps its
+/// file to itself.
+#[derive(Default)]
+pub(super) struct Writing {
+    paths: Mutex<HashSet<PathBuf>>,
+    copies: AtomicU64,
+}
+
+impl Writing {
+    /// The number of a file that nobody else writes.
+    fn copy(&self) -> u64 {
+        self.copies.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+/// The right to write to a path; dropped, others may.
+struct Claim {
+    store: Arc<Store>,
+    path: PathBuf,
+}
+
+impl Claim {
+    /// `None` while somebody writes there.
+    fn take(store: &Arc<Store>, path: &Path) -> Option<Claim> {
+        let is_free = lock(&store.writing.paths).insert(path.to_owned());
+        is_free.then(|| Claim { store: Arc::clone(store), path: path.to_owned() })
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        lock(&self.store.writing.paths).remove(&self.path);
+    }
+}
+
 /// A file under `partial/`, with the bytes promised to it. Dropped, it stays to be continued; [`PartialBlob::discard`]
 /// removes it; [`PartialBlob::commit`] makes it a blob.
 pub struct PartialBlob {
@@ -79,6 +115,8 @@ pub struct PartialBlob {
     len: u64,
     reserved: u64,
     fate: Fate,
+    /// Let go of after what `drop` does; absent where the path is nobody else's by its name.
+    claim: Option<Claim>,
 }
 
 /// What dropping a partial means.
@@ -116,8 +154,11 @@ pub(super) fn rehash(file: &dyn DiskFile, digest: &Digest, len: u64) -> io::Resu
 impl PartialBlob {
     /// Opens an empty partial of `size` bytes, or of an unknown size. Blocks.
     pub(super) fn create(store: &Arc<Store>, upstream: &Arc<str>, digest: &Digest, size: Option<u64>) -> Result<PartialBlob, StoreError> {
-        let before = store.take_partial(upstream, digest);
         let path = store.layout.partial(upstream, digest);
+        let Some(claim) = Claim::take(store, &path) else {
+            return PartialBlob::in_one_go(store, upstream, digest, size.unwrap_or_default());
+        };
+        let before = store.take_partial(upstream, digest);
         let created = PartialBlob::create_at(store, path.clone(), upstream, digest, size.unwrap_or_default());
         let mut partial = created.inspect_err(|_| {
             // Nobody counts it any more.
@@ -125,7 +166,7 @@ impl PartialBlob {
                 store.records.discard(&path);
             }
         })?;
-        partial.fate = Fate::Keep;
+        (partial.fate, partial.claim) = (Fate::Keep, Some(claim));
         Ok(partial)
     }
 
@@ -136,8 +177,7 @@ impl PartialBlob {
 
     /// Opens an empty file that nobody will ever find and continue. Blocks.
     pub(super) fn in_one_go(store: &Arc<Store>, upstream: &Arc<str>, digest: &Digest, size: u64) -> Result<PartialBlob, StoreError> {
-        let copy = store.manifest_copies.fetch_add(1, Ordering::Relaxed);
-        let path = store.layout.partial_manifest(upstream, digest, copy);
+        let path = store.layout.partial_manifest(upstream, digest, store.writing.copy());
         PartialBlob::create_at(store, path, upstream, digest, size)
     }
 
@@ -162,19 +202,25 @@ impl PartialBlob {
         store.reserve(reserved)?;
         let file = store.create_file(&path).inspect_err(|_| store.unreserve(reserved))?;
         let (store, upstream) = (Arc::clone(store), Arc::clone(upstream));
-        Ok(PartialBlob { store, upstream, digest: *digest, path, file, len: 0, reserved, fate: Fate::Discard })
+        Ok(PartialBlob { store, upstream, digest: *digest, path, file, len: 0, reserved, fate: Fate::Discard, claim: None })
     }
 
     /// Opens an interrupted partial and hashes what it holds again. Blocks. `None` when there is none that could be continued;
     /// then there is none at all.
     pub(super) fn resume(store: &Arc<Store>, upstream: &Arc<str>, digest: &Digest) -> Option<(PartialBlob, Verifier)> {
-        store.take_partial(upstream, digest)?;
         let path = store.layout.partial(upstream, digest);
-        let resumed = PartialBlob::reopen(store, path.clone(), upstream, digest);
-        if resumed.is_none() {
-            store.records.discard(&path);
+        let claim = Claim::take(store, &path)?;
+        store.take_partial(upstream, digest)?;
+        match PartialBlob::reopen(store, path.clone(), upstream, digest) {
+            None => {
+                store.records.discard(&path);
+                None
+            }
+            Some((mut partial, verifier)) => {
+                partial.claim = Some(claim);
+                Some((partial, verifier))
+            }
         }
-        resumed
     }
 
     fn reopen(store: &Arc<Store>, path: PathBuf, upstream: &Arc<str>, digest: &Digest) -> Option<(PartialBlob, Verifier)> {
@@ -191,6 +237,7 @@ impl PartialBlob {
             len,
             reserved,
             fate: Fate::Discard,
+            claim: None,
         };
         store.written.fetch_add(len, Ordering::Relaxed);
         let verifier = rehash(&*partial.file, digest, len).ok()?;

@@ -4,7 +4,9 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, Mutex};
 
+use super::disk::DiskFile;
 use super::evict::Item;
+use super::tail::Tail;
 use super::{Store, layout, lock};
 use crate::oci::Digest;
 
@@ -93,10 +95,24 @@ impl Store {
         Ok(())
     }
 
-    /// A stored blob could not be read while it was served.
-    pub(super) async fn damaged(self: &Arc<Store>, digest: Digest) {
+    /// A blob could not be read while it was served. Readers of its old file must not put aside what was fetched since.
+    pub(super) async fn damaged(self: &Arc<Store>, digest: Digest, file: &Arc<dyn DiskFile>) {
         self.metrics.read_failed("io");
-        let store = Arc::clone(self);
-        self.gate.run(move || store.quarantine(&digest)).await;
+        let (store, file) = (Arc::clone(self), Arc::clone(file));
+        let work = move || {
+            let stored = store.disk.stat(&store.layout.blob(&digest));
+            let is_other = matches!((stored, file.stat()), (Ok(stored), Ok(read)) if stored.modified != read.modified);
+            if !is_other && store.contains(&digest) {
+                store.quarantine(&digest);
+            }
+        };
+        self.gate.run(work).await;
+    }
+
+    /// A blob that is arriving, or has just arrived, could not be read back.
+    pub async fn unreadable(self: &Arc<Store>, digest: Digest, tail: &Tail) {
+        if let Some(file) = tail.file() {
+            self.damaged(digest, file).await;
+        }
     }
 }

@@ -4,9 +4,9 @@
 //! Where the store stops taking bytes (full, broken, blob too large), what arrives from there on passes through a
 //! bounded ring in RAM, paced by the readers.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -15,13 +15,11 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use super::blobs::{Blob, FileReader};
+use super::disk::DiskFile;
+use super::ring::{Ring, fell_behind};
 
 /// Bytes at a blob's end that nobody gets before its digest is verified.
 pub const HOLD_BACK: u64 = 64 * 1024;
-/// Most bytes that the ring holds.
-const RING_BYTES_MAX: u64 = 4 * 1024 * 1024;
-/// Bytes that stay in the ring when all present readers have them.
-const RING_BYTES_KEPT: u64 = RING_BYTES_MAX / 4;
 /// A reader that keeps others waiting for so long is dropped, in bypass only; so is a download that nobody reads.
 const STALLED_READER_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -60,6 +58,11 @@ impl Progress {
     }
 }
 
+/// The file that readers follow cannot be read, though what arrives may be as good as before.
+#[derive(Debug, thiserror::Error)]
+#[error("the file of a blob that is arriving cannot be read: {0}")]
+pub struct Unreadable(io::Error);
+
 /// A blob that is arriving: one writer, any number of readers.
 pub struct Tail {
     progress: watch::Sender<Progress>,
@@ -69,16 +72,9 @@ pub struct Tail {
     next_seat: AtomicU64,
     /// A reader has moved, come or gone.
     moved: Notify,
+    is_unreadable: AtomicBool,
     /// Where the file is a stored blob's: it is not evicted while somebody reads.
-    _stored: Option<Arc<Blob>>,
-}
-
-/// What passed through without being stored, from where the file ends.
-struct Ring {
-    from: u64,
-    start: u64,
-    end: u64,
-    chunks: VecDeque<Bytes>,
+    stored: Option<Arc<Blob>>,
 }
 
 struct Seat {
@@ -101,7 +97,8 @@ impl Tail {
             seats: Mutex::default(),
             next_seat: AtomicU64::new(0),
             moved: Notify::new(),
-            _stored: None,
+            is_unreadable: AtomicBool::new(false),
+            stored: None,
         };
         if bypass {
             tail.divert();
@@ -111,7 +108,7 @@ impl Tail {
 
     /// A tail over a stored blob's file, which is leased as long as somebody reads.
     pub(super) fn of_stored(blob: Arc<Blob>, file: FileReader) -> Tail {
-        Tail { _stored: Some(Arc::clone(&blob)), ..Tail::new(Some(file), 0, Some(blob.len())) }
+        Tail { stored: Some(Arc::clone(&blob)), ..Tail::new(Some(file), 0, Some(blob.len())) }
     }
 
     pub fn progress(&self) -> Progress {
@@ -126,7 +123,7 @@ impl Tail {
     /// From here on, nothing more goes to the file.
     pub fn divert(&self) {
         let from = self.progress().received;
-        lock(&self.ring).get_or_insert_with(|| Ring { from, start: from, end: from, chunks: VecDeque::new() });
+        lock(&self.ring).get_or_insert_with(|| Ring::new(from));
     }
 
     pub fn is_diverted(&self) -> bool {
@@ -143,11 +140,8 @@ impl Tail {
         let end = {
             let mut ring = lock(&self.ring);
             let Some(ring) = ring.as_mut() else { return };
-            for chunk in chunks {
-                ring.end += chunk.len() as u64;
-                ring.chunks.push_back(chunk);
-            }
-            ring.end
+            chunks.into_iter().for_each(|chunk| ring.push(chunk));
+            ring.end()
         };
         self.advance(end);
     }
@@ -183,7 +177,7 @@ impl Tail {
             if let Some((_, offset, _)) = slowest {
                 ring.release(offset);
             }
-            if ring.len() < RING_BYTES_MAX {
+            if !ring.is_full() {
                 return true;
             }
             match slowest {
@@ -196,8 +190,8 @@ impl Tail {
     /// A reader of `start..end`; without an end, to the end of the blob. `None` when what it wants has passed by.
     pub fn reader(self: &Arc<Tail>, start: u64, end: Option<u64>) -> Option<TailReader> {
         let passed = |ring: &Ring| {
-            let wants_ring = end.is_none_or(|end| end > ring.from);
-            if start < ring.from { self.file.is_none() || wants_ring && ring.start > ring.from } else { start < ring.start }
+            let wants_ring = end.is_none_or(|end| end > ring.from());
+            if start < ring.from() { self.file.is_none() || wants_ring && ring.start() > ring.from() } else { start < ring.start() }
         };
         let ring = lock(&self.ring);
         if ring.as_ref().is_some_and(passed) {
@@ -206,56 +200,39 @@ impl Tail {
         let seat = self.next_seat.fetch_add(1, Ordering::Relaxed);
         lock(&self.seats).insert(seat, Seat { offset: start, moved_at: Instant::now() });
         drop(ring);
-        Some(TailReader { progress: self.subscribe(), tail: Arc::clone(self), seat, offset: start, end })
+        Some(TailReader { progress: self.subscribe(), tail: Arc::clone(self), seat, offset: start, end, before: Vec::new() })
+    }
+
+    /// Whether the disk has refused to give back what was written to the file.
+    pub fn is_unreadable(&self) -> bool {
+        self.is_unreadable.load(Ordering::Acquire)
+    }
+
+    /// The file, if it is one that is being written.
+    pub(super) fn file(&self) -> Option<&Arc<dyn DiskFile>> {
+        self.file.as_ref().map(|reader| &reader.file)
+    }
+
+    /// Whoever reads while a stored blob is hashed has no proof of what was read so far, and nowhere to go on.
+    fn lost(&self, error: io::Error) -> io::Error {
+        if self.stored.is_some() {
+            return error;
+        }
+        self.is_unreadable.store(true, Ordering::Release);
+        io::Error::other(Unreadable(error))
     }
 
     async fn read(&self, offset: u64, max: u64) -> io::Result<Bytes> {
         let in_file = match lock(&self.ring).as_ref() {
-            Some(ring) if offset >= ring.from => return ring.read(offset, max),
-            Some(ring) => ring.from - offset,
+            Some(ring) if offset >= ring.from() => return ring.read(offset, max),
+            Some(ring) => ring.from() - offset,
             None => u64::MAX,
         };
         match &self.file {
-            Some(file) => file.read(offset, max.min(in_file)).await,
+            Some(file) => file.read(offset, max.min(in_file)).await.map_err(|error| self.lost(error)),
             None => Err(fell_behind()),
         }
     }
-}
-
-impl Ring {
-    fn len(&self) -> u64 {
-        self.end - self.start
-    }
-
-    /// Lets go of what is before `offset`, but for the last of it: those who asked together do not come together.
-    fn release(&mut self, offset: u64) {
-        while let Some(chunk) = self.chunks.front() {
-            let next = self.start + chunk.len() as u64;
-            if next > offset || self.len() < RING_BYTES_KEPT {
-                return;
-            }
-            self.start = next;
-            self.chunks.pop_front();
-        }
-    }
-
-    fn read(&self, offset: u64, max: u64) -> io::Result<Bytes> {
-        let mut start = self.start;
-        for chunk in &self.chunks {
-            let end = start + chunk.len() as u64;
-            if (start..end).contains(&offset) {
-                let from = usize::try_from(offset - start).map_err(io::Error::other)?;
-                let len = usize::try_from(max).unwrap_or(usize::MAX).min(chunk.len() - from);
-                return Ok(chunk.slice(from..from + len));
-            }
-            start = end;
-        }
-        Err(fell_behind())
-    }
-}
-
-fn fell_behind() -> io::Error {
-    io::Error::new(io::ErrorKind::TimedOut, "the reader fell behind a blob that is not stored")
 }
 
 /// One client's place in a blob that is arriving.
@@ -265,9 +242,53 @@ pub struct TailReader {
     seat: u64,
     offset: u64,
     end: Option<u64>,
+    /// The downloads that what was sent before came from: they must turn out right, too, before the end goes out.
+    before: Vec<watch::Receiver<Progress>>,
+}
+
+/// What is left of a reader whose file failed.
+pub struct Lost {
+    pub tail: Arc<Tail>,
+    before: Vec<watch::Receiver<Progress>>,
+}
+
+impl Lost {
+    /// Whether the downloads that a body began with turned out right; waits for their ends.
+    pub async fn is_right(&self) -> bool {
+        are_right(self.before.clone()).await
+    }
+}
+
+async fn are_right(downloads: Vec<watch::Receiver<Progress>>) -> bool {
+    for mut download in downloads {
+        let ended = download.wait_for(|progress| progress.phase != Phase::Receiving).await;
+        if !ended.is_ok_and(|progress| progress.phase == Phase::Verified) {
+            return false;
+        }
+    }
+    true
 }
 
 impl TailReader {
+    /// What this reader's body began with came from another download.
+    #[must_use]
+    pub fn after(mut self, lost: &Lost) -> TailReader {
+        self.before.clone_from(&lost.before);
+        self
+    }
+
+    /// Gives the place up.
+    pub fn into_lost(mut self) -> Lost {
+        let mut before = std::mem::take(&mut self.before);
+        before.push(self.tail.subscribe());
+        Lost { tail: Arc::clone(&self.tail), before }
+    }
+
+    /// What is still to be read: from where, to where.
+    pub fn place(&self) -> (u64, Option<u64>) {
+        (self.offset, self.end)
+    }
+
     /// Bytes that are still to come, when that is known.
     pub fn remaining(&self) -> Option<u64> {
         let end = self.end.or(self.progress.borrow().size)?;
@@ -288,12 +309,18 @@ impl TailReader {
             if progress.phase == Phase::Failed {
                 return Some(Err(io::Error::other("the download failed")));
             }
-            let limit = progress.readable().min(end.unwrap_or(u64::MAX));
+            let is_proven = progress.phase == Phase::Verified && self.before.is_empty();
+            let phase = if is_proven { Phase::Verified } else { Phase::Receiving };
+            let limit = Progress { phase, ..progress }.readable().min(end.unwrap_or(u64::MAX));
             if self.offset < limit {
                 let read = self.tail.read(self.offset, limit - self.offset).await;
                 return Some(read.and_then(|bytes| self.moved(bytes)));
             }
-            if self.progress.changed().await.is_err() {
+            if progress.phase == Phase::Verified && !is_proven {
+                if !are_right(std::mem::take(&mut self.before)).await {
+                    return Some(Err(io::Error::other("the download that the body began with failed")));
+                }
+            } else if self.progress.changed().await.is_err() {
                 return Some(Err(io::Error::other("the download was given up")));
             }
         }
@@ -319,6 +346,7 @@ impl Drop for TailReader {
 
 #[cfg(test)]
 mod tests {
+    use super::super::ring::RING_BYTES_MAX;
     use super::*;
 
     /// A tail in bypass whose ring is full, one chunk of it read in part by a reader that then stalls.

@@ -22,6 +22,7 @@ mod online;
 mod power;
 mod process;
 mod pull;
+mod refuge;
 mod registries;
 mod selfcare;
 mod shield;
