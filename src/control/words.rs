@@ -39,9 +39,9 @@ pub(super) fn explained(explained: &Explained) -> String {
     page.lines("credential", credentials(&explanation.upstream));
     page.lines(if explanation.kind == Kind::Tag { "tag" } else { "" }, explanation.tag.iter().flat_map(tag));
     page.lines("next question", next(explanation));
-    page.line("in an outage", &answer(&explanation.when_unavailable));
+    page.line("in an outage", &trouble(explanation, &explanation.when_unavailable));
     if let Some(limited) = &explanation.when_limited {
-        page.line("at the limit", &answer(limited));
+        page.line("at the limit", &trouble(explanation, limited));
     }
     match &explanation.content {
         Some(held) => page.lines("content", content(held)),
@@ -124,7 +124,7 @@ fn pulls(pulls: &Pulls) -> String {
 }
 
 fn rests(credential: &Credential) -> impl Iterator<Item = String> {
-    let limit = credential.limit_rests.as_ref().map(|rests| format!("  no manifest is asked for {}", rest(rests)));
+    let limit = credential.limit_rests.as_ref().map(|rests| format!("  its manifests rest {}", rest(rests)));
     let login = credential.login_rests.as_ref();
     let login = login.map(|rests| format!("  its login was refused and is not tried, unless it changes, {}", rest(rests)));
     let tokens = credential.token_server_rests.as_ref().map(|rests| format!("  its token server rests {}", rest(rests)));
@@ -206,6 +206,19 @@ fn answer(served: &Served) -> String {
         (_, _, Some(code), Some(detail)) => format!("{} {code}: {detail}", served.status),
         (outcome, ..) => format!("{}, {outcome}", served.status),
     }
+}
+
+/// What a client gets while upstream cannot answer, and why not what is held.
+fn trouble(explanation: &Explanation, served: &Served) -> String {
+    let is_fresh = explanation.next.why == Why::Fresh;
+    let once = if is_fresh { "once it is stale: " } else { "" };
+    let why = match (&explanation.tag, &explanation.content) {
+        _ if served.status == 200 => "",
+        (Some(tag), _) if !tag.may_stand_in => "; what is held is older than stale_if_error",
+        (Some(_), Some(content)) if !content.is_whole => "; what is held is not whole",
+        _ => "",
+    };
+    format!("{once}{}{why}", answer(served))
 }
 
 fn content(content: &Content) -> Vec<String> {

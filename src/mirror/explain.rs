@@ -130,7 +130,10 @@ impl Mirror {
         let waits = Some(self.revalidate_wait).filter(|_| is_asked && held == Held::Within && content == freshness::Content::Whole);
         let wait = waits.map(|wait| if repository.source.patience.is_lost() { Duration::ZERO } else { wait });
         let next = Next { waits_milliseconds: wait.map(|wait| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX)), ..next };
-        let (unavailable, limited) = (failed(&unreachable()), failed(&UpstreamError::RateLimited { retry_after: None }));
+        // What is fresh for good never needs upstream's word.
+        let trouble =
+            |error: &UpstreamError| if next.why == Why::Immutable && case.stands() { served(Outcome::Hit) } else { failed(error) };
+        let (unavailable, limited) = (trouble(&unreachable()), trouble(&UpstreamError::RateLimited { retry_after: None }));
         Finding {
             next,
             descriptor: record.as_ref().map(|record| record.descriptor.clone()),
