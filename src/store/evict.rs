@@ -175,7 +175,7 @@ impl Ledger {
         let mut place = otherwise;
         if let Item::Stored(digest) = &item {
             self.unseen = self.unseen.saturating_sub(allocated);
-            place.0 = self.items.take_expected(digest).unwrap_or(place.0);
+            place.0 = self.items.expected_mut(digest).map_or(place.0, |(_, last_used)| *last_used);
         }
         self.enter(item, allocated, place);
         true
@@ -195,7 +195,7 @@ impl Ledger {
             return;
         }
         if let Item::Stored(digest) = &item
-            && self.items.take_expected(digest).is_some()
+            && self.items.expected_mut(digest).is_some()
         {
             // It has taken the place of a file that counts as unseen.
             self.unseen = self.unseen.saturating_sub(allocated);
@@ -223,7 +223,7 @@ impl Ledger {
     /// Takes an item out; its bytes are free when its file is. What was only expected is expected no longer.
     pub fn remove(&mut self, item: &Item) -> Option<u64> {
         if let Item::Stored(digest) = item {
-            self.items.take_expected(digest);
+            self.items.drop_expected(digest);
         }
         let key = self.items.key(item)?;
         let entry = self.items.remove(key)?;
