@@ -353,6 +353,7 @@ impl Store {
     pub async fn tend(self: &Arc<Store>) {
         let store = Arc::clone(self);
         let work = move || {
+            store.read_again();
             store.sweep();
             store.tidy();
             store.hint();

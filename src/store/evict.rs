@@ -129,6 +129,7 @@ impl Ledger {
     }
 
     /// Every object that is stored, in no order.
+    #[cfg(test)]
     pub fn stored(&self) -> Vec<Digest> {
         self.stored_from(0, usize::MAX).0
     }
@@ -168,7 +169,7 @@ impl Ledger {
         let mut last_used = None;
         if let Item::Stored(digest) = &item {
             self.unseen = self.unseen.saturating_sub(allocated);
-            last_used = self.items.take_expected(digest);
+            last_used = self.items.expected_mut(digest).map(|(_, last_used)| *last_used);
         }
         self.enter(item, allocated, (last_used.unwrap_or(otherwise.0), otherwise.1));
         last_used.is_none()
@@ -187,7 +188,7 @@ impl Ledger {
             return;
         }
         if let Item::Stored(digest) = &item
-            && self.items.take_expected(digest).is_some()
+            && self.items.expected_mut(digest).is_some()
         {
             // It has taken the place of a file that counts as unseen.
             self.unseen = self.unseen.saturating_sub(allocated);
@@ -215,7 +216,7 @@ impl Ledger {
     /// Takes an item out; its bytes are free when its file is. What was only expected is expected no longer.
     pub fn remove(&mut self, item: &Item) -> Option<u64> {
         if let Item::Stored(digest) = item {
-            self.items.take_expected(digest);
+            self.items.drop_expected(digest);
         }
         let key = self.items.key(item)?;
         let entry = self.items.remove(key)?;

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::disk::{self, Disk};
@@ -21,6 +21,8 @@ pub struct Records {
     /// Until all that was there at the start is found, what the last stop said counts in its place.
     expected: AtomicU64,
     found: AtomicU64,
+    /// Something of it could not be looked at.
+    is_uncertain: AtomicBool,
     /// By name: who counts what a file occupied before and after must be alone with it.
     files: [Mutex<()>; LOCKS],
     directories: Mutex<()>,
@@ -31,7 +33,16 @@ pub struct Records {
 impl Records {
     pub fn new(disk: Arc<dyn Disk>, occupied: Arc<AtomicU64>) -> Records {
         let (expected, found) = (AtomicU64::new(0), AtomicU64::new(0));
-        Records { disk, occupied, expected, found, files: Default::default(), directories: Mutex::new(()), litter: Mutex::default() }
+        Records {
+            disk,
+            occupied,
+            expected,
+            found,
+            is_uncertain: AtomicBool::new(false),
+            files: Default::default(),
+            directories: Mutex::new(()),
+            litter: Mutex::default(),
+        }
     }
 
     /// The directory is being read; so many bytes were counted at the last stop.
@@ -40,14 +51,22 @@ impl Records {
         self.count(0, expected);
     }
 
-    /// Everything was found. (What was written in the meantime may count twice, some blocks, until the next start.)
-    pub fn finish_loading(&self) {
+    /// The directory is read once more: what is counted counts until all is found.
+    pub fn begin_again(&self) {
+        self.found.store(0, Ordering::Relaxed);
+        self.expected.store(self.occupied.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
+
+    /// Everything was found; says whether all of it could be looked at. (What was written in the meantime may count twice, some blocks, until the next start.)
+    pub fn finish_loading(&self) -> bool {
         self.count(self.expected.swap(0, Ordering::Relaxed), self.found.swap(0, Ordering::Relaxed));
+        !self.is_uncertain.swap(false, Ordering::Relaxed)
     }
 
     /// Something was there at the start, or is there now. What cannot be looked at counts as the least that it can be.
     pub fn found(&self, path: &Path) {
-        self.found.fetch_add(self.allocated(path).unwrap_or(BLOCK), Ordering::Relaxed);
+        let allocated = self.allocated(path).inspect_err(|_| self.is_uncertain.store(true, Ordering::Relaxed));
+        self.found.fetch_add(allocated.unwrap_or(BLOCK), Ordering::Relaxed);
     }
 
     /// Something has come by another way than this.

@@ -6,6 +6,7 @@ mod reading;
 
 use std::collections::HashSet;
 use std::io;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
@@ -13,6 +14,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::links::Link;
+use super::refs::Found;
 use super::uptime::DaemonTime;
 use super::{RepositoryKey, Store, lock};
 use crate::gate::Gate;
@@ -21,6 +23,8 @@ use pace::Pace;
 
 /// The first requests wait for it so long: most caches are read by then.
 const START_WAIT: Duration = Duration::from_secs(1);
+/// What could not be read is tried again so often at most.
+const RETRY_INTERVAL: Duration = Duration::from_secs(60);
 /// Repositories that can be looked at before their turn at a time, if their names fall apart.
 const LOCKS: usize = 16;
 
@@ -30,6 +34,10 @@ pub(super) struct Loading {
     /// Clients are being served.
     is_behind: AtomicBool,
     is_given_up: AtomicBool,
+    /// Something could not be read, and should be tried again.
+    is_incomplete: AtomicBool,
+    /// When it was tried last.
+    tried: Mutex<Duration>,
     /// What is found without a word of its last use counts as used then: nothing is evicted because a hint was lost, and
     /// nothing kept for ever.
     begun: DaemonTime,
@@ -46,6 +54,8 @@ impl Loading {
             is_under_way: AtomicBool::new(true),
             is_behind: AtomicBool::new(false),
             is_given_up: AtomicBool::new(false),
+            is_incomplete: AtomicBool::new(false),
+            tried: Mutex::default(),
             begun,
             last_stop,
             looked_at: Default::default(),
@@ -114,6 +124,30 @@ impl Store {
         let _ = ended.wait_for(|ended| *ended).await;
     }
 
+    /// Reads everything once more where something could not be read. To be called now and then. Blocks.
+    pub(super) fn read_again(&self) {
+        let now = self.clock.steady();
+        let is_due = now.saturating_sub(*lock(&self.loading.tried)) >= RETRY_INTERVAL;
+        if self.loading.is_under_way() || !is_due || !self.loading.is_incomplete.swap(false, Ordering::AcqRel) {
+            return;
+        }
+        *lock(&self.loading.tried) = now;
+        self.records.begin_again();
+        self.count_partial_directories();
+        let mut pace = Pace::new(&self.loading);
+        let read = self.find_quarantined().and_then(|()| self.find_blobs(&mut pace, true)).and_then(|()| self.find_refs(&mut pace));
+        if let Err(error) = read.and_then(|()| self.find_tags()) {
+            self.left_out(self.layout.root(), &error);
+        }
+        self.repin();
+    }
+
+    /// What it is about is left out, for now.
+    fn left_out(&self, path: &Path, error: &io::Error) {
+        tracing::error!(path = %path.display(), %error, "it cannot be read; that is tried again");
+        self.loading.is_incomplete.store(true, Ordering::Release);
+    }
+
     fn look_now(&self, repository: &RepositoryKey, digest: Option<&Digest>) {
         {
             let mut looked_at = lock(self.loading.looked_at(repository));
@@ -132,7 +166,12 @@ impl Store {
     }
 
     fn look_at_repository(&self, repository: &RepositoryKey) -> io::Result<()> {
-        self.refs.manifests(repository, &mut |descriptor| {
+        self.refs.manifests(repository, &mut |found| {
+            let descriptor = match found {
+                Found::Manifest { descriptor, .. } => descriptor,
+                Found::Confirmation { .. } => return Ok(()),
+                Found::Unreadable { error, .. } => return Err(error),
+            };
             let digest = descriptor.digest;
             self.look_at(repository, &digest);
             if self.enter_manifest(repository, descriptor)? {
@@ -163,11 +202,13 @@ impl Store {
         let mut pace = Pace::new(&self.loading);
         let all_known = self.index.read(&mut |digest, record| self.expect(digest, record));
         // One that knows little is told everything later, not now.
-        let read = self.find_blobs(&mut pace, all_known).and_then(|()| self.find_refs(&mut pace)).and_then(|()| self.find_tags());
-        match read {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => return,
-            Err(error) => tracing::error!(%error, "not everything in the cache directory could be read"),
-            Ok(()) => {}
+        let read = self.find_blobs(&mut pace, all_known).and_then(|()| self.find_refs(&mut pace));
+        if read.is_err() {
+            // Given up.
+            return;
+        }
+        if let Err(error) = self.find_tags() {
+            self.left_out(&self.layout.refs(), &error);
         }
         self.finish_loading();
         if !all_known {
@@ -178,7 +219,6 @@ impl Store {
     /// Everything is in RAM: from now on the bounds are kept.
     fn finish_loading(&self) {
         let lost = self.ledger().finish_loading();
-        self.records.finish_loading();
         for digest in lost {
             let _files = lock(&self.files);
             if !self.contains(&digest) {

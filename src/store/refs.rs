@@ -1,7 +1,7 @@
 //! What repositories have: small files under `refs/`, the truth about tags and media types, with a cache in front.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use moka::sync::Cache;
@@ -220,19 +220,23 @@ impl Refs {
     }
 
     /// Calls `found` for every record of a manifest and every confirmation, as the files have them. Counts what is there, and
-    /// removes what a crash has left half written. What cannot be read is told and left out.
+    /// removes what a crash has left half written. Goes on where something cannot be read.
     ///
     /// # Errors
     /// Those of `found`.
     pub fn walk(&self, found: &mut dyn FnMut(Found) -> io::Result<()>) -> io::Result<()> {
-        for upstream in self.entries(&self.layout.refs()) {
+        for upstream in self.entries(&self.layout.refs(), found)? {
             let name: Arc<str> = upstream.name.as_str().into();
             let confirmations = self.layout.confirmations(&name);
             self.records.found(&confirmations);
-            self.disk.visit(&confirmations, &mut |entry| match layout::digest_of(&entry.name) {
-                Some(digest) => found(Found::Confirmation { upstream: Arc::clone(&name), digest }),
-                None => Ok(()),
-            })?;
+            let mut stopped = Ok(());
+            let visited = self.disk.visit(&confirmations, &mut |entry| {
+                let Some(digest) = layout::digest_of(&entry.name) else { return Ok(()) };
+                stopped = found(Found::Confirmation { upstream: Arc::clone(&name), digest });
+                stopped.as_ref().map_err(|error| error.kind().into()).copied()
+            });
+            stopped?;
+            visited.or_else(|error| found(Found::Unreadable { path: confirmations, error }))?;
             self.walk_repositories(&name, "", found)?;
         }
         Ok(())
@@ -241,10 +245,10 @@ impl Refs {
     fn walk_repositories(&self, upstream: &Arc<str>, name: &str, found: &mut dyn FnMut(Found) -> io::Result<()>) -> io::Result<()> {
         let directory = self.layout.refs().join(&**upstream).join(name);
         self.records.found(&directory);
-        for entry in self.entries(&directory) {
+        for entry in self.entries(&directory, found)? {
             let path = directory.join(&entry.name);
             match entry.name.as_str() {
-                "_tags" | "_manifests" => self.count_records(&path),
+                "_tags" | "_manifests" => self.count_records(&path, found)?,
                 _ if !entry.is_dir => self.count_record(&path),
                 _ => {}
             }
@@ -254,16 +258,17 @@ impl Refs {
             let name = if name.is_empty() { entry.name } else { format!("{name}/{}", entry.name) };
             if let Ok(parsed) = name.parse() {
                 let repository = RepositoryKey { upstream: Arc::clone(upstream), name: parsed };
-                self.manifests(&repository, &mut |descriptor| found(Found::Manifest { repository: repository.clone(), descriptor }))?;
+                self.manifests(&repository, found)?;
             }
             self.walk_repositories(upstream, &name, found)?;
         }
         Ok(())
     }
 
-    fn count_records(&self, directory: &Path) {
+    fn count_records(&self, directory: &Path, found: &mut dyn FnMut(Found) -> io::Result<()>) -> io::Result<()> {
         self.records.found(directory);
-        self.entries(directory).iter().for_each(|entry| self.count_record(&directory.join(&entry.name)));
+        self.entries(directory, found)?.iter().for_each(|entry| self.count_record(&directory.join(&entry.name)));
+        Ok(())
     }
 
     fn count_record(&self, path: &Path) {
@@ -274,25 +279,34 @@ impl Refs {
         }
     }
 
-    /// Calls `found` for every record of a manifest that a repository has. One that cannot be read is told and left out.
+    /// Calls `found` for every record of a manifest that a repository has. Goes on where one cannot be read.
     ///
     /// # Errors
     /// Those of `found`.
-    pub fn manifests(&self, repository: &RepositoryKey, found: &mut dyn FnMut(Descriptor) -> io::Result<()>) -> io::Result<()> {
-        for entry in self.entries(&self.layout.manifest_refs(repository)) {
+    pub fn manifests(&self, repository: &RepositoryKey, found: &mut dyn FnMut(Found) -> io::Result<()>) -> io::Result<()> {
+        for entry in self.entries(&self.layout.manifest_refs(repository), found)? {
             let Some(digest) = layout::digest_of(&entry.name) else { continue };
             let path = self.layout.manifest_ref(repository, &digest);
-            let written = self.read(&path).inspect_err(|error| unreadable(&path, error)).ok().flatten();
-            let Some(written) = written else { continue };
-            if let Ok(media_type) = written.media_type.parse() {
-                found(Descriptor { media_type, digest, size: written.size })?;
+            match self.read(&path) {
+                Err(error) => found(Found::Unreadable { path, error })?,
+                Ok(None) => {}
+                Ok(Some(written)) => {
+                    if let Ok(media_type) = written.media_type.parse() {
+                        let descriptor = Descriptor { media_type, digest, size: written.size };
+                        found(Found::Manifest { repository: repository.clone(), descriptor })?;
+                    }
+                }
             }
         }
         Ok(())
     }
 
-    fn entries(&self, directory: &Path) -> Vec<disk::Entry> {
-        self.disk.list(directory).inspect_err(|error| unreadable(directory, error)).unwrap_or_default()
+    /// What a directory holds; nothing, when it cannot be read, which is then said.
+    fn entries(&self, directory: &Path, found: &mut dyn FnMut(Found) -> io::Result<()>) -> io::Result<Vec<disk::Entry>> {
+        self.disk.list(directory).or_else(|error| {
+            found(Found::Unreadable { path: directory.to_owned(), error })?;
+            Ok(Vec::new())
+        })
     }
 
     fn read(&self, path: &Path) -> io::Result<Option<Written>> {
@@ -309,10 +323,17 @@ impl Refs {
 /// One record under `refs/`.
 #[derive(Debug)]
 pub enum Found {
-    Manifest { repository: RepositoryKey, descriptor: Descriptor },
-    Confirmation { upstream: Arc<str>, digest: Digest },
-}
-
-fn unreadable(path: &Path, error: &io::Error) {
-    tracing::error!(path = %path.display(), %error, "it cannot be read");
+    Manifest {
+        repository: RepositoryKey,
+        descriptor: Descriptor,
+    },
+    Confirmation {
+        upstream: Arc<str>,
+        digest: Digest,
+    },
+    /// Something that could not be read.
+    Unreadable {
+        path: PathBuf,
+        error: io::Error,
+    },
 }

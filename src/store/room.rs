@@ -136,8 +136,7 @@ impl Store {
     /// Lets go of the first of what a demand asks for; `false` when that freed nothing.
     fn evict_some(&self, demand: Demand) -> bool {
         let _files = lock(&self.files);
-        let mut victims = self.plan(demand).victims;
-        victims.truncate(BATCH);
+        let victims = self.plan_some(demand, BATCH).victims;
         self.evict(&victims) > 0
     }
 
@@ -172,6 +171,10 @@ impl Store {
     }
 
     fn plan(&self, demand: Demand) -> Plan {
+        self.plan_some(demand, usize::MAX)
+    }
+
+    fn plan_some(&self, demand: Demand, most: usize) -> Plan {
         if demand == Demand::default() {
             return Plan::default();
         }
@@ -181,7 +184,7 @@ impl Store {
             let is_recent = |digest: &Digest| ledger.last_used(&item(digest)).is_some_and(|used| now.since(used) < GRACE);
             self.links().is_half_pulled(digest, is_recent, |digest| ledger.contains(&item(digest)))
         };
-        self.ledger().plan(demand, now, &is_half_pulled)
+        self.ledger().plan_some(demand, most, now, &is_half_pulled)
     }
 
     /// Removes victims; says how many bytes that freed. The file lock is held.

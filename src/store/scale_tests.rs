@@ -3,13 +3,18 @@
 #![allow(clippy::print_stdout, clippy::disallowed_methods, reason = "figures for people")]
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::RepositoryKey;
+use super::disk::SystemDisk;
 use super::evict::{Item, Ledger};
 use super::links::{Link, Links};
 use super::plan::Demand;
 use super::uptime::DaemonTime;
+use super::{Options, RepositoryKey, Store};
+use crate::clock::Clock;
+use crate::config::VerifyOnRead;
+use crate::gate::Gate;
+use crate::metrics::Metrics;
 use crate::oci::{Digest, MediaType};
 
 const MANIFESTS: u64 = 100_000;
@@ -47,7 +52,7 @@ fn manifest(n: u64) -> Digest {
 
 fn repository(n: u64) -> RepositoryKey {
     let name = format!("team{}/application{n}", n % 50).parse().expect("a name");
-    RepositoryKey { upstream: if n % 10 == 0 { "private.example" } else { "docker.io" }.into(), name }
+    RepositoryKey { upstream: if n.is_multiple_of(10) { "private.example" } else { "docker.io" }.into(), name }
 }
 
 fn rss() -> u64 {
@@ -123,6 +128,45 @@ fn a_million_blobs_take_less_than_180_mib() {
     let after = rss() - before;
     println!("{:.1} MB in the end", after as f64 / 1e6);
     assert!(taken.max(after) <= RSS_MAX, "{taken} bytes, then {after}");
+}
+
+#[test]
+#[ignore = "a million objects; for release, alone"]
+fn an_inventory_of_a_million_blobs_is_made_in_seconds() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let options = Options {
+        path: directory.path().to_owned(),
+        max_size: u64::MAX >> 1,
+        min_free: 0,
+        evict_unused_after: Duration::ZERO,
+        pins: Vec::new(),
+        max_blob_size: 1 << 30,
+        memory_cache_size: 1 << 20,
+        verify_on_read: VerifyOnRead::Never,
+        private_upstreams: ["private.example".into()].into(),
+    };
+    let metrics = Arc::new(Metrics::new(["docker.io"]));
+    let store = Store::open(options, Arc::new(SystemDisk), Gate::Inline, Clock::System, metrics).expect("a store");
+    for n in 0..BLOBS + MANIFESTS {
+        store.ledger().find(Item::Stored(digest(n)), 40_960, (DaemonTime(0), n));
+    }
+    fill_links(&mut store.links_mut());
+    for n in 0..REPOSITORIES {
+        let repository = repository(n);
+        for tag in 0..10 {
+            let path = store.layout.tag(&repository, &format!("v{tag}").parse().expect("a tag"));
+            std::fs::create_dir_all(path.parent().expect("a directory")).expect("a directory");
+            std::fs::write(path, "").expect("a file");
+        }
+    }
+    let start = Instant::now();
+    let inventory = timed("an inventory", || store.inventory().expect("records"));
+    assert!(start.elapsed() < Duration::from_secs(10));
+    assert_eq!((inventory.repositories_total, inventory.objects), (REPOSITORIES, BLOBS + MANIFESTS));
+    assert_eq!(inventory.upstreams.values().map(|held| held.tags).sum::<u64>(), REPOSITORIES * 10);
+    assert_eq!(inventory.upstreams.values().map(|held| held.manifests).sum::<u64>(), MANIFESTS);
+    // The base layers are blobs of the first image, and listed at both upstreams.
+    assert_eq!(inventory.upstreams.values().map(|held| held.bytes).sum::<u64>(), (BLOBS + MANIFESTS + BASE) * 40_960);
 }
 
 #[test]

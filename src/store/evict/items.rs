@@ -124,17 +124,12 @@ impl Items {
 
     pub fn remove(&mut self, key: Key) -> Option<Entry> {
         match key.place() {
-            Where::Stored(index) => match self.slots.get_mut(index).map(std::mem::take) {
-                Some(Slot::Held(entry)) => {
-                    self.names.give_back(Id::of(index), User::Ledger);
-                    Some(entry)
-                }
-                Some(other) => {
-                    self.slots[index] = other;
-                    None
-                }
-                None => None,
-            },
+            Where::Stored(index) => {
+                let slot = self.slots.get_mut(index).filter(|slot| matches!(slot, Slot::Held(_)))?;
+                let Slot::Held(entry) = std::mem::take(slot) else { return None };
+                self.names.give_back(Id::of(index), User::Ledger);
+                Some(entry)
+            }
             Where::Partial(index) => {
                 let (item, entry) = self.partials.try_remove(index)?;
                 self.partial_keys.remove(&item);
@@ -168,11 +163,10 @@ impl Items {
     }
 
     /// It is expected no longer.
-    pub fn take_expected(&mut self, digest: &Digest) -> Option<DaemonTime> {
-        let (key, last_used) = self.expected_mut(digest)?;
-        let last_used = *last_used;
-        self.vacate(key.0 as usize);
-        Some(last_used)
+    pub fn drop_expected(&mut self, digest: &Digest) {
+        if let Some((key, _)) = self.expected_mut(digest) {
+            self.vacate(key.0 as usize);
+        }
     }
 
     fn vacate(&mut self, index: usize) {

@@ -251,6 +251,8 @@ fn compare(links: &Links, model: &Model, digest: u8) {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
     #[test]
     fn links_are_what_plain_sets_say(steps in proptest::collection::vec(step(), 0..100)) {
         let private = UPSTREAMS[1..].iter().map(|name| Arc::from(*name));

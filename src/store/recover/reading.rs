@@ -3,6 +3,7 @@
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,7 +16,7 @@ use crate::store::index::Record;
 use crate::store::links::Children;
 use crate::store::refs::Found;
 use crate::store::uptime::DaemonTime;
-use crate::store::{RepositoryKey, Store, disk, layout, lock};
+use crate::store::{RepositoryKey, Store, check, disk, layout, lock};
 
 /// A use may be written down before the daemon time is, but not by more than this.
 const BELIEVED: Duration = Duration::from_secs(3600);
@@ -86,7 +87,7 @@ impl Store {
             match self.enter_blob(&digest) {
                 Ok(true) => hints.push((digest, self.loading.begun)),
                 Ok(false) => {}
-                Err(error) => tracing::warn!(%digest, %error, "a stored file cannot be looked at"),
+                Err(error) => self.left_out(&self.layout.blob(&digest), &error),
             }
         }
     }
@@ -125,23 +126,36 @@ impl Store {
     }
 
     pub(super) fn find_refs(&self, pace: &mut Pace<'_>) -> io::Result<()> {
+        let (mut lost, mut unfounded) = (Vec::new(), Vec::new());
         self.records.found(&self.layout.refs());
         self.refs.walk(&mut |found| {
             pace.rest()?;
             match found {
                 Found::Confirmation { upstream, digest } if self.contains(&digest) => self.links_mut().confirm(&upstream, digest),
-                Found::Confirmation { upstream, digest } => self.drop_unfounded(&upstream, &digest),
+                Found::Confirmation { upstream, digest } => unfounded.push((upstream, digest)),
+                Found::Unreadable { path, error } => self.left_out(&path, &error),
                 Found::Manifest { repository, descriptor } => {
                     let digest = descriptor.digest;
-                    let entered = self.enter_manifest(&repository, descriptor);
-                    let settled = entered.and_then(|is_there| if is_there { Ok(()) } else { self.drop_lost(&repository, &digest) });
-                    if let Err(error) = settled {
-                        tracing::warn!(%digest, %error, "a manifest cannot be read");
+                    match self.enter_manifest(&repository, descriptor) {
+                        Ok(true) => {}
+                        Ok(false) => lost.push((repository, digest)),
+                        Err(error) => self.left_out(&self.layout.blob(&digest), &error),
                     }
                 }
             }
             Ok(())
-        })
+        })?;
+        if !self.records.finish_loading() {
+            self.loading.is_incomplete.store(true, Ordering::Release);
+        }
+        // Only now that they count can they be counted off.
+        for (repository, digest) in lost {
+            self.drop_lost(&repository, &digest).unwrap_or_else(|error| self.left_out(&self.layout.blob(&digest), &error));
+        }
+        for (upstream, digest) in unfounded {
+            self.drop_unfounded(&upstream, &digest);
+        }
+        Ok(())
     }
 
     /// Says whose a manifest is and what it lists; `false` when there is no such manifest.
@@ -164,31 +178,36 @@ impl Store {
         Ok(true)
     }
 
-    /// What a manifest lists, from its bytes, which are checked.
+    /// What a manifest lists, from its bytes, which are checked; `None` for what is none.
     fn read_children(&self, descriptor: &Descriptor) -> io::Result<Option<Children>> {
         let digest = descriptor.digest;
         let bytes = match disk::read_small(&*self.disk, &self.layout.blob(&digest), MANIFEST_BYTES_MAX) {
             Err(error) if error.kind() == io::ErrorKind::FileTooLarge => return Ok(None),
             read => read?,
         };
-        let Some(bytes) = bytes else { return Ok(None) };
-        match Manifest::verified(Bytes::from(bytes), Some(descriptor.media_type.as_str()), &digest) {
-            Ok(manifest) => {
-                let children: Children = manifest.children().iter().map(|child| (child.digest, child.size)).collect();
-                let last_used = self.ledger().last_used(&Item::Stored(digest)).unwrap_or_default();
-                self.index.put(digest, Record { last_used, children: Some(Arc::clone(&children)) });
-                Ok(Some(children))
-            }
-            Err(error) => {
-                tracing::error!(%digest, %error, "a stored manifest is damaged");
-                self.quarantine(&digest);
-                Ok(None)
-            }
-        }
+        let verified = |bytes| Manifest::verified(Bytes::from(bytes), Some(descriptor.media_type.as_str()), &digest).ok();
+        let Some(manifest) = bytes.and_then(verified) else { return Ok(None) };
+        let children: Children = manifest.children().iter().map(|child| (child.digest, child.size)).collect();
+        let last_used = self.ledger().last_used(&Item::Stored(digest)).unwrap_or_default();
+        self.index.put(digest, Record { last_used, children: Some(Arc::clone(&children)) });
+        Ok(Some(children))
     }
 
-    /// A crash came between unlinking a manifest and its record, or somebody has removed the file.
+    /// A record names no manifest. A crash came between unlinking it and its record, somebody has removed the file, or it is
+    /// damaged.
     fn drop_lost(&self, repository: &RepositoryKey, digest: &Digest) -> io::Result<()> {
+        if self.contains(digest) {
+            let bytes = match disk::read_small(&*self.disk, &self.layout.blob(digest), MANIFEST_BYTES_MAX) {
+                // No manifest, and no worse a blob for that.
+                Err(error) if error.kind() == io::ErrorKind::FileTooLarge => return self.refs.drop_manifest(repository, digest),
+                read => read?,
+            };
+            if bytes.is_some_and(|bytes| check(digest, &bytes).is_err()) {
+                tracing::error!(%digest, "a stored manifest is damaged");
+                self.quarantine(digest);
+            }
+            return self.refs.drop_manifest(repository, digest);
+        }
         // Under this lock it comes back, and its record after it.
         let _files = lock(&self.files);
         if self.contains(digest) { Ok(()) } else { self.refs.drop_manifest(repository, digest) }
@@ -227,7 +246,14 @@ impl Store {
 
     /// What a directory holds; nothing, when that cannot be read.
     fn list(&self, directory: &Path) -> Vec<disk::Entry> {
-        let listed = self.disk.list(directory);
-        listed.inspect_err(|error| tracing::error!(directory = %directory.display(), %error, "it cannot be read")).unwrap_or_default()
+        self.disk.list(directory).inspect_err(|error| self.left_out(directory, error)).unwrap_or_default()
+    }
+
+    /// Those of [`Store::find_partials`], once more.
+    pub(super) fn count_partial_directories(&self) {
+        self.records.found(&self.layout.partials());
+        for upstream in self.list(&self.layout.partials()) {
+            self.records.found(&self.layout.partials().join(&upstream.name));
+        }
     }
 }
