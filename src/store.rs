@@ -326,8 +326,9 @@ impl Store {
 
     /// Writes down what was used, keeps headroom, and says what the gauges should. To be called every few seconds.
     pub async fn tend(self: &Arc<Store>) {
-        let used = self.ledger().take_touched();
-        if !used.is_empty() {
+        // As often as daemon time: a use that is written twice a minute says no more than the last.
+        if self.uptime.is_due() {
+            let used = self.ledger().take_touched();
             self.index.touch(used);
         }
         let store = Arc::clone(self);
