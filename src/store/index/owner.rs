@@ -64,7 +64,7 @@ impl Owner {
             },
         };
         let (opened, is_open) = mpsc::sync_channel(1);
-        let (hand_over, handed) = mpsc::sync_channel::<(Messages, Place)>(1);
+        let (hand_over, handed) = mpsc::sync_channel(1);
         let (path, limits) = (place.current(), self.limits);
         let work = move || {
             let (database, is_new) = caught(|| Database::open(&path)).map_err(|failure| opened.send(Err(failure))).ok()?;
