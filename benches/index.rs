@@ -101,7 +101,8 @@ fn phase(name: &str, path: &Path) {
             let at = |number: &str| path.join(number).exists();
             opened = Some(read(&index, began));
             while !at("1") || at("0") || at("old") {
-                touch(&index, TOUCHED_AT_ONCE, RECORDS + 3);
+                index.touch((0..100).map(|_| (digest(fastrand::u64(..RECORDS)), DaemonTime(RECORDS + 3))).collect());
+                settle(&index);
             }
         }
         "open and read" => opened = Some(read(&index, began)),

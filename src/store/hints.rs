@@ -1,15 +1,12 @@
 //! What the index is told beside what comes and goes: uses, once a minute; and all there is, slowly, after it was lost.
 
 use std::sync::Mutex;
-use std::time::Duration;
 
 use super::evict::Item;
 use super::index::Record;
 use super::{Store, lock};
 use crate::oci::Digest;
 
-/// So often at most, however often it is used, the use of an object is written; so much a crash forgets.
-const INTERVAL: Duration = Duration::from_secs(60);
 /// Objects that are put each time, while the index is filled again: half a second of one processor.
 const PORTION: usize = 20_000;
 /// As many as the ledger is asked for while others wait for it.
@@ -17,22 +14,16 @@ const BATCH: usize = 1000;
 
 #[derive(Default)]
 pub(super) struct Hints {
-    /// When uses were last told.
-    told: Mutex<Duration>,
     /// Where to go on with filling the index again.
     refill: Mutex<Option<usize>>,
 }
 
 impl Store {
-    /// Tells the index what it should know by now. Blocks.
+    /// Tells the index what it should know by now. To be called before daemon time is written down. Blocks.
     pub(super) fn hint(&self) {
-        let now = self.clock.steady();
-        {
-            let mut told = lock(&self.hints.told);
-            if now.saturating_sub(*told) >= INTERVAL {
-                *told = now;
-                self.tell_uses();
-            }
+        // As often as daemon time: a use that is written twice a minute says no more than the last.
+        if self.uptime.is_due() {
+            self.tell_uses();
         }
         if self.index.take_loss() {
             self.refill_index();

@@ -10,6 +10,7 @@ mod owner;
 mod place;
 #[cfg(test)]
 mod tests;
+mod worker;
 
 use std::io;
 use std::path::Path;
@@ -90,6 +91,8 @@ enum Message {
         after: sled::IVec,
         answer: SyncSender<Portion>,
     },
+    #[cfg(test)]
+    Panic,
 }
 
 /// The way to the owner thread.
@@ -119,7 +122,7 @@ impl Index {
         let was_lost = Arc::new(AtomicBool::new(false));
         let mut owner = Owner::new(path, limits, Arc::clone(&was_lost));
         let work = move || {
-            owner.work(&messages);
+            owner.work(messages);
             drop(end);
         };
         std::thread::Builder::new().name("index".into()).spawn(work)?;
@@ -130,7 +133,7 @@ impl Index {
     /// is written, and may be among what is found.
     ///
     /// `false` when this was not all there should be; [`Index::take_loss`] has then been asked. What was found until
-    /// then is as good a hint as any.
+    /// then is as good a hint as any. `true` promises nothing: after a crash, or on a damaged disk, sled may lack records.
     pub fn read(&self, found: &mut dyn FnMut(Digest, Record)) -> bool {
         let mut after = sled::IVec::default();
         while let Some(portion) = self.ask(|answer| Message::Read { after, answer }) {

@@ -70,10 +70,15 @@ impl Uptime {
         self.before.fetch_max(then.0, Ordering::Relaxed);
     }
 
+    /// Whether it is time to write it down.
+    pub fn is_due(&self) -> bool {
+        let written = DaemonTime(self.written.load(Ordering::Relaxed));
+        self.now().since(written) >= WRITE_INTERVAL
+    }
+
     /// Writes it down if that is due. Blocks.
     pub fn tend(&self) {
-        let written = DaemonTime(self.written.load(Ordering::Relaxed));
-        if self.now().since(written) >= WRITE_INTERVAL
+        if self.is_due()
             && let Err(error) = self.write()
         {
             tracing::debug!(%error, "daemon time was not written down");

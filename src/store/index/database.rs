@@ -9,7 +9,6 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::mpsc;
 use std::time::Duration;
 
 use super::codec;
@@ -19,9 +18,6 @@ use crate::store::uptime::DaemonTime;
 
 /// Nothing reads the index while larder serves, but for what a touch changes.
 const CACHE_BYTES: u64 = 8 << 20;
-/// How long opening may take before the index is given up: sled has been seen to hang on damage. After a crash it reads
-/// all of its log.
-const OPEN_TIMEOUT: Duration = Duration::from_secs(60);
 /// How often a lock is tried that a database just closed may hold for a moment.
 const LOCK_TRIES: u32 = 20;
 const LOCK_WAIT: Duration = Duration::from_millis(50);
@@ -96,22 +92,8 @@ pub(super) struct Database {
 }
 
 impl Database {
-    /// Opens what is there, or makes it; also says whether it had to be made. On a thread of its own, so that a hang or
-    /// a panic of sled's is an error like any other.
+    /// Opens what is there, or makes it; also says whether it had to be made.
     pub fn open(path: &Path) -> Result<(Database, bool), Failure> {
-        let (done, result) = mpsc::sync_channel(1);
-        let path = path.to_owned();
-        let work = move || {
-            // Too late: to close it would write what nobody asked for.
-            if let Err(late) = done.send(caught(|| Database::open_here(&path))) {
-                std::mem::forget(late);
-            }
-        };
-        std::thread::Builder::new().name("index-open".into()).spawn(work)?;
-        result.recv_timeout(OPEN_TIMEOUT).unwrap_or_else(|_| Err(Failure::Damaged("sled did not open in time".into())))
-    }
-
-    fn open_here(path: &Path) -> Result<(Database, bool), Failure> {
         // Flushed by its owner: sled's own timer has been seen to give up silently.
         let config = sled::Config::new().path(path).mode(sled::Mode::LowSpace).cache_capacity(CACHE_BYTES).flush_every_ms(None);
         let mut opened = config.open();
@@ -128,7 +110,7 @@ impl Database {
         let is_new = format.is_none() && db.is_empty();
         if is_new {
             db.insert(FORMAT_KEY, FORMAT)?;
-        } else if format.is_none_or(|format| format != FORMAT) {
+        } else if format.ok_or_else(|| Failure::Damaged("its format is lost".into()))? != FORMAT {
             return Err(Failure::Format);
         }
         Ok((Database { db, live: Cell::new(is_new.then_some(0)), counted: Cell::new(0) }, is_new))
