@@ -121,8 +121,8 @@ impl PartialBlob {
         let created = PartialBlob::create_at(store, path.clone(), upstream, digest, size.unwrap_or_default());
         let mut partial = created.inspect_err(|_| {
             // Nobody counts it any more.
-            if before.is_some() {
-                store.records.discard(&path);
+            if let Some(allocated) = before {
+                store.records.discard(&path, allocated);
             }
         })?;
         partial.fate = Fate::Keep;
@@ -168,11 +168,11 @@ impl PartialBlob {
     /// Opens an interrupted partial and hashes what it holds again. Blocks. `None` when there is none that could be continued;
     /// then there is none at all.
     pub(super) fn resume(store: &Arc<Store>, upstream: &Arc<str>, digest: &Digest) -> Option<(PartialBlob, Verifier)> {
-        store.take_partial(upstream, digest)?;
+        let allocated = store.take_partial(upstream, digest)?;
         let path = store.layout.partial(upstream, digest);
         let resumed = PartialBlob::reopen(store, path.clone(), upstream, digest);
         if resumed.is_none() {
-            store.records.discard(&path);
+            store.records.discard(&path, allocated);
         }
         resumed
     }
@@ -273,7 +273,7 @@ impl Drop for PartialBlob {
                 self.store.leave_partial(item, allocated, self.reserved);
             }
             Fate::Discard => {
-                self.store.records.discard(&self.path);
+                self.store.records.discard(&self.path, allocation(self.len));
                 self.store.unreserve(self.reserved);
             }
         }

@@ -82,13 +82,14 @@ fn find_blobs(store: &Store, records: &HashMap<Digest, Record>, last_stop: Optio
     let believed = last_stop.map(|last_stop| last_stop.plus(BELIEVED));
     let mut found = Vec::new();
     store.records.found(&store.layout.blobs());
+    let algorithms = store.disk.list(&store.layout.blobs())?;
     for algorithm in Algorithm::ALL {
         let root = store.layout.blobs().join(algorithm.as_str());
-        let shelves = store.disk.list(&root)?;
-        if !shelves.is_empty() {
-            store.records.found(&root);
+        if !algorithms.iter().any(|entry| entry.name == algorithm.as_str()) {
+            continue;
         }
-        for shelf in shelves {
+        store.records.found(&root);
+        for shelf in store.disk.list(&root)? {
             store.records.found(&root.join(&shelf.name));
             for entry in store.disk.list(&root.join(&shelf.name))? {
                 let Ok(digest) = Digest::from_parts(algorithm.as_str(), &entry.name) else {
