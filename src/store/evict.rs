@@ -320,13 +320,9 @@ impl Ledger {
         self.reserved = self.reserved.saturating_sub(bytes);
     }
 
-    /// What must leave to meet a demand. `is_half_pulled` is asked about what was used within [`GRACE`].
-    pub fn plan(&self, demand: Demand, now: DaemonTime, is_half_pulled: &dyn Fn(&Ledger, &Digest) -> bool) -> Plan {
-        self.plan_some(demand, usize::MAX, now, is_half_pulled)
-    }
-
-    /// As [`Ledger::plan`], but looks no further when it has `most` victims: what is missing then is not known.
-    pub fn plan_some(&self, demand: Demand, most: usize, now: DaemonTime, is_half_pulled: &dyn Fn(&Ledger, &Digest) -> bool) -> Plan {
+    /// What must leave to meet a demand. Looks no further when it has `most` victims: what is missing then is not known.
+    /// `is_half_pulled` is asked about what was used within [`GRACE`].
+    pub fn plan(&self, demand: Demand, most: usize, now: DaemonTime, is_half_pulled: &dyn Fn(&Ledger, &Digest) -> bool) -> Plan {
         let usage = self.order.keys().filter_map(|key| {
             let entry = self.items.get(key)?;
             Some(Usage { item: key, allocated: entry.allocated, last_used: entry.place.0 })

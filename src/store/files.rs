@@ -25,8 +25,7 @@ impl Store {
         let bounds = self.bounds(false);
         {
             let _files = lock(&self.files);
-            moved().map_err(|error| self.write_error("rename", &target, error))?;
-            self.records.is_used_again(&target);
+            self.records.in_place_of(&target, moved).map_err(|error| self.write_error("rename", &target, error))?;
             let mut ledger = self.ledger();
             ledger.unreserve(reserved);
             ledger.insert(Item::Stored(*digest), allocated, self.uptime.now());
@@ -65,14 +64,13 @@ impl Store {
     }
 
     pub(super) fn create_file(&self, path: &Path) -> Result<Arc<dyn DiskFile>, StoreError> {
-        self.records.is_used_again(path);
-        let created = match self.disk.create(path) {
+        let create = || match self.disk.create(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 self.records.create_directory(path.parent().unwrap_or(path)).and_then(|()| self.disk.create(path))
             }
             created => created,
         };
-        created.map_err(|error| self.write_error("create", path, error))
+        self.records.in_place_of(path, create).map_err(|error| self.write_error("create", path, error))
     }
 
     /// Takes an idle partial out of the ledger, for whoever goes on with it or overwrites it.

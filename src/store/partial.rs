@@ -162,8 +162,8 @@ impl PartialBlob {
         let created = PartialBlob::create_at(store, path.clone(), upstream, digest, size.unwrap_or_default());
         let mut partial = created.inspect_err(|_| {
             // Nobody counts it any more.
-            if before.is_some() {
-                store.records.discard(&path);
+            if let Some(allocated) = before {
+                store.records.discard(&path, allocated);
             }
         })?;
         (partial.fate, partial.claim) = (Fate::Keep, Some(claim));
@@ -210,10 +210,10 @@ impl PartialBlob {
     pub(super) fn resume(store: &Arc<Store>, upstream: &Arc<str>, digest: &Digest) -> Option<(PartialBlob, Verifier)> {
         let path = store.layout.partial(upstream, digest);
         let claim = Claim::take(store, &path)?;
-        store.take_partial(upstream, digest)?;
+        let allocated = store.take_partial(upstream, digest)?;
         match PartialBlob::reopen(store, path.clone(), upstream, digest) {
             None => {
-                store.records.discard(&path);
+                store.records.discard(&path, allocated);
                 None
             }
             Some((mut partial, verifier)) => {
@@ -320,7 +320,7 @@ impl Drop for PartialBlob {
                 self.store.leave_partial(item, allocated, self.reserved);
             }
             Fate::Discard => {
-                self.store.records.discard(&self.path);
+                self.store.records.discard(&self.path, allocation(self.len));
                 self.store.unreserve(self.reserved);
             }
         }

@@ -45,12 +45,12 @@ impl Store {
     /// A stored blob could not be read or was found wrong: it is put aside and held no longer. Blocks.
     pub fn quarantine(&self, digest: &Digest) {
         let _files = lock(&self.files);
-        self.remove_item(&Item::Stored(*digest));
+        let allocated = self.remove_item(&Item::Stored(*digest));
         match self.put_aside(digest) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => tracing::error!(%digest, "a stored blob is gone"),
             Err(error) => {
                 tracing::error!(%digest, %error, "a damaged blob could not be put aside; it is removed");
-                self.records.discard(&self.layout.blob(digest));
+                self.records.discard(&self.layout.blob(digest), allocated);
             }
             Ok(()) => tracing::error!(%digest, "a damaged blob was put aside"),
         }

@@ -95,10 +95,9 @@ impl Records {
             self.create_directory(path.parent().unwrap_or(path))?;
         }
         let temporary = disk::temporary(path);
-        self.is_used_again(&temporary);
-        let replaced = disk::replace(&*self.disk, path, bytes);
+        let replaced = self.in_place_of(&temporary, || disk::replace(&*self.disk, path, bytes));
         if replaced.is_err() {
-            self.discard(&temporary);
+            self.discard(&temporary, BLOCK);
         }
         let expected = if replaced.is_ok() { allocation(bytes.len() as u64) } else { before };
         self.count(before, self.allocated(path).unwrap_or(expected));
@@ -131,21 +130,33 @@ impl Records {
         Ok(())
     }
 
-    /// Removes a file that is good for nothing. One that cannot be removed counts, and is tried again.
-    pub fn discard(&self, path: &Path) {
+    /// Removes a file that is good for nothing. One that cannot be removed counts, as `unknown` where the disk does not say,
+    /// and is tried again.
+    pub fn discard(&self, path: &Path, unknown: u64) {
         let mut litter = lock(&self.litter);
         if let Err(error) = disk::remove_if_there(&*self.disk, path) {
             tracing::warn!(path = %path.display(), %error, "a file could not be removed; it is tried again");
-            let allocated = self.allocated(path).unwrap_or(BLOCK);
+            let allocated = self.allocated(path).unwrap_or(unknown);
             let before = litter.insert(path.to_owned(), allocated).unwrap_or_default();
             self.count(before, allocated);
         }
     }
 
-    /// Something new stands, or is about to stand, where a file could not be removed.
-    pub fn is_used_again(&self, path: &Path) {
-        let before = lock(&self.litter).remove(path);
-        self.count(before.unwrap_or_default(), 0);
+    /// Makes something where a file may stand that could not be removed.
+    ///
+    /// # Errors
+    /// Those of `make`.
+    pub fn in_place_of<T>(&self, path: &Path, make: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        let mut litter = lock(&self.litter);
+        let Some(allocated) = litter.get(path).copied() else {
+            drop(litter);
+            return make();
+        };
+        // Locked meanwhile, or what is made might be taken for what is to be removed.
+        let made = make()?;
+        litter.remove(path);
+        self.count(allocated, 0);
+        Ok(made)
     }
 
     /// Tries again to remove what could not be removed.

@@ -184,7 +184,7 @@ impl Store {
             let is_recent = |digest: &Digest| ledger.last_used(&item(digest)).is_some_and(|used| now.since(used) < GRACE);
             self.links().is_half_pulled(digest, is_recent, |digest| ledger.contains(&item(digest)))
         };
-        self.ledger().plan_some(demand, most, now, &is_half_pulled)
+        self.ledger().plan(demand, most, now, &is_half_pulled)
     }
 
     /// Removes victims; says how many bytes that freed. The file lock is held.

@@ -91,7 +91,8 @@ impl Life {
 
     /// A start that the disk does not allow says so; the next one finds a disk that does.
     fn start(&self, setup: Setup) -> Larder {
-        setup.try_start().unwrap_or_else(|(setup, failure)| {
+        setup.try_start().unwrap_or_else(|failed| {
+            let (setup, failure) = *failed;
             assert!(self.disk.hit().is_some(), "{}: {failure}", self.when);
             self.disk.heal();
             setup.start()

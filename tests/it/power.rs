@@ -166,7 +166,8 @@ impl Life {
         if is_clean {
             self.disk.sync_all();
         }
-        setup.try_start().map_err(|(setup, failure)| {
+        setup.try_start().map_err(|failed| {
+            let (setup, failure) = *failed;
             assert!(self.disk.is_dead(), "seed {}: {failure}", self.seed);
             setup
         })

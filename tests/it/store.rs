@@ -233,11 +233,16 @@ async fn a_clean_stop_keeps_everything() {
 /// What somebody does to a stored file by hand.
 type Damage = fn(&Path);
 
-const DAMAGES: [(&str, Damage); 3] = [
+const DAMAGES: [(&str, Damage); 4] = [
     ("deleted", |file| std::fs::remove_file(file).expect("a file")),
     ("truncated", |file| {
         let len = std::fs::metadata(file).expect("a file").len();
         std::fs::OpenOptions::new().write(true).open(file).and_then(|file| file.set_len(len / 2)).expect("a file");
+    }),
+    ("lengthened", |file| {
+        let mut bytes = std::fs::read(file).expect("a file");
+        bytes.push(0);
+        std::fs::write(file, bytes).expect("a file");
     }),
     ("emptied", |file| std::fs::write(file, b"").expect("a file")),
 ];

@@ -23,7 +23,7 @@ fn ledger_of(max_size: u64, sizes: &[u64]) -> Ledger {
 fn victims(ledger: &Ledger, bytes: u64, now: DaemonTime, half_pulled: &[u8]) -> Option<Vec<Item>> {
     let size = (ledger.size() + bytes).saturating_sub(ledger.max_size());
     let demand = Demand { size, ..Demand::default() };
-    let plan = ledger.plan(demand, now, &|_, digest| half_pulled.iter().any(|n| super::tests::digest(*n) == *digest));
+    let plan = ledger.plan(demand, usize::MAX, now, &|_, digest| half_pulled.iter().any(|n| super::tests::digest(*n) == *digest));
     (plan.missing == 0).then(|| plan.victims.into_iter().map(|victim| victim.item).collect())
 }
 

@@ -51,11 +51,8 @@ impl Store {
         self.records.found(&self.layout.blobs());
         for algorithm in Algorithm::ALL {
             let root = self.layout.blobs().join(algorithm.as_str());
-            let shelves = self.list(&root);
-            if !shelves.is_empty() {
-                self.records.found(&root);
-            }
-            for shelf in shelves {
+            self.records.found(&root);
+            for shelf in self.list(&root) {
                 let shelf = root.join(&shelf.name);
                 self.records.found(&shelf);
                 for batch in self.list(&shelf).chunks(BATCH) {

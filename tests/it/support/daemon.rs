@@ -73,7 +73,15 @@ impl Daemon {
 
     /// Asks at `control.sock`; the last line of the answer.
     pub async fn control(&self, directory: &Path, method: http::Method, path: &str) -> serde_json::Value {
-        let stream = tokio::net::UnixStream::connect(directory.join("cache/control.sock")).await.expect("a connection");
+        let (socket, patience) = (directory.join("cache/control.sock"), Instant::now() + Duration::from_secs(10));
+        // It serves clients first, and one that was killed has left its socket.
+        let stream = loop {
+            match tokio::net::UnixStream::connect(&socket).await {
+                Ok(stream) => break stream,
+                Err(error) => assert!(Instant::now() < patience, "control.sock: {error}"),
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        };
         let reply = Client::over(stream).await.request(method, path).send().await;
         serde_json::from_str(reply.text().lines().last().expect("a line")).expect("JSON")
     }

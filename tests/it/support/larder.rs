@@ -139,16 +139,16 @@ impl Setup {
     }
 
     pub fn start(self) -> Larder {
-        self.try_start().unwrap_or_else(|(_, failure)| panic!("no larder: {failure}"))
+        self.try_start().unwrap_or_else(|failed| panic!("no larder: {}", failed.1))
     }
 
     /// As [`Setup::start`], where the disk may not let it.
-    pub fn try_start(self) -> Result<Larder, (Setup, Failure)> {
+    pub fn try_start(self) -> Result<Larder, Box<(Setup, Failure)>> {
         let stop = CancellationToken::new();
         let metrics = Arc::new(Metrics::new(self.config.upstreams.keys()));
         let app = match App::build(&self.config, self.world.clone(), metrics, None, stop.clone()) {
             Ok(app) => app,
-            Err(failure) => return Err((self, failure)),
+            Err(failure) => return Err(Box::new((self, failure))),
         };
         let Setup { config, world, directory } = self;
         app.readiness.ready();
