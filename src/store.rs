@@ -24,6 +24,7 @@ mod refs;
 mod rehash;
 mod ring;
 mod room;
+mod rooted;
 mod scrub;
 mod socket;
 mod tail;
@@ -163,6 +164,8 @@ impl Store {
     pub fn open(options: Options, disk: Arc<dyn Disk>, gate: Gate, clock: Clock, metrics: Arc<Metrics>) -> Result<Arc<Store>, OpenError> {
         let unusable = |source| OpenError::Unusable { path: options.path.clone(), source };
         let layout = Layout::new(&options.path);
+        disk.create_dir_all(layout.root()).map_err(unusable)?;
+        let disk = disk.rooted(layout.root()).map_err(unusable)?.unwrap_or(disk);
         let new = disk.stat(&layout.blobs()).is_err();
         for directory in [layout.blobs(), layout.refs(), layout.partials(), layout.quarantine()] {
             disk.create_dir_all(&directory).map_err(unusable)?;

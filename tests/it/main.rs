@@ -27,5 +27,6 @@ mod store;
 mod support;
 mod tags;
 mod tidy;
+mod trouble;
 mod trust;
 mod truth;

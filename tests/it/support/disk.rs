@@ -23,6 +23,9 @@ pub enum Op {
     Reopen,
     Rename,
     Remove,
+    RemoveDir,
+    Link,
+    Share,
     CreateDir,
     SyncDir,
     List,
@@ -36,7 +39,7 @@ pub enum Op {
 impl Op {
     /// Whether it changes what is on the disk.
     fn writes(self) -> bool {
-        matches!(self, Op::Create | Op::Reopen | Op::Rename | Op::Remove | Op::CreateDir | Op::Write)
+        matches!(self, Op::Create | Op::Reopen | Op::Rename | Op::Remove | Op::RemoveDir | Op::Link | Op::Share | Op::CreateDir | Op::Write)
     }
 }
 
@@ -220,6 +223,16 @@ impl Disk for FaultyDisk {
         SystemDisk.remove(path)
     }
 
+    fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        self.attempt(Op::RemoveDir)?;
+        SystemDisk.remove_dir(path)
+    }
+
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.attempt(Op::Link)?;
+        SystemDisk.link(from, to)
+    }
+
     fn create_dir_all(&self, path: &Path) -> io::Result<()> {
         self.attempt(Op::CreateDir)?;
         SystemDisk.create_dir_all(path)
@@ -278,6 +291,11 @@ impl DiskFile for FaultyFile {
     fn stat(&self) -> io::Result<Stat> {
         self.disk.attempt(Op::Stat)?;
         self.file.stat()
+    }
+
+    fn share(&self, source: BorrowedFd<'_>) -> io::Result<()> {
+        self.disk.attempt(Op::Share)?;
+        self.file.share(source)
     }
 
     /// A transport that sent the file by itself would pass the faults by.
