@@ -6,6 +6,7 @@ mod buffer;
 pub mod disk;
 mod evict;
 mod files;
+mod health;
 mod import;
 mod index;
 mod inventory;
@@ -34,6 +35,7 @@ mod verify;
 
 pub use blobs::{Blob, FileReader};
 pub use buffer::CHUNK;
+pub use health::Trouble;
 pub use import::{BlobError, Way};
 pub use inventory::{Held, Inventory, Next};
 pub use layout::{Layout, RepositoryKey};
@@ -67,6 +69,7 @@ use blobs::{Content, Lease};
 use buffer::Buffers;
 use disk::Disk;
 use evict::{Item, Ledger};
+use health::Health;
 use index::Index;
 use links::Links;
 use lock::DirectoryLock;
@@ -107,6 +110,7 @@ pub struct Store {
     memory: Cache<Digest, Bytes>,
     buffers: Buffers,
     writing: Writing,
+    health: Health,
     /// Held while a blob's file comes or goes, so that an eviction can't unlink what was just put in its place. Blocks;
     /// only for work behind the gate.
     files: Mutex<()>,
@@ -193,6 +197,7 @@ impl Store {
             max_blob_size: options.max_blob_size,
             buffers: Buffers::default(),
             writing: Writing::default(),
+            health: Health::default(),
             files: Mutex::new(()),
             disk,
             gate,
@@ -256,7 +261,9 @@ impl Store {
                 drop(lease);
                 let damaged = matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidData);
                 self.metrics.read_failed(if damaged { "corrupt" } else { "io" });
-                self.quarantine(&digest);
+                if !health::says_nothing_of_the_file(&error) {
+                    self.quarantine(&digest);
+                }
                 if error.kind() == io::ErrorKind::NotFound { Ok(None) } else { Err(io_error("open", &path, error)) }
             }
         }
@@ -331,8 +338,8 @@ impl Store {
         }
         let store = Arc::clone(self);
         let work = move || {
+            store.look_after();
             store.tidy();
-            store.uptime.tend();
             store.observe();
         };
         self.gate.run(work).await;

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use super::disk::DiskFile;
 use super::evict::Item;
 use super::tail::Tail;
-use super::{Store, layout, lock};
+use super::{Store, disk, layout, lock};
 use crate::oci::Digest;
 
 /// Files kept; the oldest goes first.
@@ -48,8 +48,20 @@ impl Store {
         self.remove_item(&Item::Stored(*digest));
         match self.put_aside(digest) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => tracing::error!(%digest, "a stored blob is gone"),
-            Err(error) => tracing::error!(%digest, %error, "a damaged blob could not be put aside"),
+            Err(error) => {
+                tracing::error!(%digest, %error, "a damaged blob could not be put aside; it is removed");
+                self.remove_damaged(digest);
+            }
             Ok(()) => tracing::error!(%digest, "a damaged blob was put aside"),
+        }
+    }
+
+    /// What can be neither moved nor removed occupies the disk as before, and is counted until the next start looks again.
+    fn remove_damaged(&self, digest: &Digest) {
+        let path = self.layout.blob(digest);
+        if let Err(error) = disk::remove_if_there(&*self.disk, &path) {
+            tracing::error!(%digest, %error, "nor removed: it stays, and counts");
+            self.records.found(&path);
         }
     }
 

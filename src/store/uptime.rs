@@ -69,13 +69,12 @@ impl Uptime {
     }
 
     /// Writes it down if that is due. Blocks.
-    pub fn tend(&self) {
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn tend(&self) -> io::Result<()> {
         let written = DaemonTime(self.written.load(Ordering::Relaxed));
-        if self.now().since(written) >= WRITE_INTERVAL
-            && let Err(error) = self.write()
-        {
-            tracing::debug!(%error, "daemon time was not written down");
-        }
+        if self.now().since(written) >= WRITE_INTERVAL { self.write() } else { Ok(()) }
     }
 
     /// Writes it down. Blocks.
