@@ -89,10 +89,9 @@ full_disk() {
   mount -t tmpfs -o "$1" tmpfs "$FULL_MOUNT" || { echo "tmpfs cannot be mounted here, even by root"; return 1; }
 }
 
-# Somebody else writes, 1 MiB after the other, also what larder frees to keep `min_free`, until nothing is left.
+# Somebody else writes, 1 MiB after the other, also what larder frees to keep `min_free`, until stopped.
 fill_blocks() {
-  local n
-  for ((n = 0; n < 240; n++)); do
+  while :; do
     head -c 1048576 /dev/zero >>"$FULL_MOUNT/filler" 2>/dev/null || true
     sleep 0.05
   done
@@ -104,11 +103,13 @@ full_in_mid_flight() {
   full_pulls 1 5
   [[ $(full_pull 1) == "larder; hit" ]]
   fill_blocks &
+  local filler=$!
   full_pulls 6 "$FULL_IMAGES"
-  wait $!
   full_pulls 1 50
   full_metric '^larder_fills_total.result="bypassed".* [1-9]'
-  full_says "degraded: the cache's disk is full" 0
+  wait_for 15 full_says "degraded: the cache's disk is full" 0
+  full_pulls 1 20
+  kill "$filler"
 }
 
 # Whatever was wrong is over: images FROM… are stored again. Nobody tells larder.
