@@ -114,7 +114,9 @@ impl App {
         let readiness = Readiness::starting(stop);
         let defaults: Vec<_> = config.server.listen.iter().map(|listener| listener.default_upstream.clone()).collect();
         let handler = Handler { mirror, defaults, metrics: Arc::clone(&metrics), log, readiness: readiness.clone(), rng, clock };
-        let admin = Admin { metrics: Arc::clone(&metrics), readiness: readiness.clone() };
+        let cache = Arc::clone(&store);
+        let degraded = Arc::new(move || cache.trouble().map(store::Trouble::as_str));
+        let admin = Admin { metrics: Arc::clone(&metrics), readiness: readiness.clone(), degraded };
         let scrub_interval = config.cache.scrub_interval;
         Ok(App { handler: Arc::new(handler), admin, store, metrics, readiness, control, scrub_interval })
     }

@@ -202,7 +202,6 @@ impl Metrics {
     /// `reason`: `full`, `io` or `corrupt`.
     pub fn write_failed(&self, reason: &'static str) {
         self.cache_write_errors.with_label_values(&[reason]).inc();
-        self.cache_writable.set(0);
     }
 
     /// `reason`: `full`, `io` or `corrupt`.

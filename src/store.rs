@@ -7,6 +7,7 @@ pub mod disk;
 mod evict;
 mod explain;
 mod files;
+mod health;
 mod hints;
 mod import;
 pub mod index;
@@ -27,18 +28,21 @@ mod refs;
 mod rehash;
 mod ring;
 mod room;
+mod rooted;
 #[cfg(test)]
 mod scale_tests;
 mod scrub;
 mod socket;
 mod tail;
 mod trust;
+mod upkeep;
 mod uptime;
 mod verify;
 
 pub use blobs::{Blob, FileReader};
 pub use buffer::CHUNK;
 pub use explain::{Holding, Keeps, Place};
+pub use health::Trouble;
 pub use import::{BlobError, Way};
 pub use inventory::{Held, Inventory, Next};
 pub use layout::{Layout, RepositoryKey};
@@ -57,7 +61,7 @@ pub use verify::{Progress as VerifyProgress, Report};
 use std::collections::HashSet;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
@@ -73,6 +77,7 @@ use blobs::{Content, Lease};
 use buffer::Buffers;
 use disk::Disk;
 use evict::{Item, Ledger};
+use health::Health;
 use hints::Hints;
 use index::Index;
 use links::Links;
@@ -116,6 +121,7 @@ pub struct Store {
     memory: Cache<Digest, Bytes>,
     buffers: Buffers,
     writing: Writing,
+    health: Health,
     /// Held while a blob's file comes or goes, so that an eviction can't unlink what was just put in its place. Blocks;
     /// only for work behind the gate.
     files: Mutex<()>,
@@ -176,6 +182,8 @@ impl Store {
     pub fn open(options: Options, disk: Arc<dyn Disk>, gate: Gate, clock: Clock, metrics: Arc<Metrics>) -> Result<Arc<Store>, OpenError> {
         let unusable = |source| OpenError::Unusable { path: options.path.clone(), source };
         let layout = Layout::new(&options.path);
+        disk.create_dir_all(layout.root()).map_err(unusable)?;
+        let disk = disk.rooted(layout.root()).map_err(unusable)?.unwrap_or(disk);
         let new = disk.stat(&layout.blobs()).is_err();
         for directory in [layout.blobs(), layout.refs(), layout.partials(), layout.quarantine()] {
             disk.create_dir_all(&directory).map_err(unusable)?;
@@ -217,6 +225,7 @@ impl Store {
             max_blob_size: options.max_blob_size,
             buffers: Buffers::default(),
             writing: Writing::default(),
+            health: Health::default(),
             files: Mutex::new(()),
             disk,
             gate,
@@ -282,7 +291,9 @@ impl Store {
                 drop(lease);
                 let damaged = matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidData);
                 self.metrics.read_failed(if damaged { "corrupt" } else { "io" });
-                self.quarantine(&digest);
+                if !health::says_nothing_of_the_file(&error) {
+                    self.quarantine(&digest);
+                }
                 if error.kind() == io::ErrorKind::NotFound { Ok(None) } else { Err(io_error("open", &path, error)) }
             }
         }
@@ -347,49 +358,6 @@ impl Store {
         }
         let (store, upstream, digest) = (Arc::clone(self), Arc::clone(upstream), *digest);
         self.gate.run(move || PartialBlob::resume(&store, &upstream, &digest)).await
-    }
-
-    /// Writes down what was used, keeps headroom, and says what the gauges should. To be called every few seconds.
-    pub async fn tend(self: &Arc<Store>) {
-        let store = Arc::clone(self);
-        let work = move || {
-            store.read_again();
-            store.sweep();
-            store.tidy();
-            store.hint();
-            store.uptime.tend();
-            store.observe();
-        };
-        self.gate.run(work).await;
-    }
-
-    /// The last words of a clean stop. Blocks.
-    pub fn close(&self) {
-        if let Err(error) = self.stop_listening() {
-            tracing::debug!(%error, "control.sock stays behind");
-        }
-        self.tell_uses();
-        if let Err(error) = self.uptime.write() {
-            tracing::warn!(%error, "daemon time was not written down; the last minute of it is forgotten");
-        }
-        self.loading.give_up();
-        let sizes = {
-            let ledger = self.ledger();
-            Sizes { blobs: ledger.at_rest() - ledger.others().load(Ordering::Relaxed), others: ledger.others().load(Ordering::Relaxed) }
-        };
-        // Idle partials are found anew, and at once.
-        self.lock.leave_cleanly((!self.loading.is_under_way()).then_some(sizes));
-    }
-
-    fn observe(&self) {
-        let gauge = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
-        let (size, items) = {
-            let ledger = self.ledger();
-            (ledger.size() - ledger.unseen(), ledger.stored_count())
-        };
-        let manifests = self.links().manifest_count();
-        self.metrics.cache_size.set(gauge(size));
-        self.metrics.objects(items.saturating_sub(manifests) as u64, manifests as u64);
     }
 
     fn ledger(&self) -> MutexGuard<'_, Ledger> {

@@ -54,9 +54,14 @@ impl Mirror {
         let asked = Asked::Blob(*digest);
         self.remembered(repository, &asked)?;
         let link = self.store.link(&repository.key, digest);
-        let Some((fill, joined)) = self.fills.join(repository, digest, listed_size(link)) else {
-            // Stored between the two looks, and hashed as it came.
-            return self.stored(repository, digest, deadline).await?.ok_or_else(|| self.lost(repository));
+        let (fill, joined) = match self.fills.join(repository, digest, listed_size(link)) {
+            Some(joined) => joined,
+            None => match self.stored(repository, digest, deadline).await? {
+                // Stored between the two looks, and hashed as it came.
+                Some(answer) => return Ok(answer),
+                // Held, but not to be had just now.
+                None => self.fills.join_unstored(repository, digest, listed_size(link)).ok_or_else(|| self.lost(repository))?,
+            },
         };
         let opened = fill.opened(repository.name()).await;
         let opened = opened.map_err(|error| self.told(repository, asked, error.into_error(repository.upstream_name())))?;

@@ -196,7 +196,7 @@ impl Fills {
         let key = (Arc::clone(repository.upstream_name()), *digest);
         let name = repository.name();
         // It may have ended between the caller's look into the store and this one.
-        let make = || (!self.store.contains(digest)).then(|| Fill::new(*digest, name.clone()));
+        let make = || (!is_stored || !self.store.contains(digest)).then(|| Fill::new(*digest, name.clone()));
         match self.flights.join(key, |fill| fill.want(name), make) {
             Joined::Needless => None,
             Joined::Running(fill) => Some((fill, true)),

@@ -16,7 +16,11 @@ use crate::shutdown::Readiness;
 pub struct Admin {
     pub metrics: Arc<Metrics>,
     pub readiness: Readiness,
+    /// What is wrong although requests are answered.
+    pub degraded: Degraded,
 }
+
+pub type Degraded = Arc<dyn Fn() -> Option<&'static str> + Send + Sync>;
 
 impl Admin {
     pub fn answer(&self, request: &Request<()>) -> Response<Bytes> {
@@ -29,14 +33,21 @@ impl Admin {
         match path {
             "/metrics" => respond(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", self.metrics.encode()),
             "/livez" | "/healthz" => probe(Probe::Live, &self.readiness),
-            "/readyz" => probe(Probe::Ready, &self.readiness),
+            "/readyz" => match (self.readiness.check(), (self.degraded)()) {
+                (Ok(()), Some(why)) => text(StatusCode::OK, format!("degraded: {why}\n")),
+                _ => probe(Probe::Ready, &self.readiness),
+            },
             "/" => text(StatusCode::OK, self.status()),
             _ => error(StatusCode::NOT_FOUND, "the admin listener has /metrics, /livez, /readyz and /"),
         }
     }
 
     fn status(&self) -> String {
-        let readiness = self.readiness.check().err().unwrap_or("ready");
+        let readiness = match (self.readiness.check(), (self.degraded)()) {
+            (Err(reason), _) => reason.to_owned(),
+            (Ok(()), Some(why)) => format!("degraded, {why}"),
+            (Ok(()), None) => "ready".to_owned(),
+        };
         let (connections, requests) = (self.metrics.connections.get(), self.metrics.requests_in_flight.get());
         let (size, limit) = (self.metrics.cache_size.get(), self.metrics.cache_limit.get());
         format!(
@@ -87,7 +98,11 @@ mod tests {
     #[test]
     fn an_operator_s_questions_are_answered() {
         let stop = CancellationToken::new();
-        let admin = Admin { metrics: Arc::new(Metrics::new(["docker.io"])), readiness: Readiness::starting(stop.clone()) };
+        let admin = Admin {
+            metrics: Arc::new(Metrics::new(["docker.io"])),
+            readiness: Readiness::starting(stop.clone()),
+            degraded: Arc::new(|| None),
+        };
         let get = |path| ask(&admin, Method::GET, path);
 
         assert_eq!((get("/livez").0, get("/healthz").0, get("/readyz").0), (200, 200, 503));
@@ -105,7 +120,11 @@ mod tests {
 
     #[test]
     fn everything_else_is_refused_in_json() {
-        let admin = Admin { metrics: Arc::new(Metrics::new(["docker.io"])), readiness: Readiness::starting(CancellationToken::new()) };
+        let admin = Admin {
+            metrics: Arc::new(Metrics::new(["docker.io"])),
+            readiness: Readiness::starting(CancellationToken::new()),
+            degraded: Arc::new(|| None),
+        };
         for (method, path, status) in [(Method::GET, "/v2/", 404), (Method::GET, "/debug", 404), (Method::POST, "/metrics", 405)] {
             let (answered, content_type, body) = ask(&admin, method, path);
             assert_eq!((answered, content_type.as_str()), (status, "application/json"));

@@ -10,6 +10,8 @@ use std::time::SystemTime;
 
 use rustix::io::{Errno, ReadWriteFlags};
 
+use super::rooted::Rooted;
+
 /// What is known of a file without reading it.
 #[derive(Clone, Copy, Debug)]
 pub struct Stat {
@@ -39,6 +41,10 @@ pub trait DiskFile: Send + Sync {
     fn stat(&self) -> io::Result<Stat>;
     /// For a transport that can hand files to the kernel.
     fn as_fd(&self) -> Option<BorrowedFd<'_>>;
+    /// Takes over what another file holds, by sharing its blocks; not on every file system, and never between two of them.
+    fn share(&self, _source: BorrowedFd<'_>) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
 }
 
 /// A file system.
@@ -63,6 +69,36 @@ pub trait Disk: Send + Sync {
     fn stat(&self, path: &Path) -> io::Result<Stat>;
     /// Bytes that an ordinary user could still write.
     fn free_space(&self, path: &Path) -> io::Result<u64>;
+    /// Removes an empty directory.
+    fn remove_dir(&self, _path: &Path) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+    /// Makes another name for a file that need not be in the cache; not on every file system.
+    fn link(&self, _from: &Path, _to: &Path) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+    /// Whether the path of the directory that [`Disk::rooted`] has opened still leads to it.
+    fn is_in_place(&self) -> bool {
+        true
+    }
+    /// The same file system, for what is below one directory only, and never through a symbolic link there. `None`: as it is.
+    ///
+    /// # Errors
+    /// When the directory cannot be opened, or a link stands in it.
+    fn rooted(&self, _directory: &Path) -> io::Result<Option<Arc<dyn Disk>>> {
+        Ok(None)
+    }
+}
+
+/// A symbolic link was found where larder follows none; nobody but an attacker or a mistaken administrator put it there.
+#[derive(Debug, thiserror::Error)]
+#[error("a symbolic link stands in the way to {0}; larder follows none in its cache directory")]
+pub struct Planted(PathBuf);
+
+impl Planted {
+    pub(super) fn at(path: &Path) -> io::Error {
+        io::Error::new(io::ErrorKind::InvalidData, Planted(path.to_owned()))
+    }
 }
 
 /// Reads a whole small file; `None` when there is none.
@@ -95,6 +131,19 @@ pub fn read_exact(file: &dyn DiskFile, len: usize) -> io::Result<Vec<u8>> {
         }
     }
     Ok(bytes)
+}
+
+/// What a visit finds.
+///
+/// # Errors
+/// Those of the visit.
+pub(super) fn collected(visit: impl FnOnce(&mut dyn FnMut(Entry) -> io::Result<()>) -> io::Result<()>) -> io::Result<Vec<Entry>> {
+    let mut all = Vec::new();
+    visit(&mut |entry| {
+        all.push(entry);
+        Ok(())
+    })?;
+    Ok(all)
 }
 
 /// Whether a file is one that [`replace`] had not finished.
@@ -182,12 +231,7 @@ impl Disk for SystemDisk {
     }
 
     fn list(&self, directory: &Path) -> io::Result<Vec<Entry>> {
-        let mut all = Vec::new();
-        self.visit(directory, &mut |entry| {
-            all.push(entry);
-            Ok(())
-        })?;
-        Ok(all)
+        collected(|found| self.visit(directory, found))
     }
 
     fn visit(&self, directory: &Path, found: &mut dyn FnMut(Entry) -> io::Result<()>) -> io::Result<()> {
@@ -203,12 +247,24 @@ impl Disk for SystemDisk {
     }
 
     fn stat(&self, path: &Path) -> io::Result<Stat> {
-        fs::symlink_metadata(path).map(stat)
+        fs::symlink_metadata(path).map(|metadata| stat(&metadata))
     }
 
     fn free_space(&self, path: &Path) -> io::Result<u64> {
         let space = rustix::fs::statvfs(path)?;
         Ok(space.f_bavail * space.f_frsize)
+    }
+
+    fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        fs::remove_dir(path)
+    }
+
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::hard_link(from, to)
+    }
+
+    fn rooted(&self, directory: &Path) -> io::Result<Option<Arc<dyn Disk>>> {
+        Ok(Some(Arc::new(Rooted::open(directory)?)))
     }
 }
 
@@ -240,11 +296,15 @@ impl DiskFile for File {
     }
 
     fn stat(&self) -> io::Result<Stat> {
-        self.metadata().map(stat)
+        self.metadata().map(|metadata| stat(&metadata))
     }
 
     fn as_fd(&self) -> Option<BorrowedFd<'_>> {
         Some(AsFd::as_fd(self))
+    }
+
+    fn share(&self, source: BorrowedFd<'_>) -> io::Result<()> {
+        Ok(rustix::fs::ioctl_ficlone(self, source)?)
     }
 }
 
@@ -254,7 +314,7 @@ fn open(path: &Path, options: &mut OpenOptions) -> io::Result<Arc<dyn DiskFile>>
     Ok(Arc::new(options.custom_flags(nofollow).open(path)?))
 }
 
-fn stat(metadata: fs::Metadata) -> Stat {
+pub(super) fn stat(metadata: &fs::Metadata) -> Stat {
     // POSIX counts blocks of 512 bytes, whatever the file system's own block is.
     Stat { len: metadata.len(), allocated: metadata.blocks() * 512, modified: metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH) }
 }

@@ -39,7 +39,7 @@ impl Store {
             tracing::error!(%digest, %error, "a stored blob's name may not survive a power cut");
         }
         self.index.put(*digest, Record { last_used: self.uptime.now(), children: None });
-        self.metrics.cache_writable.set(1);
+        self.is_well();
         Ok(())
     }
 
@@ -89,6 +89,7 @@ impl Store {
     pub(super) fn write_error(&self, operation: &'static str, path: &Path, source: io::Error) -> StoreError {
         let full = matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
         self.metrics.write_failed(if full { "full" } else { "io" });
+        self.could_not_write(&source);
         if full {
             // Somebody else has written meanwhile.
             *lock(&self.space) = None;

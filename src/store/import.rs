@@ -3,6 +3,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
@@ -100,7 +101,7 @@ impl Store {
             return false;
         }
         let beside = partial.path().with_extension("link");
-        if std::fs::hard_link(path, &beside).is_err() {
+        if self.disk.link(path, &beside).is_err() {
             return false;
         }
         // Between the look at the file and the link to it, it may have become another one.
@@ -183,7 +184,7 @@ fn is_ours_alone(metadata: &std::fs::Metadata) -> bool {
 
 /// Most file systems cannot, and no two of them can together.
 fn reflink(partial: &PartialBlob, source: &File) -> bool {
-    partial.file().as_fd().is_some_and(|target| rustix::fs::ioctl_ficlone(target, source).is_ok())
+    partial.file().share(source.as_fd()).is_ok()
 }
 
 fn append(partial: &mut PartialBlob, source: &File, digest: &Digest) -> Result<Verifier, BlobError> {

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use super::blobs::FileReader;
 use super::disk::DiskFile;
 use super::evict::Item;
+use super::health::Trouble;
 use super::{Store, StoreError, lock};
 use crate::oci::{Descriptor, Digest, Hasher};
 
@@ -198,6 +199,9 @@ impl PartialBlob {
     }
 
     fn create_at(store: &Arc<Store>, path: PathBuf, upstream: &Arc<str>, digest: &Digest, size: u64) -> Result<PartialBlob, StoreError> {
+        if store.trouble() == Some(Trouble::Gone) {
+            return Err(store.write_error("create", &path, io::ErrorKind::NotFound.into()));
+        }
         let reserved = allocation(size);
         store.reserve(reserved)?;
         let file = store.create_file(&path).inspect_err(|_| store.unreserve(reserved))?;

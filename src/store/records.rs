@@ -159,6 +159,11 @@ impl Records {
         Ok(made)
     }
 
+    /// Whether there is something that could not be removed.
+    pub fn has_litter(&self) -> bool {
+        !lock(&self.litter).is_empty()
+    }
+
     /// Tries again to remove what could not be removed.
     pub fn sweep(&self) {
         lock(&self.litter).retain(|path, allocated| {

@@ -128,7 +128,9 @@ impl Store {
     pub(super) fn read_again(&self) {
         let now = self.clock.steady();
         let is_due = now.saturating_sub(*lock(&self.loading.tried)) >= RETRY_INTERVAL;
-        if self.loading.is_under_way() || !is_due || !self.loading.is_incomplete.swap(false, Ordering::AcqRel) {
+        // What should be gone must not be found again.
+        if self.loading.is_under_way() || !is_due || self.records.has_litter() || !self.loading.is_incomplete.swap(false, Ordering::AcqRel)
+        {
             return;
         }
         *lock(&self.loading.tried) = now;

@@ -81,7 +81,8 @@ impl Rehash {
 impl Verdict {
     /// What a failed open or read tells of the file.
     fn of(error: io::Error) -> Verdict {
-        let planted = [Errno::LOOP, Errno::ISDIR].iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()));
+        let planted = error.kind() == io::ErrorKind::InvalidData
+            || [Errno::LOOP, Errno::ISDIR].iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()));
         match error.kind() {
             io::ErrorKind::NotFound => Verdict::Damaged("the file is gone".into()),
             io::ErrorKind::UnexpectedEof => Verdict::Damaged("the file is shorter than it was".into()),

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::evict::{GRACE, Item, Ledger};
+use super::health::Trouble;
 use super::plan::{Demand, Plan, Victim};
 use super::uptime::DaemonTime;
 use super::{Store, StoreError, disk, lock};
@@ -56,6 +57,10 @@ impl Store {
         }
         let full = || {
             self.metrics.write_failed("full");
+            // What is too much for the cache's own bound is no trouble with its disk.
+            if bounds.excess(self.ledger().size()).min_free > 0 {
+                self.is_in_trouble(Trouble::Full);
+            }
             StoreError::Full
         };
         loop {

@@ -113,7 +113,7 @@ fn a_million_blobs_take_less_than_180_mib() {
     });
     timed("a plan of 100 victims", || {
         let demand = Demand { size: 100 * 40_960, ..Demand::default() };
-        assert_eq!(ledger.plan(demand, DaemonTime(u64::MAX), &|_, _| false).victims.len(), 100);
+        assert_eq!(ledger.plan(demand, usize::MAX, DaemonTime(u64::MAX), &|_, _| false).victims.len(), 100);
     });
     timed("everything used once", || all.clone().map(nth).for_each(|n| ledger.touch(&Item::Stored(digest(n)), DaemonTime(200_000 + n))));
     timed("what was used, for the index", || assert_eq!(ledger.take_touched().len() as u64, BLOBS + MANIFESTS));

@@ -77,12 +77,11 @@ impl Uptime {
     }
 
     /// Writes it down if that is due. Blocks.
-    pub fn tend(&self) {
-        if self.is_due()
-            && let Err(error) = self.write()
-        {
-            tracing::debug!(%error, "daemon time was not written down");
-        }
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn tend(&self) -> io::Result<()> {
+        if self.is_due() { self.write() } else { Ok(()) }
     }
 
     /// Writes it down. Blocks.

@@ -195,7 +195,7 @@ async fn both_families_can_share_a_port() {
 async fn the_admin_port_outlives_the_stop() {
     let stop = CancellationToken::new();
     let metrics = Arc::new(Metrics::new(["docker.io"]));
-    let admin = Admin { metrics: Arc::clone(&metrics), readiness: Readiness::starting(stop.clone()) };
+    let admin = Admin { metrics: Arc::clone(&metrics), readiness: Readiness::starting(stop.clone()), degraded: Arc::new(|| None) };
     admin.readiness.ready();
     let server = Server::bind(&[LOOPBACK]).unwrap();
     let address = server.addresses()[0];

@@ -31,5 +31,6 @@ mod store;
 mod support;
 mod tags;
 mod tidy;
+mod trouble;
 mod trust;
 mod truth;

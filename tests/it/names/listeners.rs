@@ -95,7 +95,7 @@ async fn a_listener_on_every_address_is_known_by_its_place_and_not_by_what_was_d
 }
 
 #[test]
-#[should_panic(expected = "a larder")]
+#[should_panic(expected = "no larder: the configuration names an upstream that it does not describe")]
 fn a_listener_cannot_mean_an_upstream_that_is_not_there() {
     let Scene { mut setup, .. } = Scene::new("127.0.0.1:0");
     setup.config.server.listen[1].default_upstream = Some("nowhere.test".into());

@@ -28,6 +28,9 @@ pub enum Op {
     Reopen,
     Rename,
     Remove,
+    RemoveDir,
+    Link,
+    Share,
     CreateDir,
     SyncDir,
     List,
@@ -41,7 +44,7 @@ pub enum Op {
 impl Op {
     /// Whether it changes what is on the disk.
     fn writes(self) -> bool {
-        matches!(self, Op::Create | Op::Reopen | Op::Rename | Op::Remove | Op::CreateDir | Op::Write)
+        matches!(self, Op::Create | Op::Reopen | Op::Rename | Op::Remove | Op::RemoveDir | Op::Link | Op::Share | Op::CreateDir | Op::Write)
     }
 }
 
@@ -286,6 +289,16 @@ impl Disk for FaultyDisk {
         SystemDisk.remove(path)
     }
 
+    fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        self.attempt(Op::RemoveDir, path)?;
+        SystemDisk.remove_dir(path)
+    }
+
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.attempt(Op::Link, to)?;
+        SystemDisk.link(from, to)
+    }
+
     fn create_dir_all(&self, path: &Path) -> io::Result<()> {
         self.attempt(Op::CreateDir, path)?;
         SystemDisk.create_dir_all(path)
@@ -358,6 +371,11 @@ impl DiskFile for FaultyFile {
     fn stat(&self) -> io::Result<Stat> {
         self.disk.attempt(Op::Stat, &self.path)?;
         self.file.stat()
+    }
+
+    fn share(&self, source: BorrowedFd<'_>) -> io::Result<()> {
+        self.disk.attempt(Op::Share, &self.path)?;
+        self.file.share(source)
     }
 
     /// A transport that sent the file by itself would pass the faults by.
