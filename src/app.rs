@@ -107,17 +107,10 @@ impl App {
         log: Option<AccessLog>,
         stop: CancellationToken,
     ) -> Result<App, Failure> {
-        let repositories = repositories(config, &world, &metrics)?;
-        let store = open_store(config, &world, &metrics)?;
+        let (store, mirror) = open_mirror(config, &world, &metrics)?;
         let World { connect: _, disk: _, gate, clock, rng } = world;
-        let control = Control::new(Arc::clone(&store), gate.clone(), Arc::clone(&metrics), clock.clone(), Some(Instant::now()));
-        let options = mirror::Options {
-            revalidate_wait: config.cache.revalidate_wait,
-            negative_ttl: config.cache.negative_ttl,
-            fills_max: config.fills.max_concurrent,
-            fill_queue_timeout: config.fills.queue_timeout,
-        };
-        let mirror = Mirror::new(&options, repositories, Arc::clone(&store), gate, clock.clone(), &metrics, Arc::clone(&rng));
+        let parts = control::Parts { store: Arc::clone(&store), mirror: Arc::clone(&mirror), gate, metrics: Arc::clone(&metrics) };
+        let control = Control::new(parts, clock.clone(), Some(Instant::now()));
         let readiness = Readiness::starting(stop);
         let defaults: Vec<_> = config.server.listen.iter().map(|listener| listener.default_upstream.clone()).collect();
         let handler = Handler { mirror, defaults, metrics: Arc::clone(&metrics), log, readiness: readiness.clone(), rng, clock };
@@ -165,6 +158,24 @@ impl App {
             tracing::error!(%error, "the cache was not closed cleanly");
         }
     }
+}
+
+/// The cache directory, and the mirror in front of it. Asks no upstream anything. Blocks.
+///
+/// # Errors
+/// When the cache directory or an upstream's settings cannot be used.
+pub fn open_mirror(config: &Config, world: &World, metrics: &Arc<Metrics>) -> Result<(Arc<Store>, Arc<Mirror>), Failure> {
+    let repositories = repositories(config, world, metrics)?;
+    let store = open_store(config, world, metrics)?;
+    let options = mirror::Options {
+        revalidate_wait: config.cache.revalidate_wait,
+        negative_ttl: config.cache.negative_ttl,
+        fills_max: config.fills.max_concurrent,
+        fill_queue_timeout: config.fills.queue_timeout,
+    };
+    let (gate, clock, rng) = (world.gate.clone(), world.clock.clone(), Arc::clone(&world.rng));
+    let mirror = Mirror::new(&options, repositories, Arc::clone(&store), gate, clock, metrics, rng);
+    Ok((store, mirror))
 }
 
 /// Opens the cache directory as the configuration has it. Blocks.

@@ -26,6 +26,7 @@ use tokio::time::Instant;
 use crate::clock::Clock;
 use crate::gate::Gate;
 use crate::metrics::{Metrics, Totals};
+use crate::mirror::Mirror;
 use crate::store::{Inventory, Store, VerifyProgress};
 use history::History;
 
@@ -42,13 +43,20 @@ const WRITE_MINUTES: u64 = 5;
 /// Answers questions about one cache.
 #[derive(Clone)]
 pub struct Control {
-    store: Arc<Store>,
-    gate: Gate,
-    metrics: Arc<Metrics>,
+    parts: Parts,
     /// `None`: a stopped directory, which nobody has asked anything.
     since: Option<Instant>,
     clock: Clock,
     record: Arc<Mutex<Record>>,
+}
+
+/// Whom the answers come from.
+#[derive(Clone)]
+pub struct Parts {
+    pub store: Arc<Store>,
+    pub mirror: Arc<Mirror>,
+    pub gate: Gate,
+    pub metrics: Arc<Metrics>,
 }
 
 /// What is written down of the daemon's work.
@@ -60,10 +68,10 @@ struct Record {
 
 impl Control {
     /// Reads what earlier runs have written down. Blocks.
-    pub fn new(store: Arc<Store>, gate: Gate, metrics: Arc<Metrics>, clock: Clock, since: Option<Instant>) -> Control {
-        let history = store.read_history().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
-        let record = Arc::new(Mutex::new(Record { history, totals: metrics.totals() }));
-        Control { store, gate, metrics, since, clock, record }
+    pub fn new(parts: Parts, clock: Clock, since: Option<Instant>) -> Control {
+        let history = parts.store.read_history().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
+        let record = Arc::new(Mutex::new(Record { history, totals: parts.metrics.totals() }));
+        Control { parts, since, clock, record }
     }
 
     /// Keeps the history, and tells it once a day, for as long as it is awaited.
@@ -73,14 +81,14 @@ impl Control {
             self.note();
             if minute % WRITE_MINUTES == 0 {
                 let control = self.clone();
-                self.gate.run(move || control.write_history()).await;
+                self.parts.gate.run(move || control.write_history()).await;
             }
         }
     }
 
     /// Adds what has happened since the last time.
     fn note(&self) {
-        let (now, totals) = (self.clock.now(), self.metrics.totals());
+        let (now, totals) = (self.clock.now(), self.parts.metrics.totals());
         let told = {
             let mut record = self.record.lock().unwrap_or_else(PoisonError::into_inner);
             let tally = Tally::between(&record.totals, &totals);
@@ -97,7 +105,7 @@ impl Control {
     pub fn write_history(&self) {
         self.note();
         let history = self.record.lock().unwrap_or_else(PoisonError::into_inner).history.clone();
-        let written = serde_json::to_vec(&history).map_err(std::io::Error::other).and_then(|bytes| self.store.write_history(&bytes));
+        let written = serde_json::to_vec(&history).map_err(std::io::Error::other).and_then(|bytes| self.parts.store.write_history(&bytes));
         if let Err(error) = written {
             tracing::debug!(%error, "the history of the last minutes was not written down");
         }
@@ -108,7 +116,7 @@ impl Control {
     /// # Errors
     /// As [`Store::listen`].
     pub fn listen(&self) -> std::io::Result<std::os::unix::net::UnixListener> {
-        self.store.listen()
+        self.parts.store.listen()
     }
 
     /// Does what was asked, and says so. Stops when nobody listens.
@@ -135,13 +143,13 @@ impl Control {
     }
 
     async fn answer(&self, ask: Ask, progress: Sender<VerifyProgress>) -> Line {
-        let store = Arc::clone(&self.store);
+        let store = Arc::clone(&self.parts.store);
         let answered = match ask {
-            Ask::Stats => self.gate.run(move || store.inventory()).await.map(|held| Answer::Stats(Box::new(self.stats(held)))),
+            Ask::Stats => self.parts.gate.run(move || store.inventory()).await.map(|held| Answer::Stats(Box::new(self.stats(held)))),
             Ask::Verify { repair } => store.verify(repair, &progress).await.map(Answer::Verified),
             Ask::Purge(what) => match target::parse(&what) {
                 Ok(selected) => {
-                    let purged = self.gate.run(move || store.purge(&selected)).await;
+                    let purged = self.parts.gate.run(move || store.purge(&selected)).await;
                     if let Ok(purged) = &purged {
                         tracing::info!(what, ?purged, "purged");
                     }
@@ -155,14 +163,14 @@ impl Control {
 
     fn stats(&self, held: Inventory) -> Stats {
         let traffic = self.since.map(|since| {
-            let ((requests, hits), totals) = (self.metrics.traffic(), self.metrics.totals());
+            let ((requests, hits), totals) = (self.parts.metrics.traffic(), self.parts.metrics.totals());
             let Totals { sent_bytes, received_bytes, .. } = totals;
             Traffic { seconds: since.elapsed().as_secs(), requests, hits, sent_bytes, received_bytes }
         });
         let week = {
             let record = self.record.lock().unwrap_or_else(PoisonError::into_inner);
             let mut week = record.history.week(self.clock.now());
-            week.add(&Tally::between(&record.totals, &self.metrics.totals()));
+            week.add(&Tally::between(&record.totals, &self.parts.metrics.totals()));
             week
         };
         Stats { held, traffic, week }

@@ -13,7 +13,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 
-use super::{Answer, Ask, Control, Form, LINES_MAX, Line};
+use super::{Answer, Ask, Control, Form, LINES_MAX, Line, Parts};
 use crate::app::{self, World};
 use crate::cli::Failure;
 use crate::config::Config;
@@ -94,9 +94,9 @@ async fn stopped(config: &Config, ask: Ask, form: Form) -> Result<Answer, Failur
     }
     let metrics = app::metrics(config);
     let gate = world.gate.clone();
-    let store = app::open_store(config, &world, &metrics).map_err(|error| Failure::from(app::Failure::from(error)))?;
+    let (store, mirror) = app::open_mirror(config, &world, &metrics)?;
     let (sender, mut lines) = mpsc::channel(LINES_MAX);
-    let control = Control::new(Arc::clone(&store), gate.clone(), metrics, world.clock, None);
+    let control = Control::new(Parts { store: Arc::clone(&store), mirror, gate: gate.clone(), metrics }, world.clock, None);
     let running = tokio::spawn(control.run(ask, sender));
     let mut answer = Err(Failure::Failed("it ended without an answer".into()));
     while let Some(line) = lines.recv().await {
