@@ -1,4 +1,4 @@
-//! What an operator asks of a cache: `stats`, `verify`, `purge`; of the running daemon over `control.sock`, or of a stopped
+//! What an operator asks of a cache: `stats`, `verify`, `purge`, `pull`; of the running daemon over `control.sock`, or of a stopped
 //! directory by taking its lock. Either way the same functions answer.
 //!
 //! A question is one HTTP request; its answer is lines of JSON: how far it is, once a second, and at last what came of it.
@@ -7,6 +7,7 @@ mod ask;
 mod client;
 mod history;
 mod print;
+mod pull;
 mod server;
 mod target;
 
@@ -14,8 +15,9 @@ pub use ask::{Answer, Ask, Line, Stats, Traffic};
 pub use client::{answer, run};
 pub use history::Tally;
 pub use print::Form;
+pub use pull::{pull, read_list};
 pub use server::Server;
-pub use target::canonical;
+pub use target::{canonical, image};
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -26,7 +28,7 @@ use tokio::time::Instant;
 use crate::clock::Clock;
 use crate::gate::Gate;
 use crate::metrics::{Metrics, Totals};
-use crate::mirror::Mirror;
+use crate::mirror::{Image, Mirror, Platforms, WarmCount, Warmed};
 use crate::store::{Inventory, Store, VerifyProgress};
 use history::History;
 
@@ -122,19 +124,22 @@ impl Control {
     /// Does what was asked, and says so. Stops when nobody listens.
     pub async fn run(self, ask: Ask, lines: Sender<Line>) {
         let (progress, mut news) = mpsc::channel(LINES_MAX);
-        let mut answer = std::pin::pin!(self.answer(ask, progress));
+        let (is_pull, count) = (matches!(ask, Ask::Pull { .. }), Arc::new(WarmCount::default()));
+        let mut answer = std::pin::pin!(self.answer(ask, progress, &count));
         let mut latest = VerifyProgress::default();
         let mut clock = tokio::time::interval(PROGRESS_INTERVAL);
         loop {
             let line = tokio::select! {
+                // The work first: it says how much there is.
+                biased;
                 line = &mut answer => line,
                 Some(progress) = news.recv() => {
                     latest = progress;
                     continue;
                 }
-                _ = clock.tick() => Line::Progress(latest),
+                _ = clock.tick() => if is_pull { Line::Warming(count.progress()) } else { Line::Progress(latest) },
             };
-            let last = !matches!(line, Line::Progress(_));
+            let last = matches!(line, Line::Done(_) | Line::Failed(_));
             let heard = lines.send_timeout(line, LISTENER_TIMEOUT).await.is_ok();
             if last || !heard {
                 return;
@@ -142,7 +147,7 @@ impl Control {
         }
     }
 
-    async fn answer(&self, ask: Ask, progress: Sender<VerifyProgress>) -> Line {
+    async fn answer(&self, ask: Ask, progress: Sender<VerifyProgress>, count: &Arc<WarmCount>) -> Line {
         let store = Arc::clone(&self.parts.store);
         let answered = match ask {
             Ask::Stats => self.parts.gate.run(move || store.inventory()).await.map(|held| Answer::Stats(Box::new(self.stats(held)))),
@@ -157,8 +162,27 @@ impl Control {
                 }
                 Err(fault) => return Line::Failed(fault),
             },
+            Ask::Pull { images, platforms } => match Platforms::parse(&platforms) {
+                Ok(platforms) => Ok(Answer::Pulled(self.pull(&images, &platforms, count).await)),
+                Err(fault) => return Line::Failed(fault),
+            },
         };
         answered.map_or_else(|error| Line::Failed(error.to_string()), Line::Done)
+    }
+
+    /// Makes images complete; what the daemon's configuration does not know is told like what it could not get.
+    async fn pull(&self, images: &[String], platforms: &Platforms, count: &Arc<WarmCount>) -> Vec<Warmed> {
+        let mirror = &self.parts.mirror;
+        let (mut known, mut refused) = (Vec::new(), Vec::new());
+        for text in images {
+            match Image::parse(text, mirror.repositories()) {
+                Ok(image) => known.push(image),
+                Err(fault) => refused.push(Warmed::refused(text.clone(), fault)),
+            }
+        }
+        let mut warmed = mirror.warm(known, platforms, count).await;
+        warmed.append(&mut refused);
+        warmed
     }
 
     fn stats(&self, held: Inventory) -> Stats {

@@ -10,12 +10,14 @@ mod listing;
 mod manifest;
 mod outcome;
 mod patience;
+mod pinned;
 mod queue;
 mod repository;
 mod tag;
 mod transfer;
 mod turns;
 mod visibility;
+mod warm;
 
 pub use blob::{BlobAnswer, BlobBody};
 pub use error::{Error, What};
@@ -23,12 +25,15 @@ pub use freshness::TagRules;
 pub use listing::{Listing, ReferrersPage, TagPage, Tags};
 pub use manifest::{ManifestAnswer, Want};
 pub use outcome::{BypassReason, Outcome, StaleReason};
+pub use pinned::{Pinned, PinnedImages};
 pub use repository::{Repositories, Repository, Root, Source, Target, Unresolved};
+pub use warm::{Image, Missing, Platforms, WarmCount, WarmProgress, Warmed};
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use moka::sync::Cache;
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use crate::clock::{Clock, Timestamp};
@@ -73,6 +78,8 @@ pub struct Mirror {
     /// Rights to a blob that no manifest lists.
     confirmed: Cache<(RepositoryKey, Digest), ()>,
     listings: Listings,
+    /// For downloads that no client waits for.
+    warming: Semaphore,
 }
 
 /// What upstream was asked for.
@@ -129,6 +136,7 @@ impl Mirror {
             shown: Cache::new(REMEMBERED_MAX),
             confirmed: Cache::builder().max_capacity(REMEMBERED_MAX).time_to_live(CONFIRMED_TTL).build(),
             listings,
+            warming: warm::places(options.fills_max),
         })
     }
 

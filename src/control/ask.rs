@@ -4,6 +4,7 @@ use http::Method;
 use serde::{Deserialize, Serialize};
 
 use super::history::Tally;
+use crate::mirror::{WarmProgress, Warmed};
 use crate::store::{Inventory, Purged, Report, VerifyProgress};
 
 /// A question.
@@ -15,6 +16,13 @@ pub enum Ask {
     },
     /// As [`super::canonical`] has it.
     Purge(String),
+    /// Make these complete.
+    Pull {
+        /// As [`super::image`] has them.
+        images: Vec<String>,
+        /// As they are written; none: the machine's own.
+        platforms: Vec<String>,
+    },
 }
 
 impl Ask {
@@ -24,6 +32,11 @@ impl Ask {
             Ask::Stats => (Method::GET, "/v1/stats".into()),
             Ask::Verify { repair } => (Method::POST, format!("/v1/verify?repair={repair}")),
             Ask::Purge(what) => (Method::POST, format!("/v1/purge?{what}")),
+            Ask::Pull { images, platforms } => {
+                let pairs = |key: &'static str, values: &[String]| values.iter().map(|value| format!("{key}={value}")).collect::<Vec<_>>();
+                let query = [pairs("image", images), pairs("platform", platforms)].concat().join("&");
+                (Method::POST, format!("/v1/pull?{query}"))
+            }
         }
     }
 
@@ -33,16 +46,22 @@ impl Ask {
             (&Method::GET, "/v1/stats") => Some(Ask::Stats),
             (&Method::POST, "/v1/verify") => Some(Ask::Verify { repair: query == Some("repair=true") }),
             (&Method::POST, "/v1/purge") => Some(Ask::Purge(query?.to_owned())),
+            (&Method::POST, "/v1/pull") => {
+                let pairs = query?.split('&').filter_map(|pair| pair.split_once('='));
+                let of = |key: &str| pairs.clone().filter(|(name, _)| *name == key).map(|(_, value)| value.to_owned()).collect::<Vec<_>>();
+                Some(Ask::Pull { images: of("image"), platforms: of("platform") })
+            }
             _ => None,
         }
     }
 }
 
-/// A line of an answer. The last is not `Progress`.
+/// A line of an answer. The last is `Done` or `Failed`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Line {
     Progress(VerifyProgress),
+    Warming(WarmProgress),
     Done(Answer),
     Failed(String),
 }
@@ -53,6 +72,7 @@ pub enum Answer {
     Stats(Box<Stats>),
     Verified(Report),
     Purged(Purged),
+    Pulled(Vec<Warmed>),
 }
 
 /// What is held, and what it was good for.
@@ -84,7 +104,10 @@ mod tests {
 
     #[test]
     fn a_request_says_what_is_asked() {
-        for ask in [Ask::Stats, Ask::Verify { repair: true }, Ask::Verify { repair: false }, Ask::Purge("docker.io/a/*:1".into())] {
+        let digest = format!("docker.io/library/a@sha256:{}", "0a".repeat(32));
+        let pull =
+            Ask::Pull { images: vec!["r.corp:5000/a/b:V1.0_x".into(), digest], platforms: vec!["linux/arm/v7".into(), "all".into()] };
+        for ask in [Ask::Stats, Ask::Verify { repair: true }, Ask::Verify { repair: false }, Ask::Purge("docker.io/a/*:1".into()), pull] {
             let (method, target) = ask.request();
             let uri: http::Uri = target.parse().expect("a target");
             assert_eq!(Ask::of(&method, uri.path(), uri.query()), Some(ask));

@@ -3,6 +3,7 @@
 //! A fill asks the repositories that want the blob, one after another, until one is given it; then `transfer` receives it.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -28,7 +29,7 @@ type Key = (Arc<str>, Digest);
 /// The fills that are under way, and what they need.
 pub struct Fills {
     flights: Flights<Key, Fill>,
-    queue: Arc<Queue>,
+    pub(super) queue: Arc<Queue>,
     pub(super) store: Arc<Store>,
     pub(super) gate: Gate,
     pub(super) rng: Arc<Rng>,
@@ -38,8 +39,19 @@ pub struct Fills {
 pub struct Fill {
     pub(super) digest: Digest,
     wanted: Mutex<Wanted>,
+    /// Set while nobody can join or end the flight.
+    has_readers: AtomicBool,
     state: watch::Sender<State>,
     exchange: Arc<Exchange>,
+}
+
+/// What somebody wants of a download.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Interest {
+    /// Its bytes, stored or not.
+    Bytes,
+    /// That it is stored: what cannot be is not worth its transfer.
+    Stored,
 }
 
 /// On whose behalf upstream may be asked.
@@ -56,6 +68,8 @@ struct State {
     opened: Option<Opened>,
     /// For everybody.
     failed: Option<FillError>,
+    /// Nothing comes any more; what could be stored is.
+    ended: bool,
 }
 
 /// A download whose headers have come.
@@ -65,6 +79,8 @@ pub struct Opened {
     /// The repository that upstream gave it to.
     pub repository: RepositoryName,
     pub bypass: Option<BypassReason>,
+    /// Where it begins: after what an earlier download left.
+    pub begin: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -72,6 +88,8 @@ pub enum FillError {
     Upstream(UpstreamError),
     /// No turn within `fills.queue_timeout`, or too many wait for one.
     Overloaded,
+    /// Nobody wants the bytes but to have them stored, and they cannot be.
+    Unstored(BypassReason),
 }
 
 impl FillError {
@@ -79,14 +97,17 @@ impl FillError {
         match self {
             FillError::Upstream(error) => Error::from_upstream(upstream, What::Blob, &error),
             FillError::Overloaded => Error::Overloaded,
+            // Who wants the bytes keeps a download from ending so.
+            FillError::Unstored(_) => Error::Unavailable { upstream: Arc::clone(upstream), detail: "the blob cannot be stored".into() },
         }
     }
 }
 
 impl Fill {
-    fn new(digest: Digest, repository: RepositoryName) -> Fill {
+    fn new(digest: Digest, repository: RepositoryName, interest: Interest) -> Fill {
         let wanted = Wanted { pending: [repository].into(), asked: Vec::new() };
-        Fill { digest, wanted: Mutex::new(wanted), state: watch::Sender::default(), exchange: Arc::default() }
+        let has_readers = AtomicBool::new(interest == Interest::Bytes);
+        Fill { digest, wanted: Mutex::new(wanted), has_readers, state: watch::Sender::default(), exchange: Arc::default() }
     }
 
     pub fn exchange(&self) -> &Arc<Exchange> {
@@ -114,7 +135,22 @@ impl Fill {
         self.state.borrow().failed.clone()
     }
 
-    fn want(&self, repository: &RepositoryName) {
+    /// Waits until nothing comes any more, and what could be stored is. Says why it was not, as far as the store's refusal is why.
+    pub async fn ended(&self) -> Option<BypassReason> {
+        let mut state = self.state.subscribe();
+        let ended = state.wait_for(|state| state.ended).await;
+        ended.ok().and_then(|state| state.opened.as_ref()?.bypass)
+    }
+
+    /// Whether anybody came for the bytes. Once the flight has been retired, nobody comes any more.
+    pub(super) fn has_readers(&self) -> bool {
+        self.has_readers.load(Ordering::Relaxed)
+    }
+
+    fn want(&self, repository: &RepositoryName, interest: Interest) {
+        if interest == Interest::Bytes {
+            self.has_readers.store(true, Ordering::Relaxed);
+        }
         let mut wanted = lock(&self.wanted);
         if !wanted.asked.contains(repository) && !wanted.pending.contains(repository) {
             wanted.pending.push_back(repository.clone());
@@ -144,6 +180,7 @@ impl Fill {
                 opened.tail.finish(Phase::Failed);
             }
             state.failed.get_or_insert_with(|| FillError::Upstream(broken("the download's task ended")));
+            state.ended = true;
         });
     }
 
@@ -166,12 +203,18 @@ impl Fills {
 
     /// Joins the download of a blob, or begins it. `size` is what a manifest says of it. `None` when it has been stored
     /// meanwhile. The flag is whether it was under way.
-    pub fn join(self: &Arc<Fills>, repository: &Repository, digest: &Digest, size: Option<u64>) -> Option<(Arc<Fill>, bool)> {
+    pub fn join(
+        self: &Arc<Fills>,
+        repository: &Repository,
+        digest: &Digest,
+        size: Option<u64>,
+        interest: Interest,
+    ) -> Option<(Arc<Fill>, bool)> {
         let key = (Arc::clone(repository.upstream_name()), *digest);
         let name = repository.name();
         // It may have ended between the caller's look into the store and this one.
-        let make = || (!self.store.contains(digest)).then(|| Fill::new(*digest, name.clone()));
-        match self.flights.join(key, |fill| fill.want(name), make) {
+        let make = || (!self.store.contains(digest)).then(|| Fill::new(*digest, name.clone(), interest));
+        match self.flights.join(key, |fill| fill.want(name, interest), make) {
             Joined::Needless => None,
             Joined::Running(fill) => Some((fill, true)),
             Joined::New(entry) => {
@@ -294,7 +337,10 @@ impl Task {
             tail.divert();
             self.entry.retire();
         }
-        let opened = Opened { tail: Arc::clone(&tail), repository: name.clone(), bypass };
+        if let Some(reason) = bypass.filter(|_| !self.fill.has_readers()) {
+            return self.end(FillError::Unstored(reason));
+        }
+        let opened = Opened { tail: Arc::clone(&tail), repository: name.clone(), bypass, begin: intake.verifier.len() };
         self.fill.state.send_modify(|state| state.opened = Some(opened));
         let mut transfer = Transfer { task: self, name, tail, size, intake: Some(intake), breaks: 0 };
         let received = transfer.receive_all(stream).await;

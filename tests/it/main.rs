@@ -28,3 +28,4 @@ mod tags;
 mod tidy;
 mod trust;
 mod truth;
+mod warm;
