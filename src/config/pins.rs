@@ -46,7 +46,7 @@ pub(super) fn pinned_images(text: &str, resolve: impl FnOnce(&str) -> Result<Str
             "`{text}` holds `{tags}`, which is no pattern of tags: letters, digits, '_', '.', '-', '*' and '?'; {example}"
         ));
     }
-    // As a tag it could never be: no registry has one that begins so.
+    // It would match nothing, and nobody would notice.
     if tags.starts_with(['.', '-']) {
         return Err(format!("`{text}` holds `{tags}`, which no tag can be: tags begin with a letter, a digit or '_'; {example}"));
     }

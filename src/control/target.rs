@@ -74,7 +74,7 @@ pub fn image(text: &str, config: &Config) -> Result<String, String> {
         (None, Suffix::None) => format!("{repository}:latest"),
         (None, _) => named.to_owned(),
     };
-    let image = canonical(&whole, config).map_err(|fault| if fault.contains('`') { fault } else { format!("`{text}`: {fault}") })?;
+    let image = canonical(&whole, config).map_err(|fault| if fault.contains(text) { fault } else { format!("`{text}`: {fault}") })?;
     let host = image.split_once('/').map_or("", |(host, _)| host);
     if !config.upstreams.contains_key(host) {
         let known = config.upstreams.keys().cloned().collect::<Vec<_>>().join(", ");

@@ -8,6 +8,7 @@ use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
+use larder::config::{CredentialConfig, Secret, Visibility};
 use larder::control::{self, Answer, Ask, Line};
 use larder::mirror::{WarmProgress, Warmed};
 use larder::oci::MediaType;
@@ -18,8 +19,8 @@ use crate::fills::{assert_whole, hub, path_in, until};
 use crate::store::blob_file;
 use crate::support::daemon::Daemon;
 use crate::support::disk::FaultyDisk;
-use crate::support::larder::{Larder, Setup};
-use crate::support::registry::{FakeRegistry, Fault, Image, Latch, any, get, head};
+use crate::support::larder::{Larder, Setup, upstream};
+use crate::support::registry::{Bearer, FakeRegistry, Fault, Image, Latch, any, get, head};
 
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
@@ -111,7 +112,7 @@ async fn a_warmed_image_is_pulled_with_upstream_down_and_costs_nothing_twice() {
     assert_eq!(larder.metric("larder_requests_total{kind=\"blob\",outcome=\"hit\",upstream=\"docker.io\"}"), 3.0);
 }
 
-/// Also: what is fetched for nobody is no pull.
+/// What is fetched for nobody counts as no pull.
 #[tokio::test(start_paused = true)]
 async fn by_digest_for_several_platforms_or_for_all() {
     let (net, registry) = hub();
@@ -367,6 +368,48 @@ async fn who_stops_asking_stops_what_has_not_begun() {
     assert_eq!((registry.count(get().blob()), stored), (8, 8));
 }
 
+/// What an operator warms, clients read: it goes by their rights.
+#[tokio::test(start_paused = true)]
+async fn what_clients_may_not_have_is_not_warmed() {
+    let (net, registry) = hub();
+    let secret = registry.push_image("org/secret", "latest", &[10 * KIB], 1);
+    registry.require_bearer(Bearer::at("http://hub.test/token").credentials("me", "paid").private("org/secret"));
+    let login = || vec![CredentialConfig::password("me", Secret::Inline("paid".into()))];
+    let larder = Setup::new(&net).hub(|hub| hub.credentials = login()).start();
+    let warmed = warm_one(&larder, "org/secret", &[]).await;
+    assert!(why(&warmed).contains("docker.io refused access") && !larder.app.store.contains(&secret.digest), "{warmed:?}");
+    let setup = larder.stop().await;
+    let larder = setup.hub(|hub| hub.visibility = Visibility::Private).start();
+    assert!(warm_one(&larder, "org/secret", &[]).await.complete);
+}
+
+#[tokio::test(start_paused = true)]
+async fn invariant_14_a_warmed_image_does_not_borrow_a_private_blob() {
+    for has_it in [false, true] {
+        let (net, registry) = hub();
+        let corp = FakeRegistry::new();
+        net.host("corp.test", "93.184.216.35", &corp);
+        corp.require_basic("me", "secret");
+        let secret = corp.push_image("team/app", "latest", &[10 * KIB], 1);
+        let mut private = upstream("corp.test", "corp.test");
+        private.visibility = Visibility::Private;
+        private.credentials = vec![CredentialConfig::password("me", Secret::Inline("secret".into()))];
+        let larder = Setup::new(&net).upstream(private).start();
+        assert!(warm_one(&larder, "corp.test/team/app", &[]).await.complete);
+        let layer = &secret.layers[0];
+        let layers = json!([{ "mediaType": "application/vnd.oci.image.layer.v1.tar", "digest": layer.digest.to_string(), "size": layer.bytes.len() }]);
+        let evil = json!({ "schemaVersion": 2, "mediaType": MediaType::OCI_MANIFEST, "layers": layers });
+        registry.push_manifest("library/evil", Some("latest"), MediaType::OCI_MANIFEST, evil.to_string());
+        if has_it {
+            registry.push_blob("library/evil", layer.bytes.clone());
+        }
+        let warmed = warm_one(&larder, "evil", &[]).await;
+        assert_eq!(warmed.complete, has_it, "{warmed:?}");
+        assert_eq!((registry.count(head().blob()), registry.count(get().blob())), (1, 0));
+        assert_eq!(larder.get(&path_in("library/evil", layer.digest)).await.status, if has_it { 200 } else { 404 });
+    }
+}
+
 /// The binary, on the configuration that the daemon of this directory has.
 fn run(directory: &Path, arguments: &[&str], input: &str) -> (i32, String, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_larder"));
@@ -382,12 +425,12 @@ fn run(directory: &Path, arguments: &[&str], input: &str) -> (i32, String, Strin
 #[tokio::test(flavor = "multi_thread")]
 async fn the_command_warms_a_running_daemon_or_a_stopped_directory() {
     let registry = FakeRegistry::new();
-    let upstream = registry.listen_tcp().await;
+    let port = registry.listen_tcp().await;
     let names = ["one", "two", "three"];
     let images: Vec<Image> =
         names.iter().zip(1..).map(|(name, n)| registry.push_image(&format!("library/{name}"), "latest", &[90 * KIB], n)).collect();
     let directory = tempfile::tempdir().expect("a directory");
-    let daemon = Daemon::start(directory.path(), upstream).await;
+    let daemon = Daemon::start(directory.path(), port).await;
     let pull = |arguments: &[&str], input: &str| run(directory.path(), &[&["pull"], arguments].concat(), input);
     let held = |image: &Image| all_of(image).iter().all(|digest| blob_file(&directory.path().join("cache"), *digest).exists());
 
