@@ -346,7 +346,9 @@ async fn images_that_push_each_other_out_are_not_said_to_be_complete() {
     }
     let complete = warmed.iter().filter(|one| one.complete).count();
     assert!((1..=2).contains(&complete), "{complete}");
-    assert!(warmed.iter().any(|one| !one.complete && why(one).contains("does not fit into cache.max_size")), "{warmed:?}");
+    // The first were pushed out, or the last found no room beside those that were coming.
+    let says = ["does not fit into cache.max_size", "no room for all of the image"];
+    assert!(warmed.iter().filter(|one| !one.complete).all(|one| says.iter().any(|says| why(one).contains(says))), "{warmed:?}");
 }
 
 #[tokio::test(start_paused = true)]
