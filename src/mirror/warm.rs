@@ -30,7 +30,7 @@ const MANIFEST_TIMEOUT: Duration = Duration::from_secs(80);
 /// For a blob's headers, the wait for its turn included.
 const HEADERS_TIMEOUT: Duration = Duration::from_secs(60);
 
-const UNSTORED: &str = "it could not be stored: the disk is full or failing, as the log says";
+const UNSTORED: &str = "it could not be stored or kept: there is no room, or the disk fails, as the log says";
 
 /// Places for downloads that no client waits for, where there are so many for all: clients' own come first.
 pub(super) fn places(fills_max: usize) -> Semaphore {
