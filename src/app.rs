@@ -17,7 +17,8 @@ use crate::control::{self, Control};
 use crate::gate::Gate;
 use crate::log::AccessLog;
 use crate::metrics::Metrics;
-use crate::mirror::{self, Mirror, Repositories, Source, TagRules};
+use crate::mirror::{self, Mirror, Pinned, Repositories, Source, TagRules};
+use crate::oci::Platform;
 use crate::rng::Rng;
 use crate::server::admin::Admin;
 use crate::server::handler::Handler;
@@ -63,6 +64,8 @@ pub struct App {
     pub metrics: Arc<Metrics>,
     pub readiness: Readiness,
     pub control: Control,
+    pins: Vec<mirror::PinnedImages>,
+    pinned_platforms: Vec<Platform>,
     scrub_interval: Duration,
 }
 
@@ -111,6 +114,7 @@ impl App {
         let World { connect: _, disk: _, gate, clock, rng } = world;
         let parts = control::Parts { store: Arc::clone(&store), mirror: Arc::clone(&mirror), gate, metrics: Arc::clone(&metrics) };
         let control = Control::new(parts, clock.clone(), Some(Instant::now()));
+        let (pins, pinned_platforms) = (pinned(config), config.cache.pinned_platforms.clone());
         let readiness = Readiness::starting(stop);
         let defaults: Vec<_> = config.server.listen.iter().map(|listener| listener.default_upstream.clone()).collect();
         let handler = Handler { mirror, defaults, metrics: Arc::clone(&metrics), log, readiness: readiness.clone(), rng, clock };
@@ -118,7 +122,13 @@ impl App {
         let degraded = Arc::new(move || cache.trouble().map(store::Trouble::as_str));
         let admin = Admin { metrics: Arc::clone(&metrics), readiness: readiness.clone(), degraded };
         let scrub_interval = config.cache.scrub_interval;
-        Ok(App { handler: Arc::new(handler), admin, store, metrics, readiness, control, scrub_interval })
+        Ok(App { handler: Arc::new(handler), admin, store, metrics, readiness, control, pins, pinned_platforms, scrub_interval })
+    }
+
+    /// What keeps the pinned images complete, once it runs.
+    pub fn pinned(&self) -> Pinned {
+        let (mirror, rng) = (Arc::clone(&self.handler.mirror), Arc::clone(&self.handler.rng));
+        Pinned::new(mirror, self.pins.clone(), self.pinned_platforms.clone(), Arc::clone(&self.metrics), rng)
     }
 
     /// Serves until `stop`, drains, and closes the cache.
@@ -135,6 +145,7 @@ impl App {
         let operators = operators.run(answer, Limits::new(64, Duration::from_secs(1)), own, drained.clone());
         let tending = tokio::spawn(tend(Arc::clone(&self.store)));
         let scrubbing = tokio::spawn(scrub(Arc::clone(&self.store), self.scrub_interval, Arc::clone(&self.handler.rng)));
+        let keeping = tokio::spawn(self.pinned().run());
         let controlled = tokio::spawn(control(self.control.clone(), drained.clone()));
         let history = self.control.clone();
         let noting = tokio::spawn(async move { history.keep_history().await });
@@ -149,6 +160,7 @@ impl App {
         tokio::join!(work, operators);
         tending.abort();
         scrubbing.abort();
+        keeping.abort();
         noting.abort();
         let _ = controlled.await;
         let (store, control) = (self.store, self.control);
@@ -219,6 +231,16 @@ async fn scrub(store: Arc<Store>, interval: Duration, rng: Arc<Rng>) {
     if !interval.is_zero() {
         store.scrub(interval, rng).await;
     }
+}
+
+fn pinned(config: &Config) -> Vec<mirror::PinnedImages> {
+    let pin = |pinned: &PinnedImages| mirror::PinnedImages {
+        upstream: pinned.upstream.clone(),
+        repository: pinned.repository.clone(),
+        tags: pinned.tags.clone(),
+        tag: pinned.tag(),
+    };
+    config.cache.pinned_images.iter().map(pin).collect()
 }
 
 fn pins(config: &Config) -> Vec<Pin> {

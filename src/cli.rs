@@ -80,6 +80,25 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Make images complete in the cache before anybody asks for them; exit 1 if one is not.
+    ///
+    /// The running daemon fetches them; without one, this command does. What is here and fresh is not asked for. Clients' own
+    /// downloads go first. Interrupted, downloads that are under way in the daemon go on, and no new ones begin.
+    Pull {
+        /// As in docker pull: alpine:3.20, ghcr.io/org/app@sha256:…
+        #[arg(value_name = "REF", required_unless_present = "from")]
+        refs: Vec<String>,
+        /// A list of such, one a line; # begins a comment, - is stdin.
+        #[arg(short = 'f', long = "file", value_name = "FILE")]
+        from: Option<PathBuf>,
+        /// Of images for several, that for this one, such as linux/arm64; can be repeated, or all [default: this machine's]
+        #[arg(long = "platform", value_name = "PLATFORM")]
+        platforms: Vec<String>,
+        #[command(flatten)]
+        file: ConfigFile,
+        #[arg(long)]
+        json: bool,
+    },
     /// Let go of an image, and of what nothing else lists.
     Purge {
         /// HOST/NAME:TAG, HOST/NAME@DIGEST, a DIGEST, or a pattern such as 'HOST/NAME:*' or 'HOST/*'
@@ -199,6 +218,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>, serve: impl FnOnce(Con
         Command::Healthcheck(file) => file.load().and_then(|config| healthcheck::run(config.admin.listen)),
         Command::Stats { file, json } => ask(&file, json, |_| Ok(Ask::Stats)),
         Command::Verify { file, repair, json } => ask(&file, json, |_| Ok(Ask::Verify { repair })),
+        Command::Pull { refs, from, platforms, file, json } => pull(&file, refs, from.as_deref(), &platforms, json),
         Command::Purge { what, file, json } => ask(&file, json, |config| control::canonical(&what, config).map(Ask::Purge)),
         Command::Explain { what, file, json } => ask(&file, json, |_| Ok(Ask::Explain(what))),
         Command::Version => print_version(),
@@ -262,6 +282,13 @@ fn ask(file: &ConfigFile, json: bool, what: impl FnOnce(&Config) -> Result<Ask, 
     let config = file.load()?;
     let what = what(&config).map_err(Failure::Usage)?;
     control::run(&config, what, if json { Form::Json } else { Form::Text })
+}
+
+fn pull(file: &ConfigFile, refs: Vec<String>, from: Option<&Path>, platforms: &[String], json: bool) -> Result<(), Failure> {
+    let config = file.load()?;
+    let mut texts: Vec<_> = refs.into_iter().map(|reference| (None, reference)).collect();
+    texts.extend(from.map(control::read_list).transpose()?.unwrap_or_default());
+    control::pull(&config, &texts, platforms, if json { Form::Json } else { Form::Text })
 }
 
 fn print_version() -> Result<(), Failure> {

@@ -31,6 +31,8 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use crate::oci::Platform;
+
 pub use credentials::{CredentialConfig, CredentialKind, Credentials, Secret};
 pub use foreign::{Setting, settings};
 pub use keys::{KEYS, Kind};
@@ -126,6 +128,8 @@ pub struct CacheConfig {
     /// Time that larder runs, not wall time; zero is never.
     pub evict_unused_after: Duration,
     pub pinned_images: Vec<PinnedImages>,
+    /// Those of the pinned images that are fetched; none: those that were pulled, else the machine's own.
+    pub pinned_platforms: Vec<Platform>,
     pub revalidate_wait: Duration,
     pub negative_ttl: Duration,
     /// Serve a held tag although upstream says that it is gone.

@@ -1,4 +1,4 @@
-//! What an operator asks of a cache: `stats`, `verify`, `purge`, `explain`; of the running daemon over `control.sock`, or of a stopped
+//! What an operator asks of a cache: `stats`, `verify`, `pull`, `purge`, `explain`; of the running daemon over `control.sock`, or of a stopped
 //! directory by taking its lock. Either way the same functions answer.
 //!
 //! A question is one HTTP request; its answer is lines of JSON: how far it is, once a second, and at last what came of it.
@@ -8,6 +8,7 @@ mod client;
 mod explain;
 mod history;
 mod print;
+mod pull;
 mod reference;
 mod server;
 mod target;
@@ -17,8 +18,9 @@ pub use ask::{Answer, Ask, Explained, Line, Stats, Traffic};
 pub use client::{answer, run};
 pub use history::Tally;
 pub use print::Form;
+pub use pull::{pull, read_list};
 pub use server::Server;
-pub use target::canonical;
+pub use target::{canonical, image};
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -29,7 +31,7 @@ use tokio::time::Instant;
 use crate::clock::Clock;
 use crate::gate::Gate;
 use crate::metrics::{Metrics, Totals};
-use crate::mirror::Mirror;
+use crate::mirror::{Image, Mirror, Platforms, WarmCount, Warmed};
 use crate::store::{Inventory, Store, VerifyProgress};
 use history::History;
 
@@ -125,19 +127,22 @@ impl Control {
     /// Does what was asked, and says so. Stops when nobody listens.
     pub async fn run(self, ask: Ask, lines: Sender<Line>) {
         let (progress, mut news) = mpsc::channel(LINES_MAX);
-        let mut answer = std::pin::pin!(self.answer(ask, progress));
+        let (is_pull, count) = (matches!(ask, Ask::Pull { .. }), Arc::new(WarmCount::default()));
+        let mut answer = std::pin::pin!(self.answer(ask, progress, &count));
         let mut latest = VerifyProgress::default();
         let mut clock = tokio::time::interval(PROGRESS_INTERVAL);
         loop {
             let line = tokio::select! {
+                // The work first: it says how much there is.
+                biased;
                 line = &mut answer => line,
                 Some(progress) = news.recv() => {
                     latest = progress;
                     continue;
                 }
-                _ = clock.tick() => Line::Progress(latest),
+                _ = clock.tick() => if is_pull { Line::Warming(count.progress()) } else { Line::Progress(latest) },
             };
-            let last = !matches!(line, Line::Progress(_));
+            let last = matches!(line, Line::Done(_) | Line::Failed(_));
             let heard = lines.send_timeout(line, LISTENER_TIMEOUT).await.is_ok();
             if last || !heard {
                 return;
@@ -145,7 +150,7 @@ impl Control {
         }
     }
 
-    async fn answer(&self, ask: Ask, progress: Sender<VerifyProgress>) -> Line {
+    async fn answer(&self, ask: Ask, progress: Sender<VerifyProgress>, count: &Arc<WarmCount>) -> Line {
         let store = Arc::clone(&self.parts.store);
         store.loaded().await;
         let answered = match ask {
@@ -162,8 +167,27 @@ impl Control {
                 Err(fault) => return Line::Failed(fault),
             },
             Ask::Explain(what) => return self.explain(&what).await,
+            Ask::Pull { images, platforms } => match Platforms::parse(&platforms) {
+                Ok(platforms) => Ok(Answer::Pulled(self.pull(&images, &platforms, count).await)),
+                Err(fault) => return Line::Failed(fault),
+            },
         };
         answered.map_or_else(|error| Line::Failed(error.to_string()), Line::Done)
+    }
+
+    /// Makes images complete; what the daemon's configuration does not know is told like what it could not get.
+    async fn pull(&self, images: &[String], platforms: &Platforms, count: &Arc<WarmCount>) -> Vec<Warmed> {
+        let mirror = &self.parts.mirror;
+        let (mut known, mut refused) = (Vec::new(), Vec::new());
+        for text in images {
+            match Image::parse(text, mirror.repositories()) {
+                Ok(image) => known.push(image),
+                Err(fault) => refused.push(Warmed::refused(text.clone(), fault)),
+            }
+        }
+        let mut warmed = mirror.warm(known, platforms, count).await;
+        warmed.append(&mut refused);
+        warmed
     }
 
     fn stats(&self, held: Inventory) -> Stats {

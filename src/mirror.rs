@@ -11,6 +11,7 @@ mod listing;
 mod manifest;
 mod outcome;
 mod patience;
+mod pinned;
 mod queue;
 mod refuge;
 mod repository;
@@ -18,6 +19,7 @@ mod tag;
 mod transfer;
 mod turns;
 mod visibility;
+mod warm;
 
 pub use blob::{BlobAnswer, BlobBody};
 pub use error::{Error, What};
@@ -25,13 +27,16 @@ pub use freshness::TagRules;
 pub use listing::{Listing, ReferrersPage, TagPage, Tags};
 pub use manifest::{ManifestAnswer, Want};
 pub use outcome::{BypassReason, Outcome, StaleReason};
+pub use pinned::{Pinned, PinnedImages};
 pub use refuge::{Refuge, Rest};
 pub use repository::{Repositories, Repository, Root, Rule, Source, Target, Unresolved};
+pub use warm::{Image, Missing, Platforms, WarmCount, WarmProgress, Warmed};
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use moka::sync::Cache;
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use crate::clock::{Clock, Timestamp};
@@ -76,6 +81,8 @@ pub struct Mirror {
     /// Rights to a blob that no manifest lists.
     confirmed: Cache<(RepositoryKey, Digest), ()>,
     listings: Listings,
+    /// For downloads that no client waits for.
+    warming: Semaphore,
 }
 
 /// What upstream was asked for.
@@ -132,6 +139,7 @@ impl Mirror {
             shown: Cache::new(REMEMBERED_MAX),
             confirmed: Cache::builder().max_capacity(REMEMBERED_MAX).time_to_live(CONFIRMED_TTL).build(),
             listings,
+            warming: warm::places(options.fills_max),
         })
     }
 

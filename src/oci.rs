@@ -6,12 +6,14 @@ mod digest;
 mod error_code;
 mod manifest;
 mod name;
+mod platform;
 
 pub use descriptor::{Descriptor, MediaType};
 pub use digest::{Algorithm, Digest, Hasher, InvalidDigest};
 pub use error_code::{ErrorCode, error_body};
 pub use manifest::{InvalidManifest, MANIFEST_BYTES_MAX, Manifest};
 pub use name::{InvalidName, Reference, RepositoryName, Tag};
+pub use platform::{IndexEntry, InvalidPlatform, Platform, index_entries, select};
 
 /// Bytes in a kibibyte.
 pub const KIB: u64 = 1024;

@@ -25,7 +25,7 @@ impl Kind {
 }
 
 /// Every key that means something. `*` stands for the name of an upstream. `config.example.yaml` explains each.
-pub const KEYS: [(&str, Kind); 53] = [
+pub const KEYS: [(&str, Kind); 54] = [
     ("server.listen", Kind::List),
     ("server.listen.address", Kind::Entry),
     ("server.listen.default_upstream", Kind::Entry),
@@ -40,6 +40,7 @@ pub const KEYS: [(&str, Kind); 53] = [
     ("cache.max_blob_size", Kind::Scalar),
     ("cache.evict_unused_after", Kind::Scalar),
     ("cache.pinned_images", Kind::List),
+    ("cache.pinned_platforms", Kind::List),
     ("cache.tag_ttl", Kind::Scalar),
     ("cache.stale_if_error", Kind::Scalar),
     ("cache.revalidate_wait", Kind::Scalar),

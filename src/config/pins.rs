@@ -6,7 +6,7 @@ use globset::{Glob, GlobMatcher};
 
 use super::known::DOCKER_HUB;
 use super::value::Fault;
-use crate::oci::RepositoryName;
+use crate::oci::{RepositoryName, Tag};
 
 /// Tags of one repository whose images stay.
 #[derive(Clone, Debug)]
@@ -15,6 +15,13 @@ pub struct PinnedImages {
     pub upstream: String,
     pub repository: RepositoryName,
     pub tags: GlobMatcher,
+}
+
+impl PinnedImages {
+    /// The one tag that is meant, where it is no pattern.
+    pub fn tag(&self) -> Option<Tag> {
+        self.tags.glob().glob().parse().ok()
+    }
 }
 
 impl fmt::Display for PinnedImages {
@@ -38,6 +45,10 @@ pub(super) fn pinned_images(text: &str, resolve: impl FnOnce(&str) -> Result<Str
         return Err(format!(
             "`{text}` holds `{tags}`, which is no pattern of tags: letters, digits, '_', '.', '-', '*' and '?'; {example}"
         ));
+    }
+    // It would match nothing, and nobody would notice.
+    if tags.starts_with(['.', '-']) {
+        return Err(format!("`{text}` holds `{tags}`, which no tag can be: tags begin with a letter, a digit or '_'; {example}"));
     }
     let tags = Glob::new(tags).map_err(|error| format!("`{text}` is no pattern: {}", error.kind()))?.compile_matcher();
     Ok(PinnedImages { upstream, repository, tags })
@@ -65,14 +76,24 @@ mod tests {
         ] {
             let pinned = parse(text).unwrap();
             assert_eq!(pinned.to_string(), shown);
+            assert_eq!(pinned.tag().is_some(), !text.contains(['*', '?']), "{text}");
             assert!(pinned.tags.is_match(hit) && (miss.is_empty() || !pinned.tags.is_match(miss)), "{text}");
         }
     }
 
     #[test]
     fn what_is_no_pin_is_told_with_an_example() {
-        for text in ["", "alpine", "alpine:3", "docker.io/alpine", "docker.io/Alpine:3", "docker.io/a:", "docker.io/a:[ab]", "docker.io/:x"]
-        {
+        for text in [
+            "",
+            "alpine",
+            "alpine:3",
+            "docker.io/alpine",
+            "docker.io/Alpine:3",
+            "docker.io/a:",
+            "docker.io/a:[ab]",
+            "docker.io/:x",
+            "docker.io/a:-x",
+        ] {
             assert!(parse(text).is_err_and(|fault| fault.contains("docker.io/library/alpine:3.*")), "{text}");
         }
         assert_eq!(parse("quay.io/a:b").unwrap_err(), "`quay.io` is not an upstream");

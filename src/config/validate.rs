@@ -12,6 +12,7 @@ use super::tree::{Node, Value};
 use super::upstreams::{Names, read_upstreams, refuse_open_private};
 use super::value::{self, Fault, Share};
 use super::{AdminConfig, CacheConfig, Config, FillsConfig, Listener, LogConfig, LogFormat, ServerConfig, VerifyOnRead};
+use crate::oci::Platform;
 
 /// Larger caches are asked for, not assumed.
 pub(super) const DEFAULT_SIZE_MAX: u64 = 20 << 30;
@@ -176,6 +177,7 @@ fn read_cache(section: &Section<'_>, machine: &Machine<'_>, names: &Names, findi
     let max_size = read_max_size(section, disk_size, findings);
     let share = section.read("max_blob_size", findings, |text| within(value::share(text)?, max_size));
     let pins = section.list("pinned_images", findings, |text| pins::pinned_images(text, |host| names.resolve(host)));
+    let platforms = section.list("pinned_platforms", findings, |text| text.parse::<Platform>().map_err(|error| error.to_string()));
     CacheConfig {
         keep_deleted_tags: section.read("keep_deleted_tags", findings, value::boolean).unwrap_or_default(),
         max_size,
@@ -183,6 +185,7 @@ fn read_cache(section: &Section<'_>, machine: &Machine<'_>, names: &Names, findi
         max_blob_size: share.unwrap_or(percent_of(max_size, CacheConfig::MAX_BLOB_PERCENT)),
         evict_unused_after: section.read("evict_unused_after", findings, value::duration).unwrap_or(CacheConfig::EVICT_UNUSED_AFTER),
         pinned_images: pins.into_iter().map(|(_, pinned)| pinned).collect(),
+        pinned_platforms: platforms.into_iter().map(|(_, platform)| platform).collect(),
         revalidate_wait: section
             .read("revalidate_wait", findings, |text| value::duration_up_to(text, WAIT_MAX, HEADERS))
             .unwrap_or(CacheConfig::REVALIDATE_WAIT),

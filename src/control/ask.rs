@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::history::Tally;
 use crate::mirror::explain::Explanation;
+use crate::mirror::{WarmProgress, Warmed};
 use crate::server::route::query_value;
 use crate::store::{Inventory, Purged, Report, VerifyProgress};
 
@@ -21,6 +22,13 @@ pub enum Ask {
     Purge(String),
     /// A reference, or a URL's path, as it was written.
     Explain(String),
+    /// Make these complete.
+    Pull {
+        /// As [`super::image`] has them.
+        images: Vec<String>,
+        /// As they are written; none: the machine's own.
+        platforms: Vec<String>,
+    },
 }
 
 impl Ask {
@@ -31,6 +39,11 @@ impl Ask {
             Ask::Verify { repair } => (Method::POST, format!("/v1/verify?repair={repair}")),
             Ask::Purge(what) => (Method::POST, format!("/v1/purge?{what}")),
             Ask::Explain(what) => (Method::GET, format!("/v1/explain?ref={}", escaped(what))),
+            Ask::Pull { images, platforms } => {
+                let pairs = |key: &'static str, values: &[String]| values.iter().map(|value| format!("{key}={value}")).collect::<Vec<_>>();
+                let query = [pairs("image", images), pairs("platform", platforms)].concat().join("&");
+                (Method::POST, format!("/v1/pull?{query}"))
+            }
         }
     }
 
@@ -41,6 +54,11 @@ impl Ask {
             (&Method::POST, "/v1/verify") => Some(Ask::Verify { repair: query == Some("repair=true") }),
             (&Method::POST, "/v1/purge") => Some(Ask::Purge(query?.to_owned())),
             (&Method::GET, "/v1/explain") => query_value(query?, "ref").map(Ask::Explain),
+            (&Method::POST, "/v1/pull") => {
+                let pairs = query?.split('&').filter_map(|pair| pair.split_once('='));
+                let of = |key: &str| pairs.clone().filter(|(name, _)| *name == key).map(|(_, value)| value.to_owned()).collect::<Vec<_>>();
+                Some(Ask::Pull { images: of("image"), platforms: of("platform") })
+            }
             _ => None,
         }
     }
@@ -58,11 +76,12 @@ fn escaped(text: &str) -> String {
     })
 }
 
-/// A line of an answer. The last is not `Progress`.
+/// A line of an answer. The last is neither `Progress` nor `Warming`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Line {
     Progress(VerifyProgress),
+    Warming(WarmProgress),
     Done(Answer),
     Failed(String),
     /// What was asked is none of larder's questions, for this reason: exit code 2.
@@ -75,6 +94,7 @@ pub enum Answer {
     Stats(Box<Stats>),
     Verified(Report),
     Purged(Purged),
+    Pulled(Vec<Warmed>),
     Explained(Box<Explained>),
 }
 
@@ -116,12 +136,16 @@ mod tests {
 
     #[test]
     fn a_request_says_what_is_asked() {
+        let digest = format!("docker.io/library/a@sha256:{}", "0a".repeat(32));
+        let pull =
+            Ask::Pull { images: vec!["r.corp:5000/a/b:V1.0_x".into(), digest], platforms: vec!["linux/arm/v7".into(), "all".into()] };
         for ask in [
             Ask::Stats,
             Ask::Verify { repair: true },
             Ask::Verify { repair: false },
             Ask::Purge("docker.io/a/*:1".into()),
             Ask::Explain("/v2/ü b/%/a?ns=x#&+".into()),
+            pull,
         ] {
             let (method, target) = ask.request();
             let uri: http::Uri = target.parse().expect("a target");

@@ -12,6 +12,7 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use super::{Answer, Ask, Control, Form, LINES_MAX, Line, Parts};
 use crate::app::{self, World};
@@ -21,6 +22,9 @@ use crate::store;
 
 /// A daemon that says nothing for so long is stuck.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
+/// How long a daemon that holds the directory may take to listen, and how often that is tried.
+const START_MAX: Duration = Duration::from_secs(5);
+const START_INTERVAL: Duration = Duration::from_millis(100);
 /// Of a line: a list of a thousand repositories is some 200 KiB.
 const LINE_BYTES_MAX: usize = 16 << 20;
 
@@ -29,9 +33,7 @@ const LINE_BYTES_MAX: usize = 16 << 20;
 /// # Errors
 /// When nobody could answer, or what was found is bad.
 pub fn run(config: &Config, ask: Ask, form: Form) -> Result<(), Failure> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-    let runtime = runtime.map_err(|error| Failure::Failed(format!("cannot start the runtime: {error}")))?;
-    let answer = runtime.block_on(answer(config, ask, form))?;
+    let answer = block_on(answer(config, ask, form))?;
     form.print(&answer)?;
     match answer {
         Answer::Verified(report) if report.is_bad() => {
@@ -41,17 +43,30 @@ pub fn run(config: &Config, ask: Ask, form: Form) -> Result<(), Failure> {
     }
 }
 
+/// Runs a command to its end.
+pub(super) fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime = runtime.map_err(|error| Failure::Failed(format!("cannot start the runtime: {error}")))?;
+    runtime.block_on(work)
+}
+
 /// Asks whoever holds the cache directory.
 ///
 /// # Errors
 /// When nobody could answer.
 pub async fn answer(config: &Config, ask: Ask, form: Form) -> Result<Answer, Failure> {
-    match UnixStream::connect(store::control_path(&config.cache.path)).await {
-        Ok(stream) => over(stream, &ask, form).await,
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
-            stopped(config, ask, form).await
+    let until = Instant::now() + START_MAX;
+    loop {
+        match UnixStream::connect(store::control_path(&config.cache.path)).await {
+            Ok(stream) => return over(stream, &ask, form).await,
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {}
+            Err(error) => return Err(Failure::Failed(format!("{}: {error}", store::control_path(&config.cache.path).display()))),
         }
-        Err(error) => Err(Failure::Failed(format!("{}: {error}", store::control_path(&config.cache.path).display()))),
+        match stopped(config, ask.clone(), form).await {
+            // A daemon that is about to listen, or to be gone.
+            Err(Failure::CacheLocked(_)) if Instant::now() < until => tokio::time::sleep(START_INTERVAL).await,
+            answered => return answered,
+        }
     }
 }
 
@@ -96,10 +111,21 @@ async fn stopped(config: &Config, ask: Ask, form: Form) -> Result<Answer, Failur
     let gate = world.gate.clone();
     let (store, mirror) = app::open_mirror(config, &world, &metrics)?;
     let (sender, mut lines) = mpsc::channel(LINES_MAX);
+    let is_pull = matches!(ask, Ask::Pull { .. });
     let control = Control::new(Parts { store: Arc::clone(&store), mirror, gate: gate.clone(), metrics }, world.clock, None);
     let running = tokio::spawn(control.run(ask, sender));
     let mut answer = Err(Failure::Failed("it ended without an answer".into()));
-    while let Some(line) = lines.recv().await {
+    loop {
+        let line = tokio::select! {
+            line = lines.recv() => line,
+            // Ends cleanly, so that what was downloaded need not be doubted at the next start.
+            Ok(()) = tokio::signal::ctrl_c(), if is_pull => {
+                running.abort();
+                answer = Err(Failure::Failed("interrupted; what is complete is kept, and half a download goes on the next time".into()));
+                break;
+            }
+        };
+        let Some(line) = line else { break };
         if let Some(heard) = hear(line, form).transpose() {
             answer = heard;
         }
@@ -113,6 +139,10 @@ fn hear(line: Line, form: Form) -> Result<Option<Answer>, Failure> {
     match line {
         Line::Progress(progress) => {
             form.progress(&progress);
+            Ok(None)
+        }
+        Line::Warming(progress) => {
+            form.warming(&progress);
             Ok(None)
         }
         Line::Done(answer) => Ok(Some(answer)),

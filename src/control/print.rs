@@ -4,7 +4,10 @@ use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::time::Duration;
 
+use serde::Serialize;
+
 use super::{Answer, Stats, Tally, words};
+use crate::mirror::{WarmProgress, Warmed};
 use crate::store::{Held, Purged, Report, VerifyProgress};
 
 /// Repositories in the text; `--json` has more.
@@ -26,6 +29,12 @@ impl Form {
         }
     }
 
+    /// The same of a pull.
+    pub fn warming(self, progress: &WarmProgress) {
+        let WarmProgress { images, images_total, fetched_bytes } = progress;
+        let _ = writeln!(io::stderr(), "{images} of {images_total} images, {} fetched", size(*fetched_bytes));
+    }
+
     /// # Errors
     /// When stdout cannot be written.
     pub fn print(self, answer: &Answer) -> io::Result<()> {
@@ -39,16 +48,18 @@ impl Form {
             (Form::Json, Answer::Stats(stats)) => json(stats)?,
             (Form::Json, Answer::Verified(report)) => json(report)?,
             (Form::Json, Answer::Purged(purged)) => json(purged)?,
+            (Form::Json, Answer::Pulled(warmed)) => json(&Pulled::of(warmed))?,
             (Form::Json, Answer::Explained(explained)) => json(explained)?,
             (Form::Text, Answer::Stats(stats)) => stats_text(stats),
             (Form::Text, Answer::Verified(report)) => report_text(report),
             (Form::Text, Answer::Purged(purged)) => purged_text(purged),
+            (Form::Text, Answer::Pulled(warmed)) => pulled_text(warmed),
             (Form::Text, Answer::Explained(explained)) => words::explained(explained),
         })
     }
 }
 
-fn json(value: &impl serde::Serialize) -> io::Result<String> {
+fn json(value: &impl Serialize) -> io::Result<String> {
     Ok(serde_json::to_string_pretty(value)? + "\n")
 }
 
@@ -122,6 +133,48 @@ fn purged_text(purged: &Purged) -> String {
     }
     let Purged { tags, manifests, objects, bytes } = purged;
     format!("{tags} tags, {manifests} manifests of repositories and {objects} objects are gone, {}\n", size(*bytes))
+}
+
+/// A pull as JSON.
+#[derive(Serialize)]
+struct Pulled<'a> {
+    complete: usize,
+    incomplete: usize,
+    fetched_bytes: u64,
+    held_bytes: u64,
+    images: &'a [Warmed],
+}
+
+impl Pulled<'_> {
+    fn of(images: &[Warmed]) -> Pulled<'_> {
+        let complete = images.iter().filter(|image| image.complete).count();
+        let sum = |bytes: fn(&Warmed) -> u64| images.iter().map(bytes).sum();
+        let (fetched_bytes, held_bytes) = (sum(|image| image.fetched_bytes), sum(|image| image.held_bytes));
+        Pulled { complete, incomplete: images.len() - complete, fetched_bytes, held_bytes, images }
+    }
+}
+
+/// A line an image; the last sums up.
+fn pulled_text(warmed: &[Warmed]) -> String {
+    let mut text = String::new();
+    for one in warmed {
+        let (fetched, held) = (size(one.fetched_bytes), size(one.held_bytes));
+        let note = one.note.as_ref().map(|note| format!("; {note}")).unwrap_or_default();
+        if one.complete {
+            let _ = writeln!(text, "{}: complete, {fetched} fetched, {held} were here{note}", one.image);
+            continue;
+        }
+        let reason = |(why, count, bytes): (&str, usize, u64)| match bytes {
+            0 => why.to_owned(),
+            _ => format!("{count} missing ({}): {why}", size(bytes)),
+        };
+        let why = one.reasons().into_iter().map(reason).collect::<Vec<_>>().join("; ");
+        let _ = writeln!(text, "{}: INCOMPLETE: {why}{note}", one.image);
+    }
+    let Pulled { complete, fetched_bytes, held_bytes, .. } = Pulled::of(warmed);
+    let (fetched, held) = (size(fetched_bytes), size(held_bytes));
+    let _ = writeln!(text, "{complete} of {} images are complete; {fetched} fetched, {held} were here", warmed.len());
+    text
 }
 
 fn share(part: u64, whole: u64) -> String {

@@ -55,6 +55,34 @@ pub fn canonical(text: &str, config: &Config) -> Result<String, String> {
     checked(format!("{host}/{library}{name}{suffix}"))
 }
 
+/// The image that a name in a client's hands means, with its upstream, which is configured, spelled out: `host/name:tag` or
+/// `host/name@digest`. As everywhere, no tag means `latest`, and a digest counts before a tag.
+///
+/// # Errors
+/// One line: what is wrong with it, and how to mend it.
+pub fn image(text: &str, config: &Config) -> Result<String, String> {
+    if text.contains(['*', '?']) {
+        return Err(format!("`{text}` is a pattern; name each image by its tag or digest"));
+    }
+    let (named, digest) = text.split_once('@').map_or((text, None), |(named, digest)| (named, Some(digest)));
+    if named.is_empty() || text.parse::<Digest>().is_ok() {
+        return Err(format!("`{text}` names no repository; write it as alpine@{text}"));
+    }
+    let (repository, suffix) = split(named)?;
+    let whole = match (digest, suffix) {
+        (Some(digest), _) => format!("{repository}@{digest}"),
+        (None, Suffix::None) => format!("{repository}:latest"),
+        (None, _) => named.to_owned(),
+    };
+    let image = canonical(&whole, config).map_err(|fault| if fault.contains(text) { fault } else { format!("`{text}`: {fault}") })?;
+    let host = image.split_once('/').map_or("", |(host, _)| host);
+    if !config.upstreams.contains_key(host) {
+        let known = config.upstreams.keys().cloned().collect::<Vec<_>>().join(", ");
+        return Err(format!("`{text}`: {host} is not an upstream of the configuration; add it under upstreams, which has {known}"));
+    }
+    Ok(image)
+}
+
 fn checked(text: String) -> Result<String, String> {
     parse(&text).map(|_| text)
 }
@@ -98,13 +126,46 @@ fn upstream<'a>(host: &'a str, config: &'a Config) -> &'a str {
 mod tests {
     use super::*;
 
-    fn canonical(text: &str) -> Result<String, String> {
+    fn config() -> Config {
         let yaml = "upstreams: {docker.io: {aliases: [hub]}, 'r.corp:5000': {}}";
         let file = tempfile::NamedTempFile::new().expect("a file");
         std::fs::write(file.path(), yaml).expect("a file");
         let environment = [("HOME".to_owned(), "/home".to_owned())];
-        let (config, _) = Config::load(Some(file.path()), environment).expect("a configuration");
-        super::canonical(text, &config)
+        Config::load(Some(file.path()), environment).expect("a configuration").0
+    }
+
+    fn canonical(text: &str) -> Result<String, String> {
+        super::canonical(text, &config())
+    }
+
+    #[test]
+    fn an_image_is_what_clients_take_it_for() {
+        let config = config();
+        let digest = format!("sha256:{}", "0a".repeat(32));
+        for (written, meant) in [
+            ("alpine", "docker.io/library/alpine:latest"),
+            ("hub/org/app", "docker.io/org/app:latest"),
+            ("r.corp:5000/app:1", "r.corp:5000/app:1"),
+            ("registry-1.docker.io/alpine:Edge", "docker.io/library/alpine:Edge"),
+            (&format!("alpine:3.20@{digest}"), &format!("docker.io/library/alpine@{digest}")),
+            (&format!("alpine@{digest}"), &format!("docker.io/library/alpine@{digest}")),
+        ] {
+            assert_eq!(super::image(written, &config), Ok(meant.to_owned()), "{written}");
+        }
+        for (wrong, says) in [
+            ("", "names no repository"),
+            ("alpine:*", "is a pattern"),
+            (&digest, "alpine@sha256:"),
+            ("quay.io/a/b:1", "quay.io is not an upstream of the configuration"),
+            ("Alpine:1", "lower-case"),
+            ("alpine:a b", "invalid tag"),
+            ("alpine:", "ends before the tag"),
+            ("alpine@sha256:12", "is no digest"),
+            ("a/../b:1", "invalid repository"),
+        ] {
+            let fault = super::image(wrong, &config).expect_err(wrong);
+            assert!(fault.contains(says) && fault.contains(wrong), "{wrong}: {fault}");
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::fill::{Fill, Opened};
+use super::fill::{Fill, Interest, Opened};
 use super::outcome::Outcome;
 use super::{Asked, Error, Mirror, Repository, What};
 use crate::oci::{Digest, MIB};
@@ -54,23 +54,21 @@ impl Mirror {
         let asked = Asked::Blob(*digest);
         self.remembered(repository, &asked)?;
         let link = self.store.link(&repository.key, digest);
-        let (fill, joined) = match self.fills.join(repository, digest, listed_size(link)) {
+        let (fill, joined) = match self.fills.join(repository, digest, listed_size(link), Interest::Bytes) {
             Some(joined) => joined,
             None => match self.stored(repository, digest, deadline).await? {
                 // Stored between the two looks, and hashed as it came.
                 Some(answer) => return Ok(answer),
                 // Held, but not to be had just now.
-                None => self.fills.join_unstored(repository, digest, listed_size(link)).ok_or_else(|| self.lost(repository))?,
+                None => {
+                    let passing = self.fills.join(repository, digest, listed_size(link), Interest::Passing);
+                    passing.ok_or_else(|| self.lost(repository))?
+                }
             },
         };
         let opened = fill.opened(repository.name()).await;
         let opened = opened.map_err(|error| self.told(repository, asked, error.into_error(repository.upstream_name())))?;
-        // Whoever the fill was not asked for has a right of their own, or none.
-        if opened.repository != *repository.name() && !self.may_have(repository, digest, link) {
-            self.confirm(repository, digest, &Call::until(deadline)).await?;
-        } else if opened.repository == *repository.name() {
-            self.confirmed.insert((repository.key.clone(), *digest), ());
-        }
+        self.entitle(repository, digest, &opened, deadline).await?;
         settle(&fill, &opened).await.map_err(|error| error.into_error(repository.upstream_name()))?;
         let outcome = match opened.bypass {
             Some(reason) => Outcome::Bypass(reason),
@@ -79,6 +77,16 @@ impl Mirror {
         };
         let size = opened.tail.progress().size;
         Ok(BlobAnswer { size, body: Some(BlobBody::Arriving(opened.tail)), outcome, exchange: Some(Arc::clone(fill.exchange())) })
+    }
+
+    /// Whoever a fill was not asked for has a right of their own, or none.
+    pub(super) async fn entitle(&self, repository: &Repository, digest: &Digest, opened: &Opened, deadline: Instant) -> Result<(), Error> {
+        if opened.repository == *repository.name() {
+            self.confirmed.insert(self.right(repository, digest), ());
+        } else if !self.may_have(repository, digest, self.store.link(&repository.key, digest)) {
+            self.confirm(repository, digest, &Call::until(deadline)).await?;
+        }
+        Ok(())
     }
 
     /// What HEAD says of a blob; it never begins a download.
@@ -160,7 +168,7 @@ impl Mirror {
     }
 
     /// Asks upstream whether this repository has the blob (invariant 14), and remembers a yes.
-    async fn confirm(&self, repository: &Repository, digest: &Digest, call: &Call) -> Result<Option<u64>, Error> {
+    pub(super) async fn confirm(&self, repository: &Repository, digest: &Digest, call: &Call) -> Result<Option<u64>, Error> {
         match repository.source.upstream.head_blob(repository.name(), digest, call).await {
             Ok(size) => {
                 self.confirmed.insert(self.right(repository, digest), ());

@@ -2,18 +2,23 @@
 //!
 //! A fill asks the repositories that want the blob, one after another, until one is given it; then `transfer` receives it.
 
+mod error;
+
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+pub use error::FillError;
+
 use super::flight::{Entry, Flights, Joined};
 use super::outcome::BypassReason;
 use super::queue::{Overloaded, Queue};
 use super::transfer::{Intake, Transfer, broken};
-use super::{Error, Repository, Source, What};
+use super::{Repository, Source};
 use crate::gate::Gate;
 use crate::metrics::{FillResult, Metrics};
 use crate::oci::{Digest, RepositoryName};
@@ -28,7 +33,7 @@ type Key = (Arc<str>, Digest);
 /// The fills that are under way, and what they need.
 pub struct Fills {
     flights: Flights<Key, Fill>,
-    queue: Arc<Queue>,
+    pub(super) queue: Arc<Queue>,
     pub(super) store: Arc<Store>,
     pub(super) gate: Gate,
     pub(super) rng: Arc<Rng>,
@@ -38,8 +43,21 @@ pub struct Fills {
 pub struct Fill {
     pub(super) digest: Digest,
     wanted: Mutex<Wanted>,
+    /// Set while nobody can join or end the flight.
+    has_readers: AtomicBool,
     state: watch::Sender<State>,
     exchange: Arc<Exchange>,
+}
+
+/// What somebody wants of a download.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Interest {
+    /// Its bytes, stored or not.
+    Bytes,
+    /// That it is stored: what cannot be is not worth its transfer.
+    Stored,
+    /// Its bytes, and that they go to no file: the disk has just failed to give such a one back.
+    Passing,
 }
 
 /// On whose behalf upstream may be asked.
@@ -56,6 +74,8 @@ struct State {
     opened: Option<Opened>,
     /// For everybody.
     failed: Option<FillError>,
+    /// Nothing comes any more; what could be stored is.
+    ended: bool,
 }
 
 /// A download whose headers have come.
@@ -65,28 +85,15 @@ pub struct Opened {
     /// The repository that upstream gave it to.
     pub repository: RepositoryName,
     pub bypass: Option<BypassReason>,
-}
-
-#[derive(Clone, Debug)]
-pub enum FillError {
-    Upstream(UpstreamError),
-    /// No turn within `fills.queue_timeout`, or too many wait for one.
-    Overloaded,
-}
-
-impl FillError {
-    pub fn into_error(self, upstream: &Arc<str>) -> Error {
-        match self {
-            FillError::Upstream(error) => Error::from_upstream(upstream, What::Blob, &error),
-            FillError::Overloaded => Error::Overloaded,
-        }
-    }
+    /// Where it begins: after what an earlier download left.
+    pub begin: u64,
 }
 
 impl Fill {
-    fn new(digest: Digest, repository: RepositoryName) -> Fill {
+    fn new(digest: Digest, repository: RepositoryName, interest: Interest) -> Fill {
         let wanted = Wanted { pending: [repository].into(), asked: Vec::new() };
-        Fill { digest, wanted: Mutex::new(wanted), state: watch::Sender::default(), exchange: Arc::default() }
+        let has_readers = AtomicBool::new(interest != Interest::Stored);
+        Fill { digest, wanted: Mutex::new(wanted), has_readers, state: watch::Sender::default(), exchange: Arc::default() }
     }
 
     pub fn exchange(&self) -> &Arc<Exchange> {
@@ -114,7 +121,22 @@ impl Fill {
         self.state.borrow().failed.clone()
     }
 
-    fn want(&self, repository: &RepositoryName) {
+    /// Waits until nothing comes any more, and what could be stored is. Says why it was not, as far as the store's refusal is why.
+    pub async fn ended(&self) -> Option<BypassReason> {
+        let mut state = self.state.subscribe();
+        let ended = state.wait_for(|state| state.ended).await;
+        ended.ok().and_then(|state| state.opened.as_ref()?.bypass)
+    }
+
+    /// Whether anybody came for the bytes. Once the flight has been retired, nobody comes any more.
+    pub(super) fn has_readers(&self) -> bool {
+        self.has_readers.load(Ordering::Relaxed)
+    }
+
+    fn want(&self, repository: &RepositoryName, interest: Interest) {
+        if interest != Interest::Stored {
+            self.has_readers.store(true, Ordering::Relaxed);
+        }
         let mut wanted = lock(&self.wanted);
         if !wanted.asked.contains(repository) && !wanted.pending.contains(repository) {
             wanted.pending.push_back(repository.clone());
@@ -144,6 +166,7 @@ impl Fill {
                 opened.tail.finish(Phase::Failed);
             }
             state.failed.get_or_insert_with(|| FillError::Upstream(broken("the download's task ended")));
+            state.ended = true;
         });
     }
 
@@ -172,32 +195,19 @@ impl Fills {
 
     /// Joins the download of a blob, or begins it. `size` is what a manifest says of it. `None` when it has been stored
     /// meanwhile. The flag is whether it was under way.
-    pub fn join(self: &Arc<Fills>, repository: &Repository, digest: &Digest, size: Option<u64>) -> Option<(Arc<Fill>, bool)> {
-        self.join_or_begin(repository, digest, size, true)
-    }
-
-    /// As [`Fills::join`], but what it begins goes to no file: the disk has just failed to give such a one back.
-    pub(super) fn join_unstored(
+    pub fn join(
         self: &Arc<Fills>,
         repository: &Repository,
         digest: &Digest,
         size: Option<u64>,
-    ) -> Option<(Arc<Fill>, bool)> {
-        self.join_or_begin(repository, digest, size, false)
-    }
-
-    fn join_or_begin(
-        self: &Arc<Fills>,
-        repository: &Repository,
-        digest: &Digest,
-        size: Option<u64>,
-        is_stored: bool,
+        interest: Interest,
     ) -> Option<(Arc<Fill>, bool)> {
         let key = (Arc::clone(repository.upstream_name()), *digest);
         let name = repository.name();
         // It may have ended between the caller's look into the store and this one.
-        let make = || (!is_stored || !self.store.contains(digest)).then(|| Fill::new(*digest, name.clone()));
-        match self.flights.join(key, |fill| fill.want(name), make) {
+        let is_stored = interest != Interest::Passing;
+        let make = || (!is_stored || !self.store.contains(digest)).then(|| Fill::new(*digest, name.clone(), interest));
+        match self.flights.join(key, |fill| fill.want(name, interest), make) {
             Joined::Needless => None,
             Joined::Running(fill) => Some((fill, true)),
             Joined::New(entry) => {
@@ -325,7 +335,10 @@ impl Task {
             tail.divert();
             self.entry.retire();
         }
-        let opened = Opened { tail: Arc::clone(&tail), repository: name.clone(), bypass };
+        if let Some(reason) = bypass.filter(|_| !self.fill.has_readers()) {
+            return self.end(FillError::Unstored(reason));
+        }
+        let opened = Opened { tail: Arc::clone(&tail), repository: name.clone(), bypass, begin: intake.verifier.len() };
         self.fill.state.send_modify(|state| state.opened = Some(opened));
         let mut transfer = Transfer { task: self, name, tail, size, intake: Some(intake), breaks: 0 };
         let received = transfer.receive_all(stream).await;

@@ -118,6 +118,11 @@ where
         Questions(Flights::new(metrics))
     }
 
+    /// The question, if it is under way.
+    pub fn running(&self, key: &K) -> Option<Pending<V>> {
+        Some(Pending { answer: self.0.get(key)?.subscribe(), joined: true })
+    }
+
     /// Asks in a task of its own, or waits for whoever has asked the same.
     pub fn ask<F: Future<Output = V> + Send + 'static>(&self, key: K, work: impl FnOnce() -> F) -> Pending<V> {
         let nobody = || Pending { answer: watch::Sender::new(None).subscribe(), joined: false };

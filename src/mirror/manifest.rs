@@ -56,24 +56,31 @@ impl Mirror {
         want: Want,
         deadline: Instant,
     ) -> Result<ManifestAnswer, Error> {
-        let answer = async {
-            let digest = if let Reference::Digest(digest) = reference { Some(digest) } else { None };
-            self.store.look(&repository.key, digest).await;
-            if repository.source.upstream.shows_public_only() {
-                self.admit(repository, &Asked::Manifest(reference.clone())).await?;
-            }
-            match reference {
-                Reference::Digest(digest) => self.by_digest(repository, digest, want).await,
-                Reference::Tag(tag) => self.by_tag(repository, tag, want).await,
-            }
-        };
-        let answer = within(repository, deadline, answer).await?;
+        let answer = within(repository, deadline, self.find_manifest(repository, reference, want)).await?;
         // An index is pulled, not each of its images beside.
         let is_part = matches!(reference, Reference::Digest(digest) if self.store.link(&repository.key, digest) != Link::Unlisted);
         if want == Want::Body && !is_part {
             repository.source.metrics.pulled();
         }
         Ok(answer)
+    }
+
+    /// The same, which is no client's pull.
+    pub(super) async fn find_manifest(
+        self: &Arc<Mirror>,
+        repository: &Repository,
+        reference: &Reference,
+        want: Want,
+    ) -> Result<ManifestAnswer, Error> {
+        let digest = if let Reference::Digest(digest) = reference { Some(digest) } else { None };
+        self.store.look(&repository.key, digest).await;
+        if repository.source.upstream.shows_public_only() {
+            self.admit(repository, &Asked::Manifest(reference.clone())).await?;
+        }
+        match reference {
+            Reference::Digest(digest) => self.by_digest(repository, digest, want).await,
+            Reference::Tag(tag) => self.by_tag(repository, tag, want).await,
+        }
     }
 
     async fn by_digest(self: &Arc<Mirror>, repository: &Repository, digest: &Digest, want: Want) -> Result<ManifestAnswer, Error> {

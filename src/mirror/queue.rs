@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use super::turns::{Ticket, Turn, Turns};
 use crate::metrics::Metrics;
@@ -12,11 +13,16 @@ use crate::metrics::Metrics;
 /// Downloads of one upstream that may wait. One more is told at once to come again.
 const WAITING_MAX: usize = 4096;
 
+/// How long downloads that no client waits for let others go before, and how often they look.
+const CALM_TIMEOUT: Duration = Duration::from_secs(60);
+const CALM_INTERVAL: Duration = Duration::from_millis(250);
+
 type Upstream = Arc<str>;
 
 /// All who download or wait to.
 pub struct Queue {
     state: Mutex<State>,
+    running_max: usize,
     timeout: Duration,
     metrics: Arc<Metrics>,
 }
@@ -40,7 +46,7 @@ pub struct Overloaded;
 impl Queue {
     pub fn new(running_max: usize, timeout: Duration, metrics: Arc<Metrics>) -> Queue {
         let state = State { turns: Turns::new(running_max, WAITING_MAX), waiters: HashMap::new() };
-        Queue { state: Mutex::new(state), timeout, metrics }
+        Queue { state: Mutex::new(state), running_max, timeout, metrics }
     }
 
     /// Waits for a turn for this upstream, of which `lane_max` may run.
@@ -53,6 +59,21 @@ impl Queue {
         };
         let turn = tokio::time::timeout(self.timeout, &mut waiting.turn).await;
         turn.ok().and_then(Result::ok).ok_or(Overloaded)
+    }
+
+    /// Waits while others wait for their turn or take most of the places, but not for ever: then who waits here queues like
+    /// everybody.
+    pub async fn calm(&self) {
+        let until = Instant::now() + CALM_TIMEOUT;
+        while self.is_busy() && Instant::now() < until {
+            tokio::time::sleep(CALM_INTERVAL).await;
+        }
+    }
+
+    fn is_busy(&self) -> bool {
+        let state = self.state();
+        let running = state.turns.running();
+        state.turns.waiting() > 0 || running > 0 && running * 4 >= self.running_max * 3
     }
 
     /// `None` when the turn is now.

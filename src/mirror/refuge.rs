@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::blob::{listed_size, within};
-use super::fill::HEADERS_TIMEOUT;
+use super::fill::{HEADERS_TIMEOUT, Interest};
 use super::outcome::Outcome;
 use super::{Error, Mirror, Repository};
 use crate::oci::Digest;
@@ -61,11 +61,8 @@ impl Refuge {
         for _ in 0..TRIES {
             let link = mirror.store.link(&repository.key, digest);
             let size = listed_size(link);
-            let joined = match is_last {
-                true => mirror.fills.join_unstored(repository, digest, size),
-                false => mirror.fills.join(repository, digest, size),
-            };
-            let Some((fill, joined)) = joined else {
+            let interest = if is_last { Interest::Passing } else { Interest::Bytes };
+            let Some((fill, joined)) = mirror.fills.join(repository, digest, size, interest) else {
                 match mirror.store.blob(digest).await {
                     Ok(Some(blob)) if is_right(lost).await => return Ok((Rest::Stored(Arc::new(blob)), Outcome::Hit)),
                     Ok(Some(_)) => break,

@@ -3,8 +3,11 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use tokio::sync::Semaphore;
+
 use super::freshness::TagRules;
 use super::patience::Patience;
+use super::warm;
 use crate::metrics::UpstreamMetrics;
 use crate::oci::RepositoryName;
 use crate::store::RepositoryKey;
@@ -64,12 +67,14 @@ pub struct Source {
     pub metrics: Arc<UpstreamMetrics>,
     /// Fills that may run at a time.
     pub(super) fills_max: usize,
+    /// Those of them that no client waits for.
+    pub(super) warming: Semaphore,
     pub(super) patience: Patience,
 }
 
 impl Source {
     pub fn new(upstream: Upstream, tags: TagRules, metrics: Arc<UpstreamMetrics>, fills_max: usize) -> Source {
-        Source { upstream, tags, metrics, fills_max, patience: Patience::default() }
+        Source { upstream, tags, metrics, fills_max, warming: warm::places(fills_max), patience: Patience::default() }
     }
 
     pub fn name(&self) -> &Arc<str> {
@@ -205,6 +210,11 @@ impl Repositories {
         // A first component that can only be a host names an upstream that is not configured.
         let name = target.whole().ok_or(Unresolved::UnknownUpstream)?;
         Self::repository(source, Some(name)).map(|repository| (repository, rule))
+    }
+
+    /// A repository by its canonical name.
+    pub fn named(&self, upstream: &str, name: &RepositoryName) -> Option<Repository> {
+        Self::repository(self.source(upstream).ok()?, Some(name.clone())).ok()
     }
 
     /// The name with `ns` given: a leading component that means the same upstream is not part of it.

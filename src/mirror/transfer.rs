@@ -97,7 +97,7 @@ impl Transfer<'_> {
         let mut ended: Option<Result<(), UpstreamError>> = None;
         loop {
             if absorbing.is_none() && !batch.is_empty() {
-                if self.tail.is_diverted() && !self.tail.room().await {
+                if self.tail.is_diverted() && !(self.task.fill.has_readers() && self.tail.room().await) {
                     return Err(UpstreamError::Corrupt { detail: "nobody reads this blob, and it cannot be stored".into() });
                 }
                 absorbing = self.absorb(std::mem::take(&mut batch));

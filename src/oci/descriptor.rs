@@ -30,6 +30,11 @@ impl MediaType {
         matches!(self.as_str(), MediaType::OCI_INDEX | MediaType::DOCKER_LIST)
     }
 
+    /// Whether it is asked for as a manifest, an index too; what else an index lists are blobs (buildkit's caches).
+    pub fn is_manifest(&self) -> bool {
+        self.is_index() || self.as_str().contains(".manifest.")
+    }
+
     /// Windows base layers of old, which clients fetch from where the manifest's `urls` lead, not from a registry.
     pub fn is_foreign(&self) -> bool {
         self.as_str().contains(".foreign.") || self.as_str().contains(".nondistributable.")

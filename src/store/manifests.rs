@@ -144,6 +144,12 @@ impl Store {
         self.gate.run(move || store.refs.tag(&key).map_err(|error| io_error("read", &store.layout.tag(&key.0, &key.1), error))).await
     }
 
+    /// The tags of a repository that have records; none when the disk fails.
+    pub async fn tags(self: &Arc<Store>, repository: &RepositoryKey) -> Vec<Tag> {
+        let (store, repository) = (Arc::clone(self), repository.clone());
+        self.gate.run(move || store.refs.tags(&repository)).await.unwrap_or_default()
+    }
+
     /// Writes the record of a tag whose manifest is stored (invariant 12).
     ///
     /// # Errors

@@ -1,6 +1,7 @@
 //! Room: what fills are promised, what has to leave for it, and in which order it leaves. All of it blocks.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::evict::{GRACE, Item, Ledger};
@@ -87,6 +88,31 @@ impl Store {
         }
         ledger.reserve(bytes);
         Ok(())
+    }
+
+    /// Whether a blob of this size is stored at all.
+    ///
+    /// # Errors
+    /// When it is larger than `cache.max_blob_size`.
+    pub fn takes(&self, size: u64) -> Result<(), StoreError> {
+        if size > self.max_blob_size { Err(StoreError::TooLarge) } else { Ok(()) }
+    }
+
+    /// Whether so many bytes could be stored beside these objects: there is room, or others may leave for it. Nothing leaves yet.
+    pub async fn has_room_beside(self: &Arc<Store>, bytes: u64, beside: Vec<Digest>) -> bool {
+        let store = Arc::clone(self);
+        let look = move || {
+            let item = |digest: &Digest| Item::Stored(*digest);
+            // What is pinned could not leave anyhow.
+            let (size, stays) = {
+                let ledger = store.ledger();
+                let stays = beside.iter().map(item).filter(|item| !ledger.is_pinned(item)).filter_map(|item| ledger.allocated(&item));
+                (ledger.size(), stays.sum::<u64>())
+            };
+            let demand = store.bounds(bytes >= LARGE).excess(size.saturating_add(bytes).saturating_add(stays));
+            store.plan(demand).missing == 0
+        };
+        self.gate.run(look).await
     }
 
     pub(super) fn unreserve(&self, bytes: u64) {

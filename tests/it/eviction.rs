@@ -31,7 +31,7 @@ fn is_aside(larder: &Larder, blob: &Blob) -> bool {
     larder.cache().join("quarantine").join(blob.digest.to_string().replace(':', "-")).exists()
 }
 
-fn all_of(image: &Image) -> Vec<larder::oci::Digest> {
+pub fn all_of(image: &Image) -> Vec<larder::oci::Digest> {
     image.layers.iter().chain(&image.config).map(|blob| blob.digest).chain([image.digest]).collect()
 }
 

@@ -34,3 +34,4 @@ mod tidy;
 mod trouble;
 mod trust;
 mod truth;
+mod warm;

@@ -21,6 +21,7 @@ cache:
   max_blob_size: 7%
   evict_unused_after: 36h
   pinned_images: ["hub/app:1.*", "docker.io/alpine:3.20"]
+  pinned_platforms: [linux/arm64]
   tag_ttl: 90s
   stale_if_error: 1h
   revalidate_wait: 3s

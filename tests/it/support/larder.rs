@@ -87,6 +87,7 @@ impl Setup {
                 max_blob_size: 1 << 29,
                 evict_unused_after: Duration::ZERO,
                 pinned_images: Vec::new(),
+                pinned_platforms: Vec::new(),
                 revalidate_wait: Duration::from_secs(2),
                 negative_ttl: Duration::from_secs(10),
                 keep_deleted_tags: false,
