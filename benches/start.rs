@@ -122,6 +122,10 @@ impl Daemon {
         fs::write(&config, text).expect("a configuration");
         let mut command = Command::new(env!("CARGO_BIN_EXE_larder"));
         command.args(["serve", "--config"]).arg(&config).stdin(Stdio::null()).stdout(Stdio::null());
+        // What cargo says to the bench is not said to larder.
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("LARDER_")) {
+            command.env_remove(name);
+        }
         Daemon { child: command.spawn().expect("the binary"), address, admin }
     }
 

@@ -67,6 +67,10 @@ pub trait Disk: Send + Sync {
         self.list(directory)?.into_iter().try_for_each(found)
     }
     fn stat(&self, path: &Path) -> io::Result<Stat>;
+    /// The same of several files of a directory: for directories that hold a million.
+    fn stats(&self, directory: &Path, names: &[Entry]) -> Vec<io::Result<Stat>> {
+        names.iter().map(|entry| self.stat(&directory.join(&entry.name))).collect()
+    }
     /// Bytes that an ordinary user could still write.
     fn free_space(&self, path: &Path) -> io::Result<u64>;
     /// Removes an empty directory.

@@ -112,10 +112,19 @@ impl Store {
     /// While the directory is still being read: looks at what this repository has, and at this object, before their turn,
     /// so that whoever asks for them gets the same answer as later.
     pub async fn look(self: &Arc<Store>, repository: &RepositoryKey, digest: Option<&Digest>) {
-        if self.loading.is_under_way() {
+        if self.loading.is_under_way() && !self.is_looked_at(repository, digest) {
             let (store, repository, digest) = (Arc::clone(self), repository.clone(), digest.copied());
             self.gate.run(move || store.look_now(&repository, digest.as_ref())).await;
         }
+    }
+
+    /// Whether that was done, as far as this can be told without waiting.
+    fn is_looked_at(&self, repository: &RepositoryKey, digest: Option<&Digest>) -> bool {
+        let is_known = |digest: &Digest| self.contains(digest) && matches!(self.link(repository, digest), Link::Listed { .. });
+        let is_manifest = |digest: &Digest| self.contains(digest) && self.media_type(repository, digest).is_some();
+        let looked_at = self.loading.looked_at(repository).try_lock();
+        looked_at.is_ok_and(|looked_at| looked_at.contains(repository))
+            && digest.is_none_or(|digest| is_known(digest) || is_manifest(digest))
     }
 
     /// Returns when the whole directory has been read.

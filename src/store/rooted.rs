@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
@@ -172,6 +173,21 @@ impl Disk for Rooted {
     /// Of a link, what it is and not where it leads.
     fn stat(&self, path: &Path) -> io::Result<Stat> {
         File::from(self.at(path, OFlags::PATH)?).metadata().map(|metadata| stat(&metadata))
+    }
+
+    fn stats(&self, directory: &Path, names: &[Entry]) -> Vec<io::Result<Stat>> {
+        let opened = match self.at(directory, OFlags::PATH | OFlags::DIRECTORY) {
+            // Each says for itself what is wrong.
+            Err(_) => return names.iter().map(|entry| self.stat(&directory.join(&entry.name))).collect(),
+            Ok(opened) => opened,
+        };
+        let of = |entry: &Entry| {
+            let found = rustix::fs::statat(&opened, &entry.name, AtFlags::SYMLINK_NOFOLLOW)?;
+            let modified = Duration::new(found.st_mtime.try_into().unwrap_or_default(), found.st_mtime_nsec.try_into().unwrap_or_default());
+            let len = found.st_size.try_into().unwrap_or_default();
+            Ok(Stat { len, allocated: found.st_blocks.try_into().unwrap_or(0) * 512, modified: SystemTime::UNIX_EPOCH + modified })
+        };
+        names.iter().map(of).collect()
     }
 
     fn free_space(&self, _path: &Path) -> io::Result<u64> {

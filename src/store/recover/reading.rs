@@ -57,7 +57,7 @@ impl Store {
                 self.records.found(&shelf);
                 for batch in self.list(&shelf).chunks(BATCH) {
                     pace.rest()?;
-                    self.enter_blobs(algorithm, batch, &mut hints);
+                    self.enter_blobs(algorithm, &shelf, batch, &mut hints);
                 }
                 if hints.len() >= HINTS {
                     self.tell_found(std::mem::take(&mut hints), are_hints_wanted);
@@ -74,14 +74,14 @@ impl Store {
         }
     }
 
-    fn enter_blobs(&self, algorithm: Algorithm, batch: &[disk::Entry], hints: &mut Vec<(Digest, DaemonTime)>) {
+    fn enter_blobs(&self, algorithm: Algorithm, shelf: &Path, batch: &[disk::Entry], hints: &mut Vec<(Digest, DaemonTime)>) {
         let _files = lock(&self.files);
-        for entry in batch {
+        for (entry, stat) in batch.iter().zip(self.disk.stats(shelf, batch)) {
             let Ok(digest) = Digest::from_parts(algorithm.as_str(), &entry.name) else {
                 tracing::warn!(file = entry.name, "a file under blobs/ that larder did not write; it is left alone");
                 continue;
             };
-            match self.enter_blob(&digest) {
+            match self.enter_found(&digest, stat) {
                 Ok(true) => hints.push((digest, self.loading.begun)),
                 Ok(false) => {}
                 Err(error) => self.left_out(&self.layout.blob(&digest), &error),
@@ -91,7 +91,11 @@ impl Store {
 
     /// Enters an object, if there is a file; says whether its last use had to be made up. The file lock is held.
     pub(super) fn enter_blob(&self, digest: &Digest) -> io::Result<bool> {
-        let stat = match self.disk.stat(&self.layout.blob(digest)) {
+        self.enter_found(digest, self.disk.stat(&self.layout.blob(digest)))
+    }
+
+    fn enter_found(&self, digest: &Digest, stat: io::Result<disk::Stat>) -> io::Result<bool> {
+        let stat = match stat {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
             stat => stat?,
         };
