@@ -75,7 +75,7 @@ const QUICK: Limits = Limits {
 /// So many that sled's file has several segments.
 fn many() -> Vec<(Digest, Record)> {
     let list: Children = (0..10).map(|n| (digest(&format!("child {n}")), n)).collect();
-    let record = |n: u64| Record { last_used: DaemonTime(n), children: (n % 10 == 0).then(|| Arc::clone(&list)) };
+    let record = |n: u64| Record { last_used: DaemonTime(n), children: n.is_multiple_of(10).then(|| Arc::clone(&list)) };
     (0..20_000).map(|n| (digest(&n.to_string()), record(n))).collect()
 }
 
