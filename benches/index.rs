@@ -1,12 +1,15 @@
 //! The index with a million records, of which a tenth are manifests that list ten things each: how long everything takes,
 //! what it occupies in RAM and on disk, and that both are within bounds. Every phase is a process of its own.
 
+#![allow(clippy::expect_used, clippy::print_stdout, missing_docs, reason = "a benchmark")]
+
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use larder::clock::Clock;
 use larder::oci::{Algorithm, Digest};
 use larder::store::DaemonTime;
 use larder::store::index::{Index, Limits, Record};
@@ -25,7 +28,7 @@ fn digest(n: u64) -> Digest {
 }
 
 fn record(n: u64) -> Record {
-    let children = (n % 10 == 0).then(|| (1..=10).map(|child| (digest(n + child), child << 20)).collect());
+    let children = n.is_multiple_of(10).then(|| (1..=10).map(|child| (digest(n + child), child << 20)).collect());
     Record { last_used: DaemonTime(n), children }
 }
 
@@ -48,10 +51,10 @@ fn touch(index: &Index, count: u64, time: u64) {
 }
 
 /// How long until the first record was there.
-fn read(index: &Index, began: Instant) -> Duration {
+fn read(index: &Index, began: Duration) -> Duration {
     let (mut count, mut opened, manifest) = (0, None, digest(0));
     let is_all = index.read(&mut |digest, record| {
-        opened.get_or_insert_with(|| began.elapsed());
+        opened.get_or_insert_with(|| Clock::System.steady().saturating_sub(began));
         count += 1;
         // Its list was not lost.
         assert!(digest != manifest || record.children.is_some_and(|children| children.len() == 10));
@@ -82,7 +85,7 @@ fn mib_in(directory: &Path) -> u64 {
 
 /// In the child.
 fn phase(name: &str, path: &Path) {
-    let began = Instant::now();
+    let began = Clock::System.steady();
     let limits = match name {
         "rewrite" => Limits { measure_every: Duration::ZERO, size_max: 0, size_per_live: 1, ..Limits::default() },
         _ => Limits::default(),
@@ -108,7 +111,7 @@ fn phase(name: &str, path: &Path) {
         "open and read" => opened = Some(read(&index, began)),
         _ => unreachable!("phase {name}"),
     }
-    let (took, rss) = (began.elapsed(), mib_of("VmRSS:"));
+    let (took, rss) = (Clock::System.steady().saturating_sub(began), mib_of("VmRSS:"));
     drop(index);
     let (peak, size) = (mib_of("VmHWM:"), mib_in(path));
     let opened = opened.map_or_else(String::new, |opened| format!("{:.2} s", opened.as_secs_f64()));
