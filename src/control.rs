@@ -142,7 +142,7 @@ impl Control {
                 }
                 _ = clock.tick() => if is_pull { Line::Warming(count.progress()) } else { Line::Progress(latest) },
             };
-            let last = matches!(line, Line::Done(_) | Line::Failed(_));
+            let last = !matches!(line, Line::Progress(_) | Line::Warming(_));
             let heard = lines.send_timeout(line, LISTENER_TIMEOUT).await.is_ok();
             if last || !heard {
                 return;
