@@ -44,7 +44,11 @@ fn main() {
     let _ = fs::remove_dir_all(layout.index());
     for index in ["without the index", "with the index"] {
         println!("{index}:");
-        measure(&directory, &layout, images);
+        alone(&directory, images, index == "without the index");
+        if index == "without the index" {
+            let _ = fs::remove_dir_all(layout.index());
+        }
+        beside_clients(&directory, &layout, images);
     }
 }
 
@@ -216,7 +220,31 @@ fn hit(address: SocketAddr, images: usize, stop: &Arc<AtomicBool>) -> Arc<Atomic
     count
 }
 
-fn measure(directory: &Path, layout: &Layout, images: usize) {
+fn total(images: usize) -> u64 {
+    (images * (LAYERS + 1)) as u64
+}
+
+fn is_loaded(daemon: &Daemon, images: usize) -> bool {
+    let manifests = daemon.metric(r#"larder_cache_objects{kind="manifest"}"#);
+    daemon.metric("larder_cache_objects") == total(images) && manifests == images as u64
+}
+
+/// How fast the directory is read while nobody asks for anything.
+fn alone(directory: &Path, images: usize, is_rebuilt: bool) {
+    let begin = Instant::now();
+    let daemon = Daemon::start(directory);
+    while !is_loaded(&daemon, images) {
+        std::thread::sleep(Duration::from_millis(100));
+        assert!(begin.elapsed() < Duration::from_secs(600), "not everything was found");
+    }
+    let seconds = begin.elapsed().as_secs_f64();
+    // Blobs, their confirmations, and two records of each image.
+    let rate = (total(images) * 2 + images as u64 * 2) as f64 / seconds;
+    println!("  alone, everything was in RAM after {seconds:.1} s: {rate:.0} files/s, {:.0} blobs/s", total(images) as f64 / seconds);
+    assert!(!is_rebuilt || total(images) as f64 / seconds >= FILES_A_SECOND_MIN);
+}
+
+fn beside_clients(directory: &Path, layout: &Layout, images: usize) {
     let begin = Instant::now();
     let daemon = Daemon::start(directory);
     Client::connect(daemon.address).pull(images / 2);
@@ -225,13 +253,11 @@ fn measure(directory: &Path, layout: &Layout, images: usize) {
     let stop = Arc::new(AtomicBool::new(false));
     let hits = hit(daemon.address, images, &stop);
     let (mut loaded, from) = (None, Instant::now());
-    let total = (images * (LAYERS + 1)) as u64;
     let mut peak = 0;
     while loaded.is_none() {
         std::thread::sleep(Duration::from_millis(100));
         peak = peak.max(daemon.status("VmRSS"));
-        let manifests = daemon.metric(r#"larder_cache_objects{kind="manifest"}"#);
-        if daemon.metric("larder_cache_objects") == total && manifests == images as u64 {
+        if is_loaded(&daemon, images) {
             loaded = Some((begin.elapsed(), hits.load(Ordering::Relaxed) as f64 / from.elapsed().as_secs_f64()));
         }
         assert!(begin.elapsed() < Duration::from_secs(600), "not everything was found");
@@ -243,17 +269,14 @@ fn measure(directory: &Path, layout: &Layout, images: usize) {
     stop.store(true, Ordering::Relaxed);
     let (rss, most) = (daemon.status("VmRSS"), daemon.status("VmHWM"));
     drop(daemon);
-    // Blobs, their confirmations, and two records of each image.
-    let files = total * 2 + images as u64 * 2;
-    let rate = files as f64 / loaded.as_secs_f64();
     println!(
-        "  the first pull was answered after {:.2} s, everything was in RAM after {:.1} s: {rate:.0} files/s",
+        "  the first pull was answered after {:.2} s; beside clients, everything was in RAM after {:.1} s",
         answered.as_secs_f64(),
         loaded.as_secs_f64()
     );
     println!("  pulls by {CLIENTS} clients: {meanwhile:.0}/s meanwhile, {after:.0}/s after it: {:.1} %", 100.0 * meanwhile / after);
     println!("  RSS {} MiB, at most {} MiB; index {} MiB", rss / MIB, most / MIB, size(&layout.index()) / MIB);
-    assert!(answered < ANSWER_MAX && most < RSS_MAX && rate >= FILES_A_SECOND_MIN && meanwhile >= HITS_MIN * after);
+    assert!(answered < ANSWER_MAX && most < RSS_MAX && meanwhile >= HITS_MIN * after);
 }
 
 fn size(directory: &Path) -> u64 {

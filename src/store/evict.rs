@@ -208,6 +208,11 @@ impl Ledger {
         key
     }
 
+    /// Grows with every use of anything.
+    pub fn uses(&self) -> u64 {
+        self.next
+    }
+
     fn number(&mut self) -> u64 {
         self.next += 1;
         self.next

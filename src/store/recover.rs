@@ -145,7 +145,7 @@ impl Store {
         *lock(&self.loading.tried) = now;
         self.records.begin_again();
         self.count_partial_directories();
-        let mut pace = Pace::new(&self.loading);
+        let mut pace = Pace::new(self);
         let read = self.find_quarantined().and_then(|()| self.find_blobs(&mut pace, true)).and_then(|()| self.find_refs(&mut pace));
         if let Err(error) = read.and_then(|()| self.find_tags()) {
             self.left_out(self.layout.root(), &error);
@@ -210,7 +210,7 @@ impl Store {
 
     /// Reads everything. What cannot be read is left out and told; whoever asks for it gets it from upstream.
     fn load(&self) {
-        let mut pace = Pace::new(&self.loading);
+        let mut pace = Pace::new(self);
         let all_known = self.index.read(&mut |digest, record| self.expect(digest, record));
         // One that knows little is told everything later, not now.
         let read = self.find_blobs(&mut pace, all_known).and_then(|()| self.find_refs(&mut pace));

@@ -6,31 +6,35 @@ use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
 
-use super::Loading;
+use crate::store::Store;
 
-/// It gets one part in so many of a processor.
-const PARTS: u32 = 6;
+/// While something is being used, it gets one part in so many of a processor.
+const PARTS: u32 = 10;
 const REST_EVERY: Duration = Duration::from_millis(2);
 
 /// Keeps the reading from taking what clients need, once they are served.
 pub(super) struct Pace<'a> {
-    loading: &'a Loading,
+    store: &'a Store,
+    /// As the ledger counted them then.
+    uses: u64,
     /// What this thread had computed when it last rested.
     rested: Duration,
 }
 
 impl Pace<'_> {
-    pub(super) fn new(loading: &Loading) -> Pace<'_> {
-        Pace { loading, rested: computed() }
+    pub(super) fn new(store: &Store) -> Pace<'_> {
+        Pace { store, uses: store.ledger().uses(), rested: computed() }
     }
 
     /// # Errors
     /// When there is no use in going on.
     pub(super) fn rest(&mut self) -> io::Result<()> {
-        self.loading.check()?;
+        let loading = &self.store.loading;
+        loading.check()?;
         let worked = computed().saturating_sub(self.rested);
         if worked >= REST_EVERY {
-            if self.loading.is_behind.load(Ordering::Acquire) {
+            let before = std::mem::replace(&mut self.uses, self.store.ledger().uses());
+            if loading.is_behind.load(Ordering::Acquire) && self.uses != before {
                 std::thread::sleep(worked * (PARTS - 1));
             }
             self.rested = computed();
