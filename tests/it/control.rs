@@ -64,7 +64,7 @@ async fn verify(larder: &Larder, repair: bool) -> Report {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn verify_and_purge_a_hundred_times_fail_no_pull() {
+async fn verify_and_purge_a_hundred_times_beside_200_pulls_a_second_fail_no_pull() {
     let (net, registry) = hub();
     // The first two are one image, the others share its largest layer.
     let seeds = [1, 1, 2, 3];
@@ -88,7 +88,7 @@ async fn verify_and_purge_a_hundred_times_fail_no_pull() {
             }
         });
     }
-    let mut gone = 0;
+    let (mut gone, begun) = (0, tokio::time::Instant::now());
     for round in 0..100_usize {
         // At least one pull between two rounds, so that there is something to let go of.
         let before = pulls.load(Ordering::SeqCst);
@@ -110,11 +110,14 @@ async fn verify_and_purge_a_hundred_times_fail_no_pull() {
         let report = verify(&larder, round % 2 == 0).await;
         assert_eq!((report.damaged, report.missing, report.unreadable), (0, 0, 0), "round {round}: {report:?}");
     }
+    let rate = pulls.load(Ordering::SeqCst) as f64 / begun.elapsed().as_secs_f64();
+    println!("{rate:.0} pulls a second beside a hundred purges and verifies");
     done.store(true, Ordering::SeqCst);
     while let Some(puller) = pullers.join_next().await {
         puller.expect("no failed pull");
     }
     settled(&larder).await;
+    assert!(rate >= 200.0, "{rate} pulls a second");
     assert!(gone > 100, "{gone} objects in 100 rounds");
     // Nothing is left that names what is not there, and nothing is counted that is not there.
     let purged = purge(&larder, "*").await;
