@@ -111,7 +111,6 @@ async fn verify_and_purge_a_hundred_times_beside_200_pulls_a_second_fail_no_pull
         assert_eq!((report.damaged, report.missing, report.unreadable), (0, 0, 0), "round {round}: {report:?}");
     }
     let rate = pulls.load(Ordering::SeqCst) as f64 / begun.elapsed().as_secs_f64();
-    println!("{rate:.0} pulls a second beside a hundred purges and verifies");
     done.store(true, Ordering::SeqCst);
     while let Some(puller) = pullers.join_next().await {
         puller.expect("no failed pull");
