@@ -86,6 +86,8 @@ impl Store {
         lock(&self.health.trouble).take_if(|trouble| *trouble == Trouble::Gone);
         let written = match self.trouble() {
             Some(Trouble::Full) if !self.has_space() => return,
+            // All that may leave has left by now, and still no fill would be stored.
+            None if self.is_beyond_disk() => return self.is_in_trouble(Trouble::Full),
             Some(_) => self.uptime.write(),
             None => self.uptime.tend(),
         };

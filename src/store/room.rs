@@ -178,6 +178,11 @@ impl Store {
         }
     }
 
+    /// Whether less than `cache.min_free` of the disk is left, with what may leave gone.
+    pub(super) fn is_beyond_disk(&self) -> bool {
+        !self.loading.is_under_way() && self.bounds(true).excess(self.ledger().size()).min_free > 0
+    }
+
     /// Asks for the free space if that is due.
     pub(super) fn bounds(&self, is_due: bool) -> Bounds {
         let mut space = lock(&self.space);

@@ -132,7 +132,8 @@ check() {
   said=$(stat -c %s "$TMP/larder.log" 2>/dev/null || echo 0)
   set +e
   (
-    set -euo pipefail
+    set -eEuo pipefail
+    trap 'echo "${BASH_SOURCE[0]##*/}:$LINENO: $BASH_COMMAND"' ERR
     "$@"
   ) >"$TMP/check.out" 2>&1
   status=$?

@@ -1,6 +1,6 @@
 //! What stays and what goes: bounds, pins, age, order, and what a failing disk makes of them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -52,6 +52,16 @@ fn blobs(registry: &FakeRegistry, count: u64, size: usize) -> Vec<Blob> {
     (0..count).map(|n| push(registry, size, n)).collect()
 }
 
+/// A disk of `size` bytes for the cache and for others: how many bytes those have, and how many are free.
+pub fn shared_disk(disk: &FaultyDisk, cache: &Path, size: u64) -> (Arc<AtomicU64>, Arc<dyn Fn() -> u64 + Send + Sync>) {
+    let others = Arc::new(AtomicU64::new(0));
+    let (theirs, cache): (_, PathBuf) = (Arc::clone(&others), cache.to_owned());
+    let free: Arc<dyn Fn() -> u64 + Send + Sync> = Arc::new(move || size.saturating_sub(theirs.load(Ordering::SeqCst) + du(&cache)));
+    let told = Arc::clone(&free);
+    disk.free_space_is(move || told());
+    (others, free)
+}
+
 #[tokio::test(start_paused = true)]
 async fn d13_min_free_holds_whoever_else_writes() {
     let (net, registry) = hub();
@@ -59,13 +69,7 @@ async fn d13_min_free_holds_whoever_else_writes() {
     let disk = FaultyDisk::new();
     let min_free = 10 * MIB as u64;
     let larder = Setup::new(&net).disk(Arc::new(disk.clone())).cache(|cache| cache.min_free = min_free).start();
-    let others = Arc::new(AtomicU64::new(0));
-    let free: Arc<dyn Fn() -> u64 + Send + Sync> = {
-        let (others, cache): (_, PathBuf) = (Arc::clone(&others), larder.cache().to_owned());
-        Arc::new(move || (20 * MIB as u64).saturating_sub(others.load(Ordering::SeqCst) + du(&cache)))
-    };
-    let told = Arc::clone(&free);
-    disk.free_space_is(move || told());
+    let (others, free) = shared_disk(&disk, larder.cache(), 20 * MIB as u64);
     for blob in &blobs {
         pull_blob(&larder, blob).await;
         larder.clock.advance(Duration::from_secs(3));

@@ -3,11 +3,13 @@
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use larder::app::App;
 use larder::metrics::Metrics;
 use tokio_util::sync::CancellationToken;
 
+use crate::eviction::shared_disk;
 use crate::fills::{assert_whole, hub, path, push, until};
 use crate::store::du;
 use crate::support::disk::{FaultyDisk, Op};
@@ -182,6 +184,24 @@ async fn d4_an_idle_larder_notices_within_a_minute_that_it_cannot_write() {
     larder.clock.advance(std::time::Duration::from_secs(61));
     larder.app.store.tend().await;
     assert_eq!(readyz(&larder), degraded("the cache is read-only"));
+}
+
+/// Somebody else takes what `min_free` keeps: nothing could be stored, and that is said before a pull finds out.
+#[tokio::test(start_paused = true)]
+async fn d1_an_idle_larder_that_has_nothing_left_to_evict_says_that_its_disk_is_full() {
+    let (net, registry) = hub();
+    let disk = FaultyDisk::new();
+    let min_free = 10 * MIB as u64;
+    let larder = Setup::new(&net).disk(Arc::new(disk.clone())).cache(|cache| cache.min_free = min_free).start();
+    pull(&larder, &image(&registry)).await;
+    let (others, _) = shared_disk(&disk, larder.cache(), 20 * MIB as u64);
+    // What is held makes up for nine; nothing does for eleven, and with ten there is room for no fill.
+    for (theirs, is_full) in [(0, false), (9, false), (11, true), (10, true), (8, false)] {
+        others.store(theirs * MIB as u64, Ordering::SeqCst);
+        larder.app.store.tend().await;
+        let expected = if is_full { degraded("the cache's disk is full") } else { well() };
+        assert_eq!(readyz(&larder), expected, "others have {theirs} MiB");
+    }
 }
 
 #[tokio::test(start_paused = true)]
