@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, mpsc};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -44,7 +44,7 @@ pub(super) struct Loading {
     /// The daemon time that the last run wrote down.
     last_stop: Option<DaemonTime>,
     /// Looked at before their turn.
-    looked_at: [Mutex<HashSet<RepositoryKey>>; LOCKS],
+    looked_at: [RwLock<HashSet<RepositoryKey>>; LOCKS],
     ended: watch::Sender<bool>,
 }
 
@@ -76,7 +76,7 @@ impl Loading {
         if self.is_given_up.load(Ordering::Acquire) { Err(io::ErrorKind::Interrupted.into()) } else { Ok(()) }
     }
 
-    fn looked_at(&self, repository: &RepositoryKey) -> &Mutex<HashSet<RepositoryKey>> {
+    fn looked_at(&self, repository: &RepositoryKey) -> &RwLock<HashSet<RepositoryKey>> {
         let name = repository.name.as_str().as_bytes();
         let sum = name.iter().fold(0usize, |sum, byte| sum.wrapping_mul(31).wrapping_add(usize::from(*byte)));
         &self.looked_at[sum % LOCKS]
@@ -122,7 +122,7 @@ impl Store {
     fn is_looked_at(&self, repository: &RepositoryKey, digest: Option<&Digest>) -> bool {
         let is_known = |digest: &Digest| self.contains(digest) && matches!(self.link(repository, digest), Link::Listed { .. });
         let is_manifest = |digest: &Digest| self.contains(digest) && self.media_type(repository, digest).is_some();
-        let looked_at = self.loading.looked_at(repository).try_lock();
+        let looked_at = self.loading.looked_at(repository).try_read();
         looked_at.is_ok_and(|looked_at| looked_at.contains(repository))
             && digest.is_none_or(|digest| is_known(digest) || is_manifest(digest))
     }
@@ -161,7 +161,7 @@ impl Store {
 
     fn look_now(&self, repository: &RepositoryKey, digest: Option<&Digest>) {
         {
-            let mut looked_at = lock(self.loading.looked_at(repository));
+            let mut looked_at = self.loading.looked_at(repository).write().unwrap_or_else(PoisonError::into_inner);
             if !looked_at.contains(repository) {
                 match self.look_at_repository(repository) {
                     Ok(()) => _ = looked_at.insert(repository.clone()),
@@ -241,7 +241,7 @@ impl Store {
         self.repin();
         self.trim_all();
         self.loading.is_under_way.store(false, Ordering::Release);
-        self.loading.looked_at.iter().for_each(|looked_at| *lock(looked_at) = HashSet::new());
+        self.loading.looked_at.iter().for_each(|looked_at| *looked_at.write().unwrap_or_else(PoisonError::into_inner) = HashSet::new());
         self.observe();
         self.loading.ended.send_replace(true);
     }
