@@ -9,7 +9,7 @@ use rustix::time::{ClockId, clock_gettime};
 use crate::store::Store;
 
 /// While something is being used, it gets one part in so many of a processor.
-const PARTS: u32 = 12;
+const PARTS: u32 = 20;
 const REST_EVERY: Duration = Duration::from_millis(2);
 
 /// Keeps the reading from taking what clients need, once they are served.
