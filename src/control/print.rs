@@ -92,12 +92,13 @@ fn stats_text(stats: &Stats) -> String {
         let _ = writeln!(text, "{:>12}  and {} more", "", held.repositories_total - shown);
     }
     if !held.next.is_empty() {
-        let _ = writeln!(text, "\n{:>12}  {:>14}  next to go when room is wanted", "bytes", "unused for");
+        let _ = writeln!(text, "\n{:>12}  {:>14}  next to go when room is wanted, the least recently used first", "bytes", "unused for");
     }
     for next in &held.next {
         let unused = age(next.unused_seconds);
         let of = if next.of.is_empty() { "listed by nothing".to_owned() } else { next.of.join(", ") };
-        let _ = writeln!(text, "{:>12}  {unused:>14}  {} ({of})", size(next.bytes), next.digest);
+        let why = words::reasons(next.kept, next.unused_left_seconds);
+        let _ = writeln!(text, "{:>12}  {unused:>14}  {} ({of}){why}", size(next.bytes), next.digest);
     }
     text
 }

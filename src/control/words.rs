@@ -281,11 +281,17 @@ fn place(place: &Place) -> String {
         Some(position) => format!("goes as {position} of {} objects, after {}", place.of, size(place.bytes_before)),
         None => "never goes".to_owned(),
     };
-    let kept = match place.kept {
+    let why = reasons(place.kept, place.unused_left_seconds);
+    format!("{}, {}, {order}; unused for {unused}{why}", place.digest, size(place.bytes))
+}
+
+/// What else than the order of use decides when something goes.
+pub(super) fn reasons(kept: Option<Keeps>, unused_left_seconds: Option<u64>) -> String {
+    let kept = match kept {
         Some(Keeps::Read) => "; not while it is read",
         Some(Keeps::Grace) => "; last of all, while its image is being pulled",
         Some(Keeps::Pinned) | None => "",
     };
-    let left = place.unused_left_seconds.map(|left| format!("; in {} evict_unused_after takes it", age(left))).unwrap_or_default();
-    format!("{}, {}, {order}{kept}; unused for {unused}{left}", place.digest, size(place.bytes))
+    let left = unused_left_seconds.map(|left| format!("; in {} evict_unused_after takes it", age(left))).unwrap_or_default();
+    format!("{kept}{left}")
 }

@@ -135,9 +135,9 @@ impl Ledger {
     }
 
     /// The first to leave when room is wanted, with their allocated bytes.
-    pub fn next_to_go(&self, count: usize) -> Vec<(Item, u64, DaemonTime)> {
-        let usage = |key: Key| self.items.get(key).and_then(|entry| Some((self.items.item(key)?, entry.allocated, entry.place.0)));
-        self.order.keys().filter_map(usage).take(count).collect()
+    pub fn next_to_go(&self, count: usize) -> Vec<(Item, Standing)> {
+        let standing = |item: Item| self.standing(&item).map(|standing| (item, standing));
+        self.order.keys().filter_map(|key| standing(self.items.item(key)?)).take(count).collect()
     }
 
     /// Files under `blobs/`.

@@ -118,7 +118,6 @@ impl Store {
 
     /// Where an object stands; `None` when it is not held.
     pub fn place(&self, digest: &Digest) -> Option<Place> {
-        let now = self.uptime.now();
         let (standing, of) = {
             let ledger = self.ledger();
             (ledger.standing(&Item::Stored(*digest))?, ledger.ordered_count() as u64)
@@ -129,22 +128,26 @@ impl Store {
             let (items, bytes, was_all) = self.ledger().ahead(skipped, standing.place, COUNTED_AT_ONCE);
             (ahead, bytes_before, is_all) = (ahead + items, bytes_before + bytes, was_all);
         }
-        let unused = now.since(standing.place.0);
-        let never = standing.is_pinned;
-        let left = self.evicts_unused_after().filter(|_| !never).map(|after| after.saturating_sub(unused));
         Some(Place {
             digest: digest.to_string(),
             bytes: standing.allocated,
             position: Some(ahead + 1).filter(|_| !standing.is_pinned),
             of,
             bytes_before,
-            unused_seconds: unused.as_secs(),
-            unused_left_seconds: left.map(|left| left.as_secs()),
+            unused_seconds: self.uptime.now().since(standing.place.0).as_secs(),
+            unused_left_seconds: self.unused_left(&standing).map(|left| left.as_secs()),
             kept: self.keeps(digest, &standing),
         })
     }
 
-    fn keeps(&self, digest: &Digest, standing: &Standing) -> Option<Keeps> {
+    /// Until `cache.evict_unused_after` takes what stands so; `None`: it never does.
+    pub(super) fn unused_left(&self, standing: &Standing) -> Option<Duration> {
+        let unused = self.uptime.now().since(standing.place.0);
+        self.evicts_unused_after().filter(|_| !standing.is_pinned).map(|after| after.saturating_sub(unused))
+    }
+
+    /// What keeps an object from going, but for its turn.
+    pub(super) fn keeps(&self, digest: &Digest, standing: &Standing) -> Option<Keeps> {
         if standing.is_pinned {
             return Some(Keeps::Pinned);
         }

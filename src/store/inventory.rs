@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::evict::Item;
+use super::evict::{Item, Standing};
+use super::explain::Keeps;
 use super::names::Id;
-use super::uptime::DaemonTime;
 use super::{RepositoryKey, Store, disk};
 
 /// Repositories that are listed, those with the most bytes first; the totals count all.
@@ -46,6 +46,10 @@ pub struct Next {
     pub bytes: u64,
     /// Of the time that larder ran.
     pub unused_seconds: u64,
+    /// Until `cache.evict_unused_after` takes it, room or not; absent where it never does.
+    pub unused_left_seconds: Option<u64>,
+    /// What keeps it at present, though it is its turn.
+    pub kept: Option<Keeps>,
     /// Some of the repositories that have it.
     pub of: Vec<String>,
 }
@@ -105,13 +109,22 @@ impl Store {
 
     fn next_to_go(&self) -> Vec<Next> {
         let (now, next) = (self.uptime.now(), self.ledger().next_to_go(NEXT_MAX));
-        let links = self.links();
-        let describe = |(item, bytes, last_used): (Item, u64, DaemonTime)| {
-            let (digest, of) = match item {
-                Item::Stored(digest) => (digest, links.repositories_of(&digest).iter().take(3).map(|key| name(key)).collect()),
-                Item::Partial(upstream, digest) => (digest, vec![format!("an interrupted download of {upstream}")]),
+        let describe = |(item, standing): (Item, Standing)| {
+            let (digest, kept, of) = match item {
+                Item::Stored(digest) => {
+                    let kept = self.keeps(&digest, &standing);
+                    (digest, kept, self.links().repositories_of(&digest).iter().take(3).map(|key| name(key)).collect())
+                }
+                Item::Partial(upstream, digest) => (digest, None, vec![format!("an interrupted download of {upstream}")]),
             };
-            Next { digest: digest.to_string(), bytes, unused_seconds: now.since(last_used).as_secs(), of }
+            Next {
+                digest: digest.to_string(),
+                bytes: standing.allocated,
+                unused_seconds: now.since(standing.place.0).as_secs(),
+                unused_left_seconds: self.unused_left(&standing).map(|left| left.as_secs()),
+                kept,
+                of,
+            }
         };
         next.into_iter().map(describe).collect()
     }

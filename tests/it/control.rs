@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use larder::control::{self, Answer, Ask, Form};
-use larder::store::{Purged, Report, Selected};
+use larder::store::{Keeps, Purged, Report, Selected};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -275,7 +275,7 @@ async fn stats_say_what_is_held_and_what_would_go_next() {
     let (net, registry) = hub();
     let old = registry.push_image("library/old", "latest", &[100 * KIB], 1);
     let new = registry.push_image("library/new", "latest", &[200 * KIB], 2);
-    let larder = Larder::start(&net);
+    let larder = Setup::new(&net).cache(|cache| cache.evict_unused_after = Duration::from_secs(3600)).start();
     for (name, image) in [("library/old", &old), ("library/new", &new), ("library/new", &new)] {
         pull(&larder, name, image).await;
         settled(&larder).await;
@@ -290,6 +290,12 @@ async fn stats_say_what_is_held_and_what_would_go_next() {
     let names: Vec<_> = stats.held.repositories.iter().map(|(name, _)| name.as_str()).collect();
     assert_eq!(names, ["docker.io/library/new", "docker.io/library/old"]);
     assert_eq!((&*stats.held.next[0].of, stats.held.next[0].unused_seconds), (&["docker.io/library/old".to_owned()][..], 30));
+    assert_eq!((stats.held.next[0].unused_left_seconds, stats.held.next[0].kept), (Some(3570), None), "an hour, but for what has passed");
+    let reader = larder.app.store.blob(&new.layers[0].digest).await.expect("a file").expect("held");
+    let Answer::Stats(read) = ask(&larder, Ask::Stats).await else { panic!("no stats") };
+    let next = read.held.next.iter().find(|next| next.digest == reader.digest().to_string());
+    assert_eq!(next.and_then(|next| next.kept), Some(Keeps::Read));
+    drop(reader);
     let traffic = stats.traffic.expect("of a running daemon");
     assert_eq!((traffic.requests, traffic.hits), (9, 3));
     assert!(traffic.sent_bytes > traffic.received_bytes && traffic.received_bytes > 300 * KIB as u64);
