@@ -77,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn upstreams_b9_01_a_host_is_known_by_all_of_its_name() {
+    fn credential_01_a_host_is_known_by_all_of_its_name() {
         for (host, known) in [
             ("docker.io", Known::Public),
             ("europe-west1-docker.pkg.dev", Known::Public),

@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn upstreams_b9_24_what_cosign_keeps_in_tags_has_a_short_memory() {
+    fn credential_24_what_cosign_keeps_in_tags_has_a_short_memory() {
         let hex = "0123456789abcdef".repeat(4);
         let rules = TagRules { tag_ttl: HOUR, immutable: Patterns::new(&[".*".into()]).expect("a pattern"), ..TagRules::default() };
         let old = record(0);

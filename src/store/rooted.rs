@@ -213,7 +213,7 @@ mod tests {
 
     /// Both ways through the directory: by openat2, and where that is forbidden.
     #[test]
-    fn d15_no_link_is_followed_with_openat2_or_without() {
+    fn disk_fault_15_no_link_is_followed_with_openat2_or_without() {
         let (cache, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         fs::write(elsewhere.path().join("secret"), "secret").unwrap();
         let mut disk = Rooted::open(cache.path()).unwrap();

@@ -278,7 +278,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn upstreams_a10_05_a_scope_of_our_own_stands_in_for_none() {
+    fn registry_05_a_scope_of_our_own_stands_in_for_none() {
         let repository: RepositoryName = "a/b".parse().expect("a name");
         let own = ["repository:a/b:pull"];
         for challenged in [None, Some(""), Some("*"), Some("repository:user/image:pull")] {

@@ -54,7 +54,7 @@ mod tests {
     }
 
     #[test]
-    fn upstreams_a10_37_a_budget_is_read_with_any_window_and_none_is_unlimited() {
+    fn registry_37_a_budget_is_read_with_any_window_and_none_is_unlimited() {
         let full = [("ratelimit-limit", "100;w=21600"), ("ratelimit-remaining", "20;w=21600"), ("docker-ratelimit-source", "192.0.2.1")];
         let budget =
             Budget { limit: Some(100), remaining: Some(20), window: Some(Duration::from_secs(21_600)), source: Some("192.0.2.1".into()) };

@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn upstreams_a10_01_quoted_escaped_and_mixed_case_are_read() {
+    fn registry_01_quoted_escaped_and_mixed_case_are_read() {
         let hub = r#"Bearer realm="https://auth.docker.io/token",service="registry.docker.io",scope="repository:a/b:pull,push""#;
         let expected = bearer("https://auth.docker.io/token", Some("registry.docker.io"), Some("repository:a/b:pull,push"));
         assert_eq!(parse(hub), [expected]);
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn upstreams_a10_02_two_schemes_in_one_line_are_both_found_in_either_order() {
+    fn registry_02_two_schemes_in_one_line_are_both_found_in_either_order() {
         let one = bearer("https://a/t", Some("s"), None);
         assert_eq!(parse(r#"Bearer realm="https://a/t",service="s", Basic realm="x""#), [one.clone(), Challenge::Basic]);
         assert_eq!(parse(r#"Basic realm="x, y", Bearer realm="https://a/t",service="s""#), [Challenge::Basic, one.clone()]);

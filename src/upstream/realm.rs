@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn upstreams_a10_18_anybody_else_must_be_listed() {
+    fn registry_18_anybody_else_must_be_listed() {
         assert_eq!(judged("https://r.corp", "https://auth.corp/token", &[]), Trust::Nothing);
         assert_eq!(judged("https://r.corp", "https://r.corp:8443/token", &[]), Trust::Nothing);
         assert_eq!(judged("https://evil.example", "https://auth.docker.io/token", &[]), Trust::Nothing);

@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn upstreams_a10_17_a_refused_identity_token_is_told_from_a_server_that_takes_none() {
+    fn registry_17_a_refused_identity_token_is_told_from_a_server_that_takes_none() {
         let meant = |status| refused(status, "").meaning_of_token_server(true, true);
         assert_eq!((meant(400).label(), meant(401).label(), meant(403).label()), ("credential", "credential", "denied"));
         for status in [404, 405] {
@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn upstreams_a10_36_a_limit_is_of_pulls_in_json_and_of_the_host_in_html_text_or_nothing() {
+    fn registry_36_a_limit_is_of_pulls_in_json_and_of_the_host_in_html_text_or_nothing() {
         let of = |status, body| refused(status, body).limited().map(|limited| limited.of);
         assert_eq!(
             of(429, r#"{"errors":[{"code":"TOOMANYREQUESTS","message":"You have reached your pull rate limit."}]}"#),
@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn upstreams_a10_35_retry_after_is_seconds_or_a_date_to_come() {
+    fn registry_35_retry_after_is_seconds_or_a_date_to_come() {
         let now = httpdate::parse_http_date("Sun, 06 Nov 1994 08:49:37 GMT").expect("a date");
         let wait = |value| retry_after(value, now).map(|wait| wait.as_secs());
         assert_eq!(wait(" 30 "), Some(30));

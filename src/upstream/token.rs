@@ -335,9 +335,9 @@ mod tests {
         read(body.as_bytes(), now).map(|token| (token.renew_at - now).as_secs())
     }
 
-    /// Also: upstreams_a10_09
+    /// Also: registry_09
     #[tokio::test]
-    async fn upstreams_a10_10_a_token_s_life_is_at_least_a_minute_and_renewed_early() {
+    async fn registry_10_a_token_s_life_is_at_least_a_minute_and_renewed_early() {
         assert_eq!(lifetime(r#"{"token":"t","expires_in":300,"issued_at":"1999-01-01T00:00:00Z"}"#), Some(290));
         assert_eq!(lifetime(r#"{"access_token":"t"}"#), Some(50));
         assert_eq!(lifetime(r#"{"token":"","access_token":"t","expires_in":"120"}"#), Some(110));
@@ -348,15 +348,15 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn upstreams_a10_08_a_reply_without_a_usable_token_is_none() {
+    async fn registry_08_a_reply_without_a_usable_token_is_none() {
         for body in ["", "{}", "<html>", r#"{"token":""}"#, r#"{"token":"a\nb"}"#, "[]"] {
             assert_eq!(lifetime(body), None, "{body}");
         }
     }
 
-    /// Also: upstreams_a10_04
+    /// Also: registry_04
     #[test]
-    fn upstreams_a10_06_one_scope_parameter_for_each_entry() {
+    fn registry_06_one_scope_parameter_for_each_entry() {
         let realm = Url::parse("https://a.example/token?x=1").expect("a URL");
         let way = Way { realm, service: None, scopes: vec!["aws".into(), "repository:a/b:pull".into()] };
         assert_eq!(way.url().uri().expect("a URI").to_string(), "https://a.example/token?x=1&scope=aws&scope=repository%3Aa%2Fb%3Apull");

@@ -168,13 +168,13 @@ WITH=("without the referrers API" "with the referrers API")
 # check_tags WHAT DEADLINE KEY N: what cosign 2 writes are tags, whatever the upstream has.
 check_tags() {
   local at=${AT_LARDER[$4]}
-  check "upstreams_b9_24: cosign verify: a signature $1 is seen (upstream ${WITH[$4]})" sees verify "$3" "$2" "$at/signed:latest"
-  check "upstreams_b9_24: cosign verify-attestation: one $1 is seen (upstream ${WITH[$4]})" sees verify_attestation "$3" "$2" "$at/signed:latest"
+  check "credential_24: cosign verify: a signature $1 is seen (upstream ${WITH[$4]})" sees verify "$3" "$2" "$at/signed:latest"
+  check "credential_24: cosign verify-attestation: one $1 is seen (upstream ${WITH[$4]})" sees verify_attestation "$3" "$2" "$at/signed:latest"
 }
 
 # check_referrers WHAT DEADLINE KEY N NUMBER
 check_referrers() {
-  check "upstreams_b9_24: cosign verify: a bundle $1 is seen (upstream ${WITH[$4]})" sees verify_bundle "$3" "$2" "${AT_LARDER[$4]}/bundled:latest"
+  check "credential_24: cosign verify: a bundle $1 is seen (upstream ${WITH[$4]})" sees verify_bundle "$3" "$2" "${AT_LARDER[$4]}/bundled:latest"
   check "clients_46: oras discover: a referrer $1 is seen (upstream ${WITH[$4]})" sees_referrers "$5" "$2" "$4"
 }
 
@@ -191,7 +191,7 @@ artifact_scenarios_begin() {
   prepare_artifacts >>"$TMP/setup.log" 2>&1
   check "clients_17: an artifact of a type of its own is pulled by oras" artifact_comes_through
   check "clients_47: a push through larder is refused" push_is_refused
-  check "upstreams_b9_23: what is not signed does not verify, and has no referrers" nothing_is_signed_yet
+  check "credential_23: what is not signed does not verify, and has no referrers" nothing_is_signed_yet
   change first >>"$TMP/setup.log" 2>&1
   until=$((SECONDS + SEEN_AFTER_ABSENCE))
   # With the API, "no referrers" is a list like any other, and may be remembered as long: see the end.

@@ -68,7 +68,7 @@ async fn refused(larder: &Larder, path: &str) -> Reply {
 }
 
 /// Distribution's proxy and oras-go asked whatever token server a challenge named, with the password.
-/// Also: cve_2026_48978, ghsa_3p65_76g6_3w7r, ghsa_xf85_363p_868w, u12
+/// Also: cve_2026_48978, ghsa_3p65_76g6_3w7r, ghsa_xf85_363p_868w, upstream_fault_12
 #[tokio::test(start_paused = true)]
 async fn cve_2026_33540_a_challenge_does_not_choose_who_gets_the_password() {
     for realm in [
@@ -108,7 +108,7 @@ async fn cve_2026_33540_a_challenge_does_not_choose_who_gets_the_password() {
 
 /// "ContainerDrip", and after it oras-go and regclient: what a redirect led to got the registry's credentials, at once or
 /// when it asked for them.
-/// Also: ghsa_vh4v_2xq2_g5cg, cve_2026_49349, upstreams_a10_28, u10
+/// Also: ghsa_vh4v_2xq2_g5cg, cve_2026_49349, registry_28, upstream_fault_10
 #[tokio::test(start_paused = true)]
 async fn cve_2020_15157_what_a_redirect_leads_to_gets_no_credentials_though_it_asks() {
     for challenge in ["Basic realm=\"evil\"", "Bearer realm=\"https://evil.test/token\"", "Bearer realm=\"https://hub.test/token\""] {
@@ -223,7 +223,7 @@ async fn ghsa_qv35_3gw6_8q4j_what_is_asked_for_by_digest_has_that_digest() {
 }
 
 /// Quay, Nexus, Dragonfly and Claircore fetched from wherever a request told them to.
-/// Also: cve_2026_0600, cve_2022_27907, cve_2025_59346, cve_2026_54637, cve_2026_10517, u13, invariant_15
+/// Also: cve_2026_0600, cve_2022_27907, cve_2025_59346, cve_2026_54637, cve_2026_10517, upstream_fault_13, invariant_15
 #[tokio::test]
 async fn cve_2026_32591_no_request_says_whom_larder_asks() {
     let scene = Scene::new();
@@ -263,7 +263,7 @@ async fn cve_2026_32591_no_request_says_whom_larder_asks() {
 
 /// go-containerregistry's guards against inner addresses fell one after the other: to no check at all, to `0.0.0.0`, to a
 /// redirect of the token server, to figures in odd spellings, to names of inner addresses, to a layer's `urls`.
-/// Also: go_containerregistry_2284, go_containerregistry_2291, go_containerregistry_2302, go_containerregistry_2425, go_containerregistry_2440, u11
+/// Also: go_containerregistry_2284, go_containerregistry_2291, go_containerregistry_2302, go_containerregistry_2425, go_containerregistry_2440, upstream_fault_11
 #[tokio::test]
 async fn go_containerregistry_2243_no_answer_leads_inside() {
     let inner = [
@@ -358,7 +358,7 @@ async fn cve_2021_41190_a_document_of_two_meanings_is_refused() {
 }
 
 /// zot, Harbor and Dragonfly wrote secrets into their logs.
-/// Also: ghsa_prh4_vhfh_24mj, cve_2026_49254, upstreams_a10_33, upstreams_b9_11
+/// Also: ghsa_prh4_vhfh_24mj, cve_2026_49254, registry_33, credential_11
 #[tokio::test(start_paused = true)]
 async fn cve_2025_48374_no_secret_is_logged_at_any_level() {
     let (log, _guard) = listen();
@@ -414,7 +414,7 @@ async fn rustsec_2026_0035_one_path_of_two_upstreams_is_two_things() {
 
 /// No advisory: a coded body would be hashed as it is, or blow up when it is decoded.
 #[tokio::test]
-async fn u17_a_coded_body_is_refused_and_not_kept() {
+async fn upstream_fault_17_a_coded_body_is_refused_and_not_kept() {
     for coding in ["gzip", "br", "gzip, gzip"] {
         let scene = Scene::new();
         scene.registry.when(any()).then(Fault::Header("content-encoding", coding.into()));

@@ -30,7 +30,7 @@ fn assert_nothing_stored(larder: &Larder) {
     assert!(larder.files("blobs").is_empty() && larder.files("partial").is_empty(), "{:?}", larder.files(""));
 }
 
-/// Also: d1
+/// Also: disk_fault_01
 #[tokio::test(start_paused = true)]
 async fn invariant_09_a_full_disk_fails_no_pull() {
     for size in [0, 1000, 500 * KIB, MIB, 3 * MIB, 9 * MIB] {
@@ -53,7 +53,7 @@ async fn invariant_09_a_full_disk_fails_no_pull() {
     }
 }
 
-/// Also: d4
+/// Also: disk_fault_04
 #[tokio::test(start_paused = true)]
 async fn invariant_09_a_read_only_disk_fails_no_pull() {
     let (net, registry) = hub();
@@ -74,7 +74,7 @@ async fn assert_pulled(larder: &Larder, image: &Image) {
     }
 }
 
-/// Also: d1
+/// Also: disk_fault_01
 #[tokio::test(start_paused = true)]
 async fn invariant_09_a_disk_that_fills_up_in_mid_fill_fails_no_pull() {
     // In the first batch, amid a later one, and within the part that is held back.
@@ -184,7 +184,7 @@ async fn a_blob_that_is_too_large_passes_through() {
     }
 }
 
-/// Also: d12
+/// Also: disk_fault_12
 #[tokio::test(start_paused = true)]
 async fn what_is_larger_than_the_whole_cache_passes_through() {
     let (net, registry) = hub();

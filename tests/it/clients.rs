@@ -137,7 +137,7 @@ async fn clients_28_a_thousand_clients_of_one_cold_blob_cost_one_download() {
     assert_eq!(registry.requests().len(), 1);
 }
 
-/// Also: u5
+/// Also: upstream_fault_05
 #[tokio::test(start_paused = true)]
 async fn clients_30_however_slowly_upstream_sends_nobody_waits_a_minute_for_a_byte() {
     for size in [200 * KIB, 1200 * KIB] {

@@ -225,7 +225,7 @@ async fn what_cannot_be_purged_stays_counted() {
 }
 
 #[tokio::test]
-async fn d10_what_is_read_while_it_is_purged_is_read_to_its_end() {
+async fn disk_fault_10_what_is_read_while_it_is_purged_is_read_to_its_end() {
     let (net, registry) = hub();
     let image = registry.push_image("library/app", "latest", &[3 << 20], 1);
     let larder = Larder::start(&net);

@@ -63,7 +63,7 @@ pub fn shared_disk(disk: &FaultyDisk, cache: &Path, size: u64) -> (Arc<AtomicU64
 }
 
 #[tokio::test(start_paused = true)]
-async fn d13_min_free_holds_whoever_else_writes() {
+async fn disk_fault_13_min_free_holds_whoever_else_writes() {
     let (net, registry) = hub();
     let blobs = blobs(&registry, 8, 2 * MIB);
     let disk = FaultyDisk::new();
@@ -93,7 +93,7 @@ async fn d13_min_free_holds_whoever_else_writes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn d8_what_is_unused_for_long_goes_by_daemon_time_alone() {
+async fn disk_fault_08_what_is_unused_for_long_goes_by_daemon_time_alone() {
     let (net, registry) = hub();
     let (old, new) = (push(&registry, 100 * KIB, 1), push(&registry, 100 * KIB, 2));
     let hour = Duration::from_secs(3600);
@@ -149,7 +149,7 @@ async fn what_no_hint_tells_of_is_neither_immortal_nor_evicted_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn d8_a_clock_that_jumps_changes_no_order() {
+async fn disk_fault_08_a_clock_that_jumps_changes_no_order() {
     for years in [10i64, -10] {
         for restarted in [false, true] {
             let (net, registry) = hub();
@@ -239,7 +239,7 @@ async fn where_only_pins_could_make_room_a_pull_passes_through() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn d11_what_is_being_pulled_leaves_last_for_ten_minutes() {
+async fn disk_fault_11_what_is_being_pulled_leaves_last_for_ten_minutes() {
     for (waited, survives) in [(60, true), (660, false)] {
         let (net, registry) = hub();
         let half = registry.push_image("library/half", "latest", &[MIB, MIB], 1);
@@ -275,7 +275,7 @@ async fn headroom_is_kept_in_the_background_so_that_a_miss_waits_for_no_unlink()
 }
 
 #[tokio::test(start_paused = true)]
-async fn d16_what_cannot_be_removed_stays_counted_and_fails_no_pull() {
+async fn disk_fault_16_what_cannot_be_removed_stays_counted_and_fails_no_pull() {
     let (net, registry) = hub();
     let blobs = blobs(&registry, 6, MIB);
     let disk = FaultyDisk::new();
@@ -321,7 +321,7 @@ async fn quarantine_counts_and_its_oldest_leaves_when_it_is_too_much() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn d13_the_gauge_is_what_du_says() {
+async fn disk_fault_13_the_gauge_is_what_du_says() {
     let (net, registry) = hub();
     let images: Vec<Image> = (0..60)
         .map(|n: u64| registry.push_image(&format!("library/app{n}"), "latest", &[100 * KIB + 997 * n as usize, 5 * KIB], n))
@@ -341,7 +341,7 @@ async fn d13_the_gauge_is_what_du_says() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn d16_a_crash_at_any_step_of_an_eviction_leaves_nothing_to_clean() {
+async fn disk_fault_16_a_crash_at_any_step_of_an_eviction_leaves_nothing_to_clean() {
     for steps in 0.. {
         let (net, registry) = hub();
         let images: Vec<Image> = (0..4).map(|n: u64| registry.push_image("library/app", &format!("v{n}"), &[MIB, 10 * KIB], n)).collect();

@@ -272,7 +272,7 @@ async fn invariant_09_no_other_single_disk_fault_fails_a_pull() {
     live_on(Harm::Error, 2, 2).await;
 }
 
-/// Also: d1, d3
+/// Also: disk_fault_01, disk_fault_03
 #[tokio::test(start_paused = true)]
 async fn invariant_09_no_moment_without_space_and_no_file_that_is_cut_fails_a_pull() {
     live_on(Harm::Full, 1, 1).await;
@@ -286,7 +286,7 @@ async fn a_disk_may_read_less_than_it_is_asked_for() {
 }
 
 /// From some of the operations on, nothing works any more, or nothing can be written.
-/// Also: d4
+/// Also: disk_fault_04
 #[tokio::test(start_paused = true)]
 async fn invariant_09_a_disk_that_dies_fails_no_pull() {
     let (scene, mut failures) = (Arc::new(Scene::new()), Vec::new());

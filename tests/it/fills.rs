@@ -407,7 +407,7 @@ async fn a_download_without_a_turn_in_time_is_told_to_come_again() {
     }
 }
 
-/// Also: clients_40, u6
+/// Also: clients_40, upstream_fault_06
 #[tokio::test(start_paused = true)]
 async fn a_silent_upstream_is_a_504_within_25_seconds() {
     let (net, registry) = hub();

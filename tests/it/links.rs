@@ -122,7 +122,7 @@ async fn invariant_14_a_range_and_a_joined_fill_need_the_right_too() {
     assert_eq!(first.read_to_end().await.unwrap(), layer.bytes[1000..]);
 }
 
-/// Also: upstreams_b9_27
+/// Also: credential_27
 #[tokio::test]
 async fn invariant_14_a_private_upstream_s_blob_is_not_to_be_had_by_listing_it() {
     let scene = Scene::new();

@@ -121,7 +121,7 @@ fn failures() -> [(&'static str, Fault, &'static str); 6] {
 }
 
 #[tokio::test(start_paused = true)]
-async fn upstreams_b9_25_no_failure_is_remembered_as_absence() {
+async fn credential_25_no_failure_is_remembered_as_absence() {
     for (name, fault, told) in failures() {
         let scene = Scene::new();
         scene.registry.serve_referrers(Referrers::native());
@@ -143,7 +143,7 @@ async fn upstreams_b9_25_no_failure_is_remembered_as_absence() {
 
 /// Also: clients_35
 #[tokio::test(start_paused = true)]
-async fn upstreams_b9_29_while_upstream_cannot_answer_the_last_whole_list_is_served_with_its_age() {
+async fn credential_29_while_upstream_cannot_answer_the_last_whole_list_is_served_with_its_age() {
     for (name, fault, told) in failures() {
         let scene = Scene::new();
         scene.registry.serve_referrers(Referrers::native());
@@ -249,7 +249,7 @@ async fn clients_1_every_spelling_reaches_the_same_list_by_get_and_head() {
 
 /// Cloud registries link to themselves by absolute URLs; followed as they are, clients would go round larder.
 #[tokio::test]
-async fn upstreams_b9_28_a_link_that_leads_elsewhere_is_no_answer() {
+async fn credential_28_a_link_that_leads_elsewhere_is_no_answer() {
     let scene = Scene::new();
     scene.registry.serve_referrers(Referrers::native());
     let referrers = scene.referrers();

@@ -127,7 +127,7 @@ async fn other_upstreams_are_reached_by_name_port_and_host() {
     assert_eq!(scene.hub.requests().len(), 0);
 }
 
-/// Also: clients_02, u13
+/// Also: clients_02, upstream_fault_13
 #[tokio::test]
 async fn invariant_15_an_upstream_that_is_not_configured_is_404_and_leaves_no_trace() {
     let scene = Scene::new();

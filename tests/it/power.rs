@@ -272,7 +272,7 @@ fn is_promised(path: &Path) -> bool {
 }
 
 #[tokio::test(start_paused = true)]
-async fn d6_after_a_power_cut_at_any_moment_nothing_acknowledged_is_lost_and_nothing_wrong_is_served() {
+async fn disk_fault_06_after_a_power_cut_at_any_moment_nothing_acknowledged_is_lost_and_nothing_wrong_is_served() {
     let setting = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     let only = setting("LARDER_POWER_SEED");
     let seeds = only.map_or_else(|| 0..setting("LARDER_POWER_SEEDS").unwrap_or(60), |seed| seed..seed + 1);

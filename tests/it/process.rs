@@ -103,9 +103,9 @@ impl Upstream {
     }
 }
 
-/// Also: d16
+/// Also: disk_fault_16
 #[tokio::test(flavor = "multi_thread")]
-async fn d5_nothing_is_lost_or_wrong_after_kill_9_under_pulls_and_evictions() {
+async fn disk_fault_05_nothing_is_lost_or_wrong_after_kill_9_under_pulls_and_evictions() {
     let rounds = setting("LARDER_KILL_ROUNDS", 25);
     let seed = setting("LARDER_KILL_SEED", 11);
     let mut rng = fastrand::Rng::with_seed(seed);

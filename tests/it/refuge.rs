@@ -35,7 +35,7 @@ async fn fail_reads(larder: &Larder, disk: &FaultyDisk, for_good: bool) {
     }
 }
 
-/// Also: d2
+/// Also: disk_fault_02
 #[tokio::test(start_paused = true)]
 async fn invariant_09_a_stored_blob_that_fails_amid_its_body_goes_on_from_upstream() {
     // One read, or every one from now on, those of the new download's file among them.

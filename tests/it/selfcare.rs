@@ -131,7 +131,7 @@ async fn the_scrub_is_slow_and_comes_once_in_its_interval() {
 }
 
 #[tokio::test]
-async fn d6_after_an_unclean_stop_the_first_read_finds_the_damage() {
+async fn disk_fault_06_after_an_unclean_stop_the_first_read_finds_the_damage() {
     for (name, damage) in DAMAGES {
         let (_net, registry, blob, setup) = killed_with_a_blob(VerifyOnRead::AfterUncleanStop).await;
         damage(&blob_file(&setup.config.cache.path, blob.digest));
@@ -178,7 +178,7 @@ async fn the_doubt_outlives_a_clean_stop_and_ends_with_a_whole_scrub() {
 }
 
 #[tokio::test]
-async fn d2_with_always_every_read_from_disk_finds_the_damage() {
+async fn disk_fault_02_with_always_every_read_from_disk_finds_the_damage() {
     for (name, damage) in DAMAGES {
         let (net, registry) = hub();
         let blob = push(&registry, 2 * MIB, 1);

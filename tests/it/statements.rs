@@ -8,15 +8,16 @@ use std::path::Path;
 const PAGE: &str = "tests/STATEMENTS.md";
 const REMEDY: &str = "LARDER_BLESS=1 cargo test --test it statements";
 /// What a test's name begins with when it is about a statement and a digit follows.
-const ABOUT: [&str; 9] = ["upstreams_a10_", "upstreams_b9_", "clients_", "client_", "u", "d", "cve_", "rustsec_", "go_containerregistry_"];
+const ABOUT: [&str; 9] =
+    ["registry_", "credential_", "clients_", "client_", "upstream_fault_", "disk_fault_", "cve_", "rustsec_", "go_containerregistry_"];
 
 /// A page of statements: what its numbers begin with, what it is about, and the statements, one a line.
 const GROUPS: [(&str, &str, &str); 6] = [
-    ("upstreams_a10_", "Registries and their tokens, limits, redirects and failures", include_str!("statements/upstreams_a10.txt")),
-    ("upstreams_b9_", "Credentials, cloud registries, signatures", include_str!("statements/upstreams_b9.txt")),
+    ("registry_", "Registries and their tokens, limits, redirects and failures", include_str!("statements/registries.txt")),
+    ("credential_", "Credentials, cloud registries, signatures", include_str!("statements/credentials.txt")),
     ("clients_", "What clients need", include_str!("statements/clients.txt")),
-    ("u", "Faults of upstream", include_str!("statements/u.txt")),
-    ("d", "Faults of the disk", include_str!("statements/d.txt")),
+    ("upstream_fault_", "Faults of upstream", include_str!("statements/upstream_faults.txt")),
+    ("disk_fault_", "Faults of the disk", include_str!("statements/disk_faults.txt")),
     ("", "Advisories about others", include_str!("statements/advisories.txt")),
 ];
 
@@ -50,7 +51,7 @@ impl Statement {
 /// Numbers have two digits at least: `clients_7` is `clients_07`. Where there is none, what is there.
 fn normal(id: &str) -> String {
     let (prefix, number) = id.split_at(id.rfind(|letter: char| !letter.is_ascii_digit()).map_or(0, |at| at + 1));
-    if number.len() == 1 && !["u", "d"].contains(&prefix) { format!("{prefix}0{number}") } else { id.to_owned() }
+    if number.len() == 1 { format!("{prefix}0{number}") } else { id.to_owned() }
 }
 
 fn groups() -> impl Iterator<Item = (&'static str, Vec<Statement>)> {
@@ -119,7 +120,7 @@ impl Tests {
     }
 }
 
-/// Many words begin with `u` or `clients_`: a digit must follow.
+/// Many names begin with `clients_` or `registry_`: a digit must follow.
 fn begins(name: &str, about: &str) -> bool {
     name.strip_prefix(about).is_some_and(|rest| rest.starts_with(|letter: char| letter.is_ascii_digit()))
 }
@@ -187,16 +188,21 @@ fn numbers_are_counted_to_their_end() {
 
 #[test]
 fn a_test_is_found_by_its_name_and_by_what_stands_above_it() {
-    let known = ["clients_07", "clients_15", "u1", "u11", "cve_2020_15157"].map(ToOwned::to_owned).into();
+    let known = ["clients_07", "clients_15", "upstream_fault_01", "upstream_fault_11", "cve_2020_15157"].map(ToOwned::to_owned).into();
     let mut tests = Tests::default();
-    let text = "/// Also: u1, invariant_09\n#[tokio::test(start_paused = true)]\nasync fn clients_7_is_so() {\n\
-                #[test]\nfn u11_is_so() {\n    #[test]\n    fn upright() {\n    #[test]\n    fn clients_that_wait() {\nfn clients_15_is_no_test() {\n\
+    let text = "/// Also: upstream_fault_01, invariant_09\n#[tokio::test(start_paused = true)]\nasync fn clients_7_is_so() {\n\
+                #[test]\nfn upstream_fault_11_is_so() {\n    #[test]\n    fn upright() {\n    #[test]\n    fn clients_that_wait() {\nfn clients_15_is_no_test() {\n\
                 #[test]\nfn cve_2020_15157_is_so() {\n";
     tests.read(text, &known);
     let found: Vec<_> = tests.of.iter().map(|(id, names)| format!("{id}: {}", names.iter().cloned().collect::<String>())).collect();
-    let expected = ["clients_07: clients_7_is_so", "cve_2020_15157: cve_2020_15157_is_so", "u1: clients_7_is_so", "u11: u11_is_so"];
+    let expected = [
+        "clients_07: clients_7_is_so",
+        "cve_2020_15157: cve_2020_15157_is_so",
+        "upstream_fault_01: clients_7_is_so",
+        "upstream_fault_11: upstream_fault_11_is_so",
+    ];
     assert_eq!((found, tests.mistakes.len()), (expected.map(ToOwned::to_owned).into(), 0));
-    tests.read("/// Also: clients_99\n#[test]\nfn clients_98_is_so() {\n/// Also: u1\nfn helper() {\n", &known);
+    tests.read("/// Also: clients_99\n#[test]\nfn clients_98_is_so() {\n/// Also: upstream_fault_01\nfn helper() {\n", &known);
     assert_eq!(tests.mistakes.len(), 3, "{:#?}", tests.mistakes);
 }
 

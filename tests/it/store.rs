@@ -157,7 +157,7 @@ async fn what_is_being_read_is_not_evicted() {
     assert!(!blob_file(larder.cache(), read.digest).exists());
 }
 
-/// Also: d9
+/// Also: disk_fault_09
 #[tokio::test]
 async fn invariant_05_a_lost_index_loses_nothing() {
     let garbage: [fn(&Path); 3] = [
@@ -247,7 +247,7 @@ const DAMAGES: [(&str, Damage); 4] = [
     ("emptied", |file| std::fs::write(file, b"").expect("a file")),
 ];
 
-/// Also: d3
+/// Also: disk_fault_03
 #[tokio::test]
 async fn a_blob_that_was_damaged_by_hand_is_fetched_again() {
     for (name, damage) in DAMAGES {
@@ -271,7 +271,7 @@ async fn a_blob_that_was_damaged_by_hand_is_fetched_again() {
     }
 }
 
-/// Also: d3
+/// Also: disk_fault_03
 #[tokio::test]
 async fn a_manifest_that_was_damaged_by_hand_is_fetched_again() {
     for (name, damage) in DAMAGES {
@@ -301,7 +301,7 @@ async fn a_manifest_that_was_damaged_by_hand_is_fetched_again() {
     }
 }
 
-/// Also: d15
+/// Also: disk_fault_15
 #[tokio::test]
 async fn a_link_that_somebody_planted_is_not_followed() {
     for size in [100, 2 * MIB] {
@@ -326,7 +326,7 @@ async fn a_link_that_somebody_planted_is_not_followed() {
     }
 }
 
-/// Also: d7
+/// Also: disk_fault_07
 #[tokio::test]
 async fn two_larders_never_share_a_directory() {
     let (net, _registry) = hub();

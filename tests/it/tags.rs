@@ -100,7 +100,7 @@ async fn a_fresh_tag_costs_upstream_nothing() {
 }
 
 #[tokio::test]
-async fn upstreams_a10_24_an_expired_tag_is_revalidated_by_one_head_and_then_fresh_again() {
+async fn registry_24_an_expired_tag_is_revalidated_by_one_head_and_then_fresh_again() {
     let scene = Scene::new().held_for(TTL).await;
     let reply = scene.larder.get(LATEST).await;
     assert_eq!((line(&reply).as_str(), reply.bytes()), ("200 larder; fwd=stale; detail=revalidated", &scene.image.bytes));
@@ -110,9 +110,9 @@ async fn upstreams_a10_24_an_expired_tag_is_revalidated_by_one_head_and_then_fre
     assert_eq!((scene.requests("revalidated"), scene.larder.metric(MOVES)), (1.0, 0.0));
 }
 
-/// Also: u20
+/// Also: upstream_fault_20
 #[tokio::test]
-async fn upstreams_a10_24_a_moved_tag_is_fetched_by_digest_and_counted() {
+async fn registry_24_a_moved_tag_is_fetched_by_digest_and_counted() {
     let scene = Scene::new().held_for(TTL).await;
     let moved = scene.move_tag();
     let reply = scene.larder.get(LATEST).await;
@@ -205,7 +205,7 @@ async fn troubled(trouble: Trouble, age: Option<Duration>) -> (Scene, Reply) {
     (scene, reply)
 }
 
-/// Also: clients_35, u8, u14
+/// Also: clients_35, upstream_fault_08, upstream_fault_14
 #[tokio::test(start_paused = true)]
 async fn invariant_11_what_a_tag_gets_is_the_contract_s_table() {
     for (name, trouble, expected) in TROUBLES {
@@ -226,7 +226,7 @@ async fn invariant_11_what_a_tag_gets_is_the_contract_s_table() {
     }
 }
 
-/// Also: upstreams_a10_39, clients_35
+/// Also: registry_39, clients_35
 #[tokio::test(start_paused = true)]
 async fn invariant_10_not_found_is_said_only_when_upstream_said_so() {
     for (name, trouble, _) in TROUBLES {
@@ -247,7 +247,7 @@ async fn invariant_10_not_found_is_said_only_when_upstream_said_so() {
     }
 }
 
-/// Also: u19
+/// Also: upstream_fault_19
 #[tokio::test]
 async fn a_deleted_tag_is_dropped_and_stays_gone_when_upstream_goes_down() {
     let scene = Scene::new().held_for(TTL).await;
@@ -258,7 +258,7 @@ async fn a_deleted_tag_is_dropped_and_stays_gone_when_upstream_goes_down() {
     assert_eq!(scene.larder.get(&by_digest).await.bytes(), &scene.image.bytes, "the manifest itself is still there");
 }
 
-/// Also: upstreams_a10_40
+/// Also: registry_40
 #[tokio::test(start_paused = true)]
 async fn clients_41_head_404_and_get_404_cost_one_request_for_seconds_only() {
     let scene = Scene::new();
@@ -274,7 +274,7 @@ async fn clients_41_head_404_and_get_404_cost_one_request_for_seconds_only() {
     assert_eq!(scene.larder.get(path).await.status, 200);
 }
 
-/// Also: upstreams_a10_40
+/// Also: registry_40
 #[tokio::test(start_paused = true)]
 async fn clients_38_a_refusal_is_not_remembered() {
     let scene = Scene::new();
@@ -349,7 +349,7 @@ async fn a_clock_that_was_set_back_makes_no_tag_fresh() {
     assert_eq!(line(&scene.larder.get(LATEST).await), "502 UNAVAILABLE");
 }
 
-/// Also: u16
+/// Also: upstream_fault_16
 #[tokio::test]
 async fn a_restart_keeps_what_tags_name_and_when_that_was_said() {
     for clean in [true, false] {

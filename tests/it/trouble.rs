@@ -53,7 +53,7 @@ fn image(registry: &FakeRegistry) -> Image {
 }
 
 #[tokio::test(start_paused = true)]
-async fn d15_with_a_link_in_place_of_what_is_its_own_larder_does_not_start_and_says_why() {
+async fn disk_fault_15_with_a_link_in_place_of_what_is_its_own_larder_does_not_start_and_says_why() {
     let (net, registry) = hub();
     let larder = Larder::start(&net);
     pull(&larder, &image(&registry)).await;
@@ -81,7 +81,7 @@ async fn d15_with_a_link_in_place_of_what_is_its_own_larder_does_not_start_and_s
 }
 
 #[tokio::test(start_paused = true)]
-async fn d15_a_link_planted_while_larder_runs_is_followed_neither_to_read_nor_to_write() {
+async fn disk_fault_15_a_link_planted_while_larder_runs_is_followed_neither_to_read_nor_to_write() {
     for place in [
         "blobs/sha256",
         "refs/docker.io",
@@ -145,9 +145,9 @@ async fn pass_through(larder: &Larder, registry: &FakeRegistry, held: &Image, se
     assert_eq!(larder.files("blobs").len(), before);
 }
 
-/// Also: d1
+/// Also: disk_fault_01
 #[tokio::test(start_paused = true)]
-async fn d4_a_cache_that_cannot_be_written_is_degraded_until_it_can_and_comes_back_by_itself() {
+async fn disk_fault_04_a_cache_that_cannot_be_written_is_degraded_until_it_can_and_comes_back_by_itself() {
     for (full, why) in [(true, "the cache's disk is full"), (false, "the cache is read-only")] {
         let (net, registry) = hub();
         let image = image(&registry);
@@ -176,7 +176,7 @@ async fn d4_a_cache_that_cannot_be_written_is_degraded_until_it_can_and_comes_ba
 }
 
 #[tokio::test(start_paused = true)]
-async fn d4_an_idle_larder_notices_within_a_minute_that_it_cannot_write() {
+async fn disk_fault_04_an_idle_larder_notices_within_a_minute_that_it_cannot_write() {
     let (net, _registry) = hub();
     let disk = FaultyDisk::new();
     let larder = Setup::new(&net).disk(Arc::new(disk.clone())).start();
@@ -188,7 +188,7 @@ async fn d4_an_idle_larder_notices_within_a_minute_that_it_cannot_write() {
 
 /// Somebody else takes what `min_free` keeps: nothing could be stored, and that is said before a pull finds out.
 #[tokio::test(start_paused = true)]
-async fn d1_an_idle_larder_that_has_nothing_left_to_evict_says_that_its_disk_is_full() {
+async fn disk_fault_01_an_idle_larder_that_has_nothing_left_to_evict_says_that_its_disk_is_full() {
     let (net, registry) = hub();
     let disk = FaultyDisk::new();
     let min_free = 10 * MIB as u64;
@@ -205,7 +205,7 @@ async fn d1_an_idle_larder_that_has_nothing_left_to_evict_says_that_its_disk_is_
 }
 
 #[tokio::test(start_paused = true)]
-async fn d4_a_cache_directory_that_is_moved_away_is_read_not_written_and_not_made_anew() {
+async fn disk_fault_04_a_cache_directory_that_is_moved_away_is_read_not_written_and_not_made_anew() {
     let (net, registry) = hub();
     let image = image(&registry);
     let larder = Larder::start(&net);
@@ -225,9 +225,9 @@ async fn d4_a_cache_directory_that_is_moved_away_is_read_not_written_and_not_mad
     until("it is stored", || content(&larder.cache().join("blobs")).len() == before.len() + 1).await;
 }
 
-/// Also: d2
+/// Also: disk_fault_02
 #[tokio::test(start_paused = true)]
-async fn d2_what_cannot_be_put_aside_is_removed_or_goes_on_counting() {
+async fn disk_fault_02_what_cannot_be_put_aside_is_removed_or_goes_on_counting() {
     for op in [Some(Op::Remove), None] {
         let (net, registry) = hub();
         let blob = push(&registry, 2 * MIB, 1);

@@ -79,7 +79,7 @@ fn check_replies(larder: &Larder, replies: &[Reply]) {
     check_clean("metrics", &larder.app.metrics.encode());
 }
 
-/// Also: upstreams_a10_34
+/// Also: registry_34
 #[tokio::test]
 async fn clients_11_what_a_client_sends_of_its_own_never_reaches_upstream() {
     let scene = Scene::new();
@@ -102,7 +102,7 @@ async fn clients_11_what_a_client_sends_of_its_own_never_reaches_upstream() {
     }
 }
 
-/// Also: upstreams_a10_28, upstreams_b9_09
+/// Also: registry_28, credential_09
 #[tokio::test]
 async fn invariant_16_a_basic_password_goes_to_its_registry_and_nowhere_else() {
     let scene = Scene::new();
@@ -144,7 +144,7 @@ async fn invariant_16_a_bearer_password_goes_to_the_token_server_alone() {
     assert!(scene.registry.seen(any().host("cdn.test")).iter().all(|request| request.authorization().is_none()));
 }
 
-/// Also: upstreams_a10_28
+/// Also: registry_28
 #[tokio::test]
 async fn invariant_16_another_port_of_the_same_host_is_another_origin() {
     let scene = Scene::new();
@@ -156,7 +156,7 @@ async fn invariant_16_another_port_of_the_same_host_is_another_origin() {
     assert!(!elsewhere.is_empty() && elsewhere.iter().all(|request| request.authorization().is_none()));
 }
 
-/// Also: upstreams_a10_18, u12
+/// Also: registry_18, upstream_fault_12
 #[tokio::test]
 async fn invariant_16_a_token_server_that_nobody_vouches_for_gets_no_password() {
     for tls in [false, true] {
@@ -188,7 +188,7 @@ async fn invariant_16_a_token_server_that_nobody_vouches_for_gets_no_password() 
     }
 }
 
-/// Also: upstreams_a10_18, upstreams_b9_09
+/// Also: registry_18, credential_09
 #[tokio::test]
 async fn invariant_16_over_tls_a_listed_token_host_gets_the_password_and_no_clear_text_does() {
     let scene = Scene::new();
@@ -252,7 +252,7 @@ pub fn listen() -> (Lines, (DefaultGuard, Dispatch)) {
     (lines, (tracing::subscriber::set_default(subscriber), second))
 }
 
-/// Also: upstreams_a10_33
+/// Also: registry_33
 #[tokio::test(start_paused = true)]
 async fn invariant_16_no_failure_prints_the_password() {
     let (lines, _guard) = listen();
@@ -308,7 +308,7 @@ async fn clients_33_a_redirect_is_never_a_client_s_business() {
 }
 
 #[tokio::test]
-async fn upstreams_a10_11_twenty_pulls_cost_one_token_for_each_repository() {
+async fn registry_11_twenty_pulls_cost_one_token_for_each_repository() {
     let scene = Scene::new();
     let other = scene.registry.push_image("library/other", "latest", &[100, 200], 2);
     scene.registry.require_bearer(Bearer::at("http://hub.test/token").credentials(USER, CANARY).private("library/app"));
@@ -333,7 +333,7 @@ async fn upstreams_a10_11_twenty_pulls_cost_one_token_for_each_repository() {
 }
 
 #[tokio::test]
-async fn upstreams_a10_14_a_token_that_is_refused_is_renewed_once() {
+async fn registry_14_a_token_that_is_refused_is_renewed_once() {
     let scene = Scene::new();
     scene.registry.require_bearer(Bearer::at("http://hub.test/token"));
     let larder = Setup::new(&scene.net).start();

@@ -143,7 +143,7 @@ async fn invariant_01_what_stands_under_blobs_hashes_to_its_name() {
     }
 }
 
-/// Also: u16
+/// Also: upstream_fault_16
 #[tokio::test]
 async fn starting_asks_nobody() {
     let (net, _registry) = hub();

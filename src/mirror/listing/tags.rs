@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn upstreams_b9_29_only_too_large_an_n_is_clamped() {
+    fn credential_29_only_too_large_an_n_is_clamped() {
         assert_eq!(clamped("n=10000&last=a%2Fb", 1000), "n=1000&last=a%2Fb");
         for query in ["n=1000&last=x", "last=n=5000", "n=&x", "", "nn=5000", "n=99999999999999999999"] {
             assert_eq!(clamped(query, 1000), query);

@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn upstreams_b9_05_decoded_credentials_are_split_at_the_first_colon() {
+    fn credential_05_decoded_credentials_are_split_at_the_first_colon() {
         let auth = |text: &str| login_of(&format!(r#"{{"auth":"{}"}}"#, STANDARD.encode(text)));
         assert_eq!(auth("AWS:a:b:c").as_deref(), Some("b:AWS:a:b:c"));
         assert_eq!(auth("_json_key:{\n \"a\": 1\n}\n").as_deref(), Some("b:_json_key:{\n \"a\": 1\n}\n"));
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn upstreams_b9_16_every_kind_of_entry_is_read() {
+    fn credential_16_every_kind_of_entry_is_read() {
         for (entry, meant) in [
             (r#"{"auth":"bWU6c2VjcmU="}"#, Some("b:me:secre")),
             (r#"{"username":"me","password":"a:b","email":"x@y"}"#, Some("b:me:a:b")),
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn upstreams_b9_16_a_dockercfg_is_a_bare_map_of_auths() {
+    fn credential_16_a_dockercfg_is_a_bare_map_of_auths() {
         let json = r#"{"https://index.docker.io/v1/":{"auth":"bWU6c2VjcmU=","email":"x@y"},"quay.io":{"auth":"bWU6c2VjcmU="}}"#;
         assert_eq!(find(json, "docker.io", "library/alpine").1.as_deref(), Some("b:me:secre"));
         assert_eq!(find(json, "quay.io", "org/app").1.as_deref(), Some("b:me:secre"));
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn upstreams_b9_18_one_bad_entry_does_not_void_the_file() {
+    fn credential_18_one_bad_entry_does_not_void_the_file() {
         for bad in [r#"{"auth":"%%%"}"#, r#"{"auth":7}"#, "null", "[]", r#""text""#, r#"{"auth":"bm8gY29sb24="}"#, r#"{"auth":"/w=="}"#] {
             let json = format!(
                 r#"{{"auths":{{"quay.io/org":{bad},"quay.io":{{"auth":"bWU6c2VjcmU="}}}},"credHelpers":{{"gcr.io":1}},"credsStore":{{}}}}"#
@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn upstreams_b9_11_what_is_malformed_is_told_by_its_place_alone() {
+    fn credential_11_what_is_malformed_is_told_by_its_place_alone() {
         for json in ["", "hunter2", "[\"hunter2\"]", "\"hunter2\"", "{\"auths\":{\"a\":{\"auth\":\"hunter2\"}", "7", "null"] {
             let error = DockerConfig::parse(json.as_bytes()).err().unwrap_or_else(|| panic!("{json}"));
             assert!(!format!("{error} {error:?}").contains("hunter2"), "{error}");

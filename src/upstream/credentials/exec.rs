@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn upstreams_b9_19_a_program_that_hangs_is_killed_with_what_it_has_started() {
+    async fn credential_19_a_program_that_hangs_is_killed_with_what_it_has_started() {
         let scripts = Scripts::new();
         let limits = Limits { timeout: Duration::from_millis(200), ..LIMITS };
         let body = format!("echo $$ >{0}; sleep 1000 & echo $! >>{0}; wait", scripts.path("pids").display());
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn upstreams_b9_19_a_program_that_does_not_stop_talking_is_killed() {
+    async fn credential_19_a_program_that_does_not_stop_talking_is_killed() {
         let scripts = Scripts::new();
         let body = format!("echo $$ >{}; exec cat /dev/zero", scripts.path("pids").display());
         assert!(matches!(run_script(&scripts, &body, LIMITS).await, Err(Failure::TooMuch(1024))));

@@ -67,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn upstreams_b9_19_the_words_of_a_helper() {
+    fn credential_19_the_words_of_a_helper() {
         let basic = login(r#"{"ServerURL":"x","Username":"me","Secret":"a:b"}"#, true);
         assert!(matches!(&basic, Ok(Login::Basic { username, password }) if username == "me" && password.expose_secret() == "a:b"));
         let token = login(r#"{"ServerURL":"x","Username":"<token>","Secret":"abc"}"#, true);
@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn upstreams_b9_17_a_helper_is_asked_for_docker_hub_by_docker_s_name_for_it() {
+    fn credential_17_a_helper_is_asked_for_docker_hub_by_docker_s_name_for_it() {
         let input = |registry| String::from_utf8(question("pass", &[], &Image::new(registry, "a/b")).input).expect("text");
         assert_eq!(input("docker.io"), "https://index.docker.io/v1/");
         assert_eq!(input("registry-1.docker.io"), "https://index.docker.io/v1/");

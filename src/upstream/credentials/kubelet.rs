@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn upstreams_b9_18_the_longest_pattern_that_fits_the_image_wins() {
+    fn credential_18_the_longest_pattern_that_fits_the_image_wins() {
         let auth = |user: &str| format!(r#"{{"username":"{user}","password":"p"}}"#);
         let auths = [("*.azurecr.io", "glob"), ("team.azurecr.io", "host"), ("team.azurecr.io/org", "path"), ("quay.io", "other")];
         let auths: Vec<_> = auths.iter().map(|(pattern, user)| format!(r#""{pattern}":{}"#, auth(user))).collect();
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn upstreams_b9_19_what_is_no_answer_is_an_error_without_its_words() {
+    fn credential_19_what_is_no_answer_is_an_error_without_its_words() {
         for rest in [
             r#""auth":{"hunter2":{}}"#,
             r#""cacheKeyType":"Hunter2""#,

@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn upstreams_b9_20_a_registry_token_is_sent_as_it_is_and_an_identity_token_is_not() {
+    fn credential_20_a_registry_token_is_sent_as_it_is_and_an_identity_token_is_not() {
         let sent = |login: Login| login.authorization().expect("it fits").map(|value| value.to_str().expect("text").to_owned());
         assert_eq!(sent(Login::RegistryToken("abc".into())).as_deref(), Some("Bearer abc"));
         assert_eq!(sent(password("me", "a:b").login).as_deref(), Some("Basic bWU6YTpi"));
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn upstreams_b9_11_no_login_prints_what_it_holds() {
+    fn credential_11_no_login_prints_what_it_holds() {
         let canary = "hunter2";
         for login in
             [password(canary, canary).login, Login::IdentityToken(canary.into()), Login::RegistryToken(canary.into()), Login::Anonymous]

@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn upstreams_b9_16_files_are_looked_for_where_docker_and_podman_look() {
+    fn credential_16_files_are_looked_for_where_docker_and_podman_look() {
         let own = format!("/run/containers/{}/auth.json", rustix::process::getuid().as_raw());
         let home = ["$", "/h/.docker/config.json", &own, "/h/.config/containers/auth.json", "/h/.dockercfg"];
         assert_eq!(files(&[("HOME", "/h")]), home);

@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn upstreams_b9_17_docker_hub_s_four_spellings_are_one_and_ports_distinguish() {
+    fn credential_17_docker_hub_s_four_spellings_are_one_and_ports_distinguish() {
         for registry in ["docker.io", "index.docker.io", "registry-1.docker.io"] {
             for key in
                 ["https://index.docker.io/v1/", "index.docker.io", "docker.io", "registry-1.docker.io", "https://index.docker.io/v2/"]
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn upstreams_b9_17_every_spelling_of_a_key_is_read() {
+    fn credential_17_every_spelling_of_a_key_is_read() {
         for key in ["ghcr.io", "https://ghcr.io", "http://ghcr.io/", "HTTPS://GHCR.io/v2/", "ghcr.io/v1/", "https://ghcr.io/v2", "ghcr.io/"]
         {
             assert!(fits(key, "ghcr.io", "org/app"), "{key}");
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn upstreams_b9_18_the_longest_prefix_that_ends_at_a_slash_wins() {
+    fn credential_18_the_longest_prefix_that_ends_at_a_slash_wins() {
         let keys = ["quay.io", "quay.io/org", "quay.io/org/app", "quay.io/org/ap", "quay.io/orga"];
         for (repository, key) in [
             ("org/app", "quay.io/org/app"),

@@ -81,9 +81,9 @@ async fn a_password_file_is_read_at_each_use_and_loses_one_newline() {
     assert!(written(&source, "a").await.ends_with("it is larger than 1024 KiB"));
 }
 
-/// Also: upstreams_b9_20
+/// Also: credential_20
 #[tokio::test]
-async fn upstreams_b9_12_secrets_in_files_are_read_again_and_symlink_swaps_work() {
+async fn credential_12_secrets_in_files_are_read_again_and_symlink_swaps_work() {
     let volume = tempfile::tempdir().expect("a directory");
     let path = volume.path().join("secret");
     let file = || Secret::File(path.clone());

@@ -6,9 +6,9 @@ use super::net::*;
 use crate::oci::Reference;
 use crate::upstream::{UnavailableReason, UpstreamError};
 
-/// Also: upstreams_a10_34
+/// Also: registry_34
 #[tokio::test(start_paused = true)]
-async fn upstreams_a10_22_a_manifest_is_asked_for_by_all_four_types_and_with_nothing_of_a_client() {
+async fn registry_22_a_manifest_is_asked_for_by_all_four_types_and_with_nothing_of_a_client() {
     let named = digest().to_string();
     let net = Net::new(move |_| answer(200, &[("Content-Type", "a/b"), ("Docker-Content-Digest", &named), ("ETag", "\"x\"")], "hello"));
     let (upstream, _) = upstream(&config(), &net);
@@ -49,9 +49,9 @@ async fn head_tells_digest_type_and_size() {
     assert_eq!(silent, crate::upstream::ManifestHead::default());
 }
 
-/// Also: u8
+/// Also: upstream_fault_08
 #[tokio::test(start_paused = true)]
-async fn upstreams_a10_40_a_5xx_is_asked_again_and_a_plain_no_is_not() {
+async fn registry_40_a_5xx_is_asked_again_and_a_plain_no_is_not() {
     for (status, attempts, label) in
         [(503, 3, "status"), (404, 1, "not_found"), (403, 1, "denied"), (412, 1, "denied"), (429, 1, "rate_limited"), (400, 1, "corrupt")]
     {
@@ -81,7 +81,7 @@ async fn a_second_attempt_may_succeed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn upstreams_a10_39_a_distribution_proxy_s_500_about_a_limit_is_a_limit() {
+async fn registry_39_a_distribution_proxy_s_500_about_a_limit_is_a_limit() {
     let net = Net::new(|_| answer(500, &[], r#"{"errors":[{"message":"unknown: toomanyrequests: slow down"}]}"#));
     let (upstream, _) = upstream(&config(), &net);
     let error = upstream.get_manifest(&repository(), &tag(), &call()).await.expect_err("an error");
@@ -154,7 +154,7 @@ async fn a_blob_comes_whole_or_fails() {
     assert!(metrics.encode().contains("larder_upstream_received_bytes_total{upstream=\"r.example\"} 11"));
 }
 
-/// Also: clients_40, u5
+/// Also: clients_40, upstream_fault_05
 #[tokio::test(start_paused = true)]
 async fn waiting_again_and_again_does_not_put_off_the_stall() {
     let net = Net::new(|_| Reply::Raw("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n".into()));
@@ -170,7 +170,7 @@ async fn waiting_again_and_again_does_not_put_off_the_stall() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn upstreams_a10_32_a_rest_is_what_was_asked_for_or_refused() {
+async fn registry_32_a_rest_is_what_was_asked_for_or_refused() {
     type Rest = Result<(u64, Option<u64>), &'static str>;
     type Headers = &'static [(&'static str, &'static str)];
     let table: [(u16, Headers, Rest); 7] = [

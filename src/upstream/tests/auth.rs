@@ -30,9 +30,9 @@ fn tokens(net: &Net) -> usize {
     net.log().iter().filter(|line| line.contains("/token")).count()
 }
 
-/// Also: upstreams_a10_04
+/// Also: registry_04
 #[tokio::test(start_paused = true)]
-async fn upstreams_a10_09_a_token_is_fetched_once_and_reused_until_shortly_before_it_ends() {
+async fn registry_09_a_token_is_fetched_once_and_reused_until_shortly_before_it_ends() {
     let net = issuing(|_| true);
     let (upstream, _) = upstream(&config(), &net);
     upstream.get_manifest(&repository(), &tag(), &call()).await.expect("a manifest");
@@ -49,7 +49,7 @@ async fn upstreams_a10_09_a_token_is_fetched_once_and_reused_until_shortly_befor
 }
 
 #[tokio::test(start_paused = true)]
-async fn upstreams_a10_11_a_thousand_waiters_cost_one_token_request() {
+async fn registry_11_a_thousand_waiters_cost_one_token_request() {
     let net = issuing(|_| true);
     let upstream = Arc::new(upstream(&config(), &net).0);
     let mut waiters = tokio::task::JoinSet::new();
@@ -62,7 +62,7 @@ async fn upstreams_a10_11_a_thousand_waiters_cost_one_token_request() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn upstreams_a10_14_a_refused_token_is_replaced_once() {
+async fn registry_14_a_refused_token_is_replaced_once() {
     let net = issuing(|token| token == "t2");
     let (replaced, _) = upstream(&config(), &net);
     replaced.get_manifest(&repository(), &tag(), &call()).await.expect("a manifest");
@@ -75,7 +75,7 @@ async fn upstreams_a10_14_a_refused_token_is_replaced_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn upstreams_a10_15_a_token_too_weak_for_its_own_scope_is_final_and_a_new_scope_is_asked_for() {
+async fn registry_15_a_token_too_weak_for_its_own_scope_is_final_and_a_new_scope_is_asked_for() {
     for (scope, expected) in [("repository:library/a:pull", "denied 1"), ("repository:library/a:pull repository:base:pull", "ok 2")] {
         let net = Net::new(move |seen| match (seen.target.starts_with("/token"), seen.header("authorization")) {
             (true, _) => answer(200, &[], &format!(r#"{{"access_token":"{}"}}"#, seen.target.contains("base"))),
@@ -90,7 +90,7 @@ async fn upstreams_a10_15_a_token_too_weak_for_its_own_scope_is_final_and_a_new_
 }
 
 #[tokio::test(start_paused = true)]
-async fn upstreams_a10_18_a_foreign_token_server_never_sees_the_password_unless_listed() {
+async fn registry_18_a_foreign_token_server_never_sees_the_password_unless_listed() {
     for (listed, label) in [(vec![], "credential"), (vec!["auth.example".to_owned()], "ok")] {
         let net = Net::new(|seen| match (seen.host.as_str(), seen.header("authorization")) {
             ("auth.example", Some(BASIC)) => answer(200, &[], r#"{"token":"t"}"#),
@@ -154,7 +154,7 @@ async fn basic_is_sent_when_asked_for_and_then_at_once_everywhere() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn upstreams_a10_03_refusals_have_their_meanings_and_no_loops() {
+async fn registry_03_refusals_have_their_meanings_and_no_loops() {
     let table: [(&str, bool, &str, usize); 5] = [
         ("Basic realm=\"r\"", true, "credential", 2),
         ("Basic realm=\"r\"", false, "denied", 1),
@@ -186,9 +186,9 @@ async fn harbor_s_basic_to_a_stale_token_leads_back_to_a_token() {
     assert_eq!((tokens(&net), net.log().len()), (2, 7));
 }
 
-/// Also: upstreams_a10_19
+/// Also: registry_19
 #[tokio::test(start_paused = true)]
-async fn upstreams_a10_13_a_token_server_s_refusal_is_held_for_a_second_and_concerns_one_repository() {
+async fn registry_13_a_token_server_s_refusal_is_held_for_a_second_and_concerns_one_repository() {
     let net = Net::new(|seen| match (seen.target.contains("/token"), seen.header("authorization")) {
         (true, _) if seen.target.contains("private") => answer(403, &[], r#"{"errors":[{"code":"DENIED"}]}"#),
         (true, _) => answer(200, &[], r#"{"token":"t"}"#),
@@ -215,7 +215,7 @@ async fn an_unlisted_token_server_at_a_private_address_is_not_asked() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn upstreams_a10_39_a_token_server_s_outage_is_no_refusal() {
+async fn registry_39_a_token_server_s_outage_is_no_refusal() {
     let net = Net::new(|seen| match seen.target.starts_with("/token") {
         true => answer(503, &[], ""),
         false => challenged(CHALLENGE),

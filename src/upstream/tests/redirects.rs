@@ -16,9 +16,9 @@ fn guarded(seen: &Seen, to: &str) -> Reply {
     }
 }
 
-/// Also: upstreams_a10_28, upstreams_a10_29, upstreams_b9_09
+/// Also: registry_28, registry_29, credential_09
 #[tokio::test(start_paused = true)]
-async fn upstreams_a10_29_a_cdn_gets_the_range_and_the_query_as_it_stands_but_no_credentials() {
+async fn registry_29_a_cdn_gets_the_range_and_the_query_as_it_stands_but_no_credentials() {
     let net = Net::new(|seen| match seen.host.as_str() {
         "r.example" => guarded(seen, "http://cdn.example:8080/b?sig=a%2Fb+c&z=1&a=%20"),
         _ => answer(206, &[("Content-Range", "bytes 2-4/5")], "llo"),
@@ -33,9 +33,9 @@ async fn upstreams_a10_29_a_cdn_gets_the_range_and_the_query_as_it_stands_but_no
     );
 }
 
-/// Also: upstreams_a10_28
+/// Also: registry_28
 #[tokio::test(start_paused = true)]
-async fn upstreams_a10_28_credentials_follow_to_the_same_origin_and_not_to_another_port_of_the_host() {
+async fn registry_28_credentials_follow_to_the_same_origin_and_not_to_another_port_of_the_host() {
     for (to, host, expected) in [("/elsewhere?s=1", "r.example", Some(BASIC)), ("http://r.example:81/elsewhere", "r.example:81", None)] {
         let net = Net::new(move |seen| match seen.target.starts_with("/elsewhere") {
             true => answer(200, &[], "hello"),
@@ -50,9 +50,9 @@ async fn upstreams_a10_28_credentials_follow_to_the_same_origin_and_not_to_anoth
     }
 }
 
-/// Also: upstreams_a10_27, upstreams_b9_10
+/// Also: registry_27, credential_10
 #[tokio::test(start_paused = true)]
-async fn upstreams_a10_27_every_kind_of_redirect_is_followed_for_manifests_too_without_waiting_for_its_body() {
+async fn registry_27_every_kind_of_redirect_is_followed_for_manifests_too_without_waiting_for_its_body() {
     for status in [301, 302, 303, 307, 308] {
         let net = Net::new(move |seen| match seen.host.as_str() {
             "r.example" => Reply::Raw(format!("HTTP/1.1 {status} Go\r\nLocation: //other.example/m\r\nContent-Length: 99\r\n\r\n")),
@@ -66,7 +66,7 @@ async fn upstreams_a10_27_every_kind_of_redirect_is_followed_for_manifests_too_w
 }
 
 #[tokio::test(start_paused = true)]
-async fn upstreams_b9_10_a_relative_location_is_beside_the_url_it_came_from() {
+async fn credential_10_a_relative_location_is_beside_the_url_it_came_from() {
     for (to, target) in [
         ("/artifacts-downloads/namespaces/n/downloads/A?s=a%2Fb&t=1", "/artifacts-downloads/namespaces/n/downloads/A?s=a%2Fb&t=1"),
         ("../../store/x?s=1", "/v2/library/store/x?s=1"),
@@ -86,7 +86,7 @@ async fn upstreams_b9_10_a_relative_location_is_beside_the_url_it_came_from() {
 
 /// A10.33 for whatever goes wrong behind a presigned link.
 #[tokio::test(start_paused = true)]
-async fn upstreams_a10_33_no_failure_tells_a_presigned_query() {
+async fn registry_33_no_failure_tells_a_presigned_query() {
     type Failure = (&'static str, fn() -> Reply);
     let failures: [Failure; 9] = [
         ("http://cdn.example", || answer(403, &[], "sig=s3cret")),
@@ -111,9 +111,9 @@ async fn upstreams_a10_33_no_failure_tells_a_presigned_query() {
     }
 }
 
-/// Also: upstreams_a10_27, upstreams_b9_10, u10
+/// Also: registry_27, credential_10, upstream_fault_10
 #[tokio::test(start_paused = true)]
-async fn upstreams_a10_27_loops_and_long_chains_end() {
+async fn registry_27_loops_and_long_chains_end() {
     for (script, requests) in [("loop", 2), ("chain", 6)] {
         let net = Net::new(move |seen| match script {
             "loop" if seen.target == "/back" => redirect("/v2/library/a/manifests/1"),
@@ -126,7 +126,7 @@ async fn upstreams_a10_27_loops_and_long_chains_end() {
     }
 }
 
-/// Also: u11, upstreams_b9_13
+/// Also: upstream_fault_11, credential_13
 #[tokio::test(start_paused = true)]
 async fn a_redirect_leads_to_no_private_address() {
     for (host, reason) in [
@@ -173,7 +173,7 @@ async fn a_listed_private_address_is_open_to_redirects() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn upstreams_a10_30_an_expired_link_is_replaced_once_and_says_nothing_about_the_blob() {
+async fn registry_30_an_expired_link_is_replaced_once_and_says_nothing_about_the_blob() {
     for status in [400, 401, 403, 404, 410] {
         for good in [2, 99] {
             let net = Net::new(move |seen| match seen.host.as_str() {
@@ -194,7 +194,7 @@ async fn upstreams_a10_30_an_expired_link_is_replaced_once_and_says_nothing_abou
 }
 
 #[tokio::test(start_paused = true)]
-async fn upstreams_a10_31_a_store_that_refuses_head_still_tells_the_size() {
+async fn registry_31_a_store_that_refuses_head_still_tells_the_size() {
     let net = Net::new(|seen| match (seen.host.as_str(), seen.method.as_str()) {
         ("r.example", _) => redirect("http://cdn.example/b?sig=get"),
         (_, "HEAD") => head(403, &[]),
@@ -208,7 +208,7 @@ async fn upstreams_a10_31_a_store_that_refuses_head_still_tells_the_size() {
     assert_eq!(net.log().len(), 4);
 }
 
-/// Also: u10, u15, upstreams_b9_09
+/// Also: upstream_fault_10, upstream_fault_15, credential_09
 #[tokio::test]
 async fn tls_is_checked_against_ca_file_and_never_left() {
     let key = rcgen::generate_simple_self_signed(["r.example".to_owned()]).expect("a certificate");

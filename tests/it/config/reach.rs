@@ -90,7 +90,7 @@ fn only_the_known_url_alone_is_well_known() {
     }
 }
 
-/// Also: upstreams_b9_01
+/// Also: credential_01
 #[test]
 fn known_registries_need_nothing_but_their_name() {
     let upstream = |name: &str, rest: &str| {

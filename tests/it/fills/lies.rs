@@ -17,7 +17,7 @@ fn assert_nothing_stored(larder: &Larder) {
     assert!(larder.files("blobs").is_empty() && larder.files("partial").is_empty(), "{:?}", larder.files(""));
 }
 
-/// Also: clients_32, u3
+/// Also: clients_32, upstream_fault_03
 #[tokio::test(start_paused = true)]
 async fn one_wrong_bit_breaks_the_connection() {
     for algorithm in Algorithm::ALL {
@@ -38,7 +38,7 @@ async fn one_wrong_bit_breaks_the_connection() {
     }
 }
 
-/// Also: clients_32, u3
+/// Also: clients_32, upstream_fault_03
 #[tokio::test(start_paused = true)]
 async fn a_small_blob_with_a_wrong_bit_is_a_502() {
     for algorithm in Algorithm::ALL {
@@ -57,7 +57,7 @@ async fn a_small_blob_with_a_wrong_bit_is_a_502() {
 }
 
 /// Each lie, told of the first answer only, to a small blob and to a large one.
-/// Also: clients_32, u3, u4, u17
+/// Also: clients_32, upstream_fault_03, upstream_fault_04, upstream_fault_17
 #[tokio::test(start_paused = true)]
 async fn no_lie_becomes_a_complete_body() {
     type Lie = (&'static str, fn() -> Fault);
@@ -113,7 +113,7 @@ async fn an_upstream_that_only_hangs_up_is_a_502() {
     assert_whole(&larder.get(&path(blob.digest)).await, &blob);
 }
 
-/// Also: u4
+/// Also: upstream_fault_04
 #[tokio::test(start_paused = true)]
 async fn a_blob_without_a_length_comes_in_chunks() {
     let (net, registry) = hub();
@@ -155,7 +155,7 @@ async fn invariant_03_the_end_is_held_back_where_no_length_was_said() {
     assert_whole(&larder.get(&path(blob.digest)).await, &blob);
 }
 
-/// Also: u4
+/// Also: upstream_fault_04
 #[tokio::test(start_paused = true)]
 async fn a_size_that_no_manifest_knows_of_is_a_502_before_the_headers() {
     let (net, registry) = hub();

@@ -21,7 +21,7 @@ async fn assert_resumed(larder: &Larder, registry: &FakeRegistry, blob: &Blob) {
     assert_eq!(registry.count(get().blob()), 2);
 }
 
-/// Also: clients_31, u1
+/// Also: clients_31, upstream_fault_01
 #[tokio::test(start_paused = true)]
 async fn a_cut_is_invisible() {
     let (net, registry) = hub();
@@ -49,7 +49,7 @@ async fn many_cuts_are_invisible_too() {
     assert_eq!(ranges(&registry), expected);
 }
 
-/// Also: clients_31, u5
+/// Also: clients_31, upstream_fault_05
 #[tokio::test(start_paused = true)]
 async fn a_stall_is_invisible() {
     let (net, registry) = hub();
@@ -58,9 +58,9 @@ async fn a_stall_is_invisible() {
     assert_resumed(&Larder::start(&net), &registry, &blob).await;
 }
 
-/// Also: u2
+/// Also: upstream_fault_02
 #[tokio::test(start_paused = true)]
-async fn upstreams_a10_32_an_upstream_that_ignores_the_range_is_read_on_from_the_same_place() {
+async fn registry_32_an_upstream_that_ignores_the_range_is_read_on_from_the_same_place() {
     let (net, registry) = hub();
     let blob = push(&registry, 3 * MIB, 1);
     registry.when(get().blob()).first(1).then(Fault::CutAt(CUT));
@@ -78,9 +78,9 @@ async fn a_short_outage_in_mid_transfer_is_invisible() {
     assert_whole(&Larder::start(&net).get(&path(blob.digest)).await, &blob);
 }
 
-/// Also: u9
+/// Also: upstream_fault_09
 #[tokio::test(start_paused = true)]
-async fn upstreams_a10_30_an_expired_link_is_asked_for_anew() {
+async fn registry_30_an_expired_link_is_asked_for_anew() {
     let (net, registry) = hub();
     net.host("cdn.test", "93.184.216.35", &registry);
     registry.redirect_blobs("http://cdn.test");
@@ -107,9 +107,9 @@ async fn a_link_that_has_expired_on_arrival_is_asked_for_once_more() {
     assert_eq!((registry.count(get().blob()), registry.count(get().signed())), (3, 3));
 }
 
-/// Also: u2
+/// Also: upstream_fault_02
 #[tokio::test(start_paused = true)]
-async fn upstreams_a10_32_another_range_than_the_one_asked_for_breaks_the_body() {
+async fn registry_32_another_range_than_the_one_asked_for_breaks_the_body() {
     let size = 3 * MIB as u64;
     let wrong = [
         "bytes 5-9/10".to_owned(),
@@ -130,7 +130,7 @@ async fn upstreams_a10_32_another_range_than_the_one_asked_for_breaks_the_body()
     }
 }
 
-/// Also: clients_31, u1
+/// Also: clients_31, upstream_fault_01
 #[tokio::test(start_paused = true)]
 async fn what_cannot_be_resumed_breaks_and_is_taken_up_by_the_next_request() {
     let (net, registry) = hub();

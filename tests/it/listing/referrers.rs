@@ -5,7 +5,7 @@ use crate::support::registry::get;
 
 /// Also: clients_44
 #[tokio::test]
-async fn upstreams_b9_22_the_query_the_type_and_the_filter_s_header_are_kept() {
+async fn credential_22_the_query_the_type_and_the_filter_s_header_are_kept() {
     let scene = Scene::new();
     scene.registry.serve_referrers(Referrers::native());
     let signatures = BTreeSet::from([scene.sign("one"), scene.sign("two")]);
@@ -34,7 +34,7 @@ async fn clients_44_an_upstream_that_does_not_filter_is_passed_on_unfiltered() {
 
 /// Also: clients_44
 #[tokio::test]
-async fn upstreams_b9_23_a_404_stays_404_and_an_empty_200_stays_200() {
+async fn credential_23_a_404_stays_404_and_an_empty_200_stays_200() {
     let scene = Scene::new();
     let zeros = format!("/v2/library/app/referrers/sha256:{}", "0".repeat(64));
     for path in [scene.referrers(), zeros.clone(), "/v2/library/none/referrers/".to_owned() + &scene.image.digest.to_string()] {
@@ -88,7 +88,7 @@ async fn a_cursor_that_has_expired_is_no_sign_of_a_missing_api() {
     assert_eq!(line(&scene.larder.get(&format!("{}?token=old", scene.referrers())).await), "502 UNAVAILABLE");
 }
 
-/// Also: upstreams_b9_24
+/// Also: credential_24
 #[tokio::test]
 async fn clients_46_a_later_signature_is_seen_within_half_a_minute_and_after_a_404_within_seconds() {
     let scene = Scene::new();
@@ -136,7 +136,7 @@ async fn a_false_200_is_502_and_not_an_unsigned_image() {
 
 /// Also: clients_43
 #[tokio::test]
-async fn upstreams_b9_28_pages_are_linked_relatively_and_cursors_come_back_byte_for_byte() {
+async fn credential_28_pages_are_linked_relatively_and_cursors_come_back_byte_for_byte() {
     let scene = Scene::new();
     scene.registry.serve_referrers(Referrers::native().paged(2, "http://hub.test"));
     let signatures: BTreeSet<String> = (0..5).map(|n| scene.sign(&n.to_string())).collect();
@@ -181,7 +181,7 @@ async fn who_has_an_older_answer_waits_two_seconds_for_a_new_one_and_the_questio
 
 /// Also: clients_18
 #[tokio::test]
-async fn upstreams_b9_26_the_tag_and_the_digest_of_one_name_are_two_things() {
+async fn credential_26_the_tag_and_the_digest_of_one_name_are_two_things() {
     let scene = Scene::new();
     let digest = scene.image.digest;
     let tag = format!("sha256-{}", digest.hex());

@@ -159,7 +159,7 @@ async fn what_is_no_list_is_502() {
     assert!(scene.asked() < 20);
 }
 
-/// Also: upstreams_b9_28
+/// Also: credential_28
 #[tokio::test]
 async fn a_list_too_long_to_be_kept_is_passed_on_in_upstream_s_own_pages() {
     let scene = Scene::new().tagged(numbered(10_500));
@@ -181,7 +181,7 @@ async fn a_list_too_long_to_be_kept_is_passed_on_in_upstream_s_own_pages() {
 }
 
 #[tokio::test]
-async fn upstreams_b9_29_a_large_n_is_cut_down_for_amazon_alone() {
+async fn credential_29_a_large_n_is_cut_down_for_amazon_alone() {
     const ECR: &str = "123456789012.dkr.ecr.eu-west-1.amazonaws.com";
     let scene = Scene::with(|setup| setup.upstream(upstream(ECR, "hub.test"))).tagged(numbered(10_500));
     scene.registry.page_tags(TagPages::of(1000).absolute("http://hub.test").refusing_n_above(1000));

@@ -20,7 +20,7 @@ async fn a_registry_that_is_well_is_told_in_five_lines() {
 }
 
 #[tokio::test]
-async fn u15_what_is_wrong_with_a_certificate_is_told_with_the_key_that_mends_it() {
+async fn upstream_fault_15_what_is_wrong_with_a_certificate_is_told_with_the_key_that_mends_it() {
     let scene = Scene::new();
     let own = format!("{OWN}:443");
     let stranger = UpstreamConfig { ca_file: None, ..scene.upstream() };

@@ -166,7 +166,7 @@ fn with_token_server(address: &str) -> (Scene, UpstreamConfig) {
 }
 
 #[tokio::test]
-async fn upstreams_a10_18_a_token_server_that_nobody_vouches_for_is_to_be_listed() {
+async fn registry_18_a_token_server_that_nobody_vouches_for_is_to_be_listed() {
     let (scene, mut config) = with_token_server("93.184.216.36");
     let lines = [
         "tokens  from auth.test, which nobody vouches for: no credential was sent there",

@@ -11,7 +11,7 @@ use crate::support::registries::{Limit, Quay, docker_hub, harbor, quay};
 use crate::support::registry::{FakeRegistry, Fault, Latch, any};
 
 #[tokio::test]
-async fn upstreams_a10_36_any_429_leaves_what_is_held_and_tells_the_others_when_to_come_back() {
+async fn registry_36_any_429_leaves_what_is_held_and_tells_the_others_when_to_come_back() {
     for fault in [Quay::too_many_requests(), Fault::status(429), Fault::status(429).body("Too Many Requests (HAP429).\n")] {
         let net = FakeNet::new();
         let quay = quay(&net);
@@ -33,7 +33,7 @@ async fn upstreams_a10_36_any_429_leaves_what_is_held_and_tells_the_others_when_
 }
 
 #[tokio::test]
-async fn upstreams_a10_36_docker_hub_s_three_429s_are_one_to_a_client() {
+async fn registry_36_docker_hub_s_three_429s_are_one_to_a_client() {
     // The pull limit.
     let net = FakeNet::new();
     let hub = docker_hub(&net);
@@ -61,7 +61,7 @@ async fn upstreams_a10_36_docker_hub_s_three_429s_are_one_to_a_client() {
 }
 
 #[tokio::test]
-async fn upstreams_a10_39_a_mirror_s_500_about_a_limit_is_a_limit_and_no_failure_is_a_404() {
+async fn registry_39_a_mirror_s_500_about_a_limit_is_a_limit_and_no_failure_is_a_404() {
     let (net, registry) = (FakeNet::new(), FakeRegistry::new());
     net.host("hub.test", "93.184.216.34", &registry);
     let image = registry.push_image("library/app", "1", &[10], 1);
@@ -89,7 +89,7 @@ async fn upstreams_a10_39_a_mirror_s_500_about_a_limit_is_a_limit_and_no_failure
 }
 
 #[tokio::test]
-async fn upstreams_a10_40_a_policy_s_412_is_final_and_remembered_for_nobody() {
+async fn registry_40_a_policy_s_412_is_final_and_remembered_for_nobody() {
     let net = FakeNet::new();
     let harbor = harbor(&net);
     let (barred, free) = (push(&harbor, "team/app", 1), push(&harbor, "team/free", 2));
@@ -109,7 +109,7 @@ async fn upstreams_a10_40_a_policy_s_412_is_final_and_remembered_for_nobody() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn upstreams_a10_40_a_404_is_one_upstream_s_word_and_for_seconds() {
+async fn registry_40_a_404_is_one_upstream_s_word_and_for_seconds() {
     let net = FakeNet::new();
     let harbor = harbor(&net);
     let pushed = push(&harbor, "team/app", 1);
@@ -125,7 +125,7 @@ async fn upstreams_a10_40_a_404_is_one_upstream_s_word_and_for_seconds() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn upstreams_a10_35_after_a_429_nobody_is_asked_until_retry_after_and_then_one_asks_first() {
+async fn registry_35_after_a_429_nobody_is_asked_until_retry_after_and_then_one_asks_first() {
     let date = || httpdate::fmt_http_date(std::time::SystemTime::now() + Duration::from_secs(122));
     for retry_after in ["120".to_owned(), date()] {
         let net = FakeNet::new();
@@ -167,7 +167,7 @@ async fn upstreams_a10_35_after_a_429_nobody_is_asked_until_retry_after_and_then
 
 /// Docker Hub promises no `Retry-After`: the window it named is waited for, an hour of it at most.
 #[tokio::test(start_paused = true)]
-async fn upstreams_a10_35_at_docker_hub_s_limit_its_window_is_waited_for() {
+async fn registry_35_at_docker_hub_s_limit_its_window_is_waited_for() {
     let net = FakeNet::new();
     let hub = docker_hub(&net);
     let (held, missed) = (push(&hub, "library/app", 1), push(&hub, "library/other", 2));
@@ -188,7 +188,7 @@ async fn upstreams_a10_35_at_docker_hub_s_limit_its_window_is_waited_for() {
 }
 
 #[tokio::test]
-async fn upstreams_a10_37_what_is_left_of_the_limit_is_a_metric_and_unlimited_is_none() {
+async fn registry_37_what_is_left_of_the_limit_is_a_metric_and_unlimited_is_none() {
     let net = FakeNet::new();
     let hub = docker_hub(&net);
     let pushed = push(&hub, "library/app", 1);
@@ -225,7 +225,7 @@ async fn upstreams_a10_37_what_is_left_of_the_limit_is_a_metric_and_unlimited_is
 }
 
 #[tokio::test(start_paused = true)]
-async fn upstreams_a10_38_a_refused_login_is_held_off_for_that_credential_and_nobody_asks_in_its_stead() {
+async fn registry_38_a_refused_login_is_held_off_for_that_credential_and_nobody_asks_in_its_stead() {
     let net = FakeNet::new();
     let hub = docker_hub(&net);
     let pushed = push(&hub, "library/app", 1);
@@ -253,7 +253,7 @@ async fn upstreams_a10_38_a_refused_login_is_held_off_for_that_credential_and_no
 }
 
 #[tokio::test(start_paused = true)]
-async fn upstreams_a10_38_a_token_server_s_429_holds_off_logins_and_nobody_asks_in_its_stead() {
+async fn registry_38_a_token_server_s_429_holds_off_logins_and_nobody_asks_in_its_stead() {
     let net = FakeNet::new();
     let hub = docker_hub(&net);
     let pushed = push(&hub, "library/app", 1);

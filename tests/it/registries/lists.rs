@@ -9,7 +9,7 @@ use crate::support::registry::any;
 
 /// Quay's pages hold 100 at most and go on at an absolute URL by a cursor of its own.
 #[tokio::test]
-async fn upstreams_b9_28_quay_s_pages_are_followed_and_no_page_is_linked_to_outside() {
+async fn credential_28_quay_s_pages_are_followed_and_no_page_is_linked_to_outside() {
     let net = FakeNet::new();
     let quay = quay(&net);
     let pushed = push(&quay, "org/app", 1);
@@ -22,9 +22,9 @@ async fn upstreams_b9_28_quay_s_pages_are_followed_and_no_page_is_linked_to_outs
     assert_eq!(quay.count(any().tags()), 3);
 }
 
-/// Also: upstreams_b9_22
+/// Also: credential_22
 #[tokio::test]
-async fn upstreams_b9_23_a_registry_without_referrers_is_404_and_one_without_a_referrer_200() {
+async fn credential_23_a_registry_without_referrers_is_404_and_one_without_a_referrer_200() {
     let net = FakeNet::new();
     let (ghcr, gitlab) = (ghcr(&net), gitlab(&net));
     for (registry, larder) in [(&*ghcr, before(&net, &ghcr)), (&*gitlab, before(&net, &gitlab))] {

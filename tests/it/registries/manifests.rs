@@ -19,7 +19,7 @@ const TYPES: [&str; 4] = [
 
 /// Quay converts what is not listed, and Distribution denies it.
 #[tokio::test]
-async fn upstreams_a10_22_all_four_types_are_accepted_by_name_whatever_the_client_accepts() {
+async fn registry_22_all_four_types_are_accepted_by_name_whatever_the_client_accepts() {
     let net = FakeNet::new();
     let (quay, gitlab) = (quay(&net), gitlab(&net));
     let mut expected = Vec::new();
@@ -47,9 +47,9 @@ async fn upstreams_a10_22_all_four_types_are_accepted_by_name_whatever_the_clien
     }
 }
 
-/// Also: u18
+/// Also: upstream_fault_18
 #[tokio::test]
-async fn upstreams_a10_23_what_is_served_hashes_to_its_name_and_schema_1_is_refused() {
+async fn registry_23_what_is_served_hashes_to_its_name_and_schema_1_is_refused() {
     let net = FakeNet::new();
     let quay = quay(&net);
     let pushed = push(&quay, "org/app", 1);
@@ -71,7 +71,7 @@ async fn upstreams_a10_23_what_is_served_hashes_to_its_name_and_schema_1_is_refu
 }
 
 #[tokio::test]
-async fn upstreams_a10_24_an_expired_tag_costs_a_head_and_a_get_only_when_it_moved() {
+async fn registry_24_an_expired_tag_costs_a_head_and_a_get_only_when_it_moved() {
     let net = FakeNet::new();
     let hub = docker_hub(&net);
     let (pushed, next) = (push(&hub, "library/app", 1), hub.push_image("library/app", "next", &[20], 9));
@@ -98,7 +98,7 @@ async fn upstreams_a10_24_an_expired_tag_costs_a_head_and_a_get_only_when_it_mov
 }
 
 #[tokio::test]
-async fn upstreams_a10_25_without_head_or_its_digest_a_get_tells() {
+async fn registry_25_without_head_or_its_digest_a_get_tells() {
     for fault in [Fault::from(Fault::status(405)), Fault::from(Fault::status(501)), Fault::WithoutHeader("docker-content-digest")] {
         let (net, registry) = (FakeNet::new(), FakeRegistry::new());
         net.host("hub.test", "93.184.216.34", &registry);
@@ -115,7 +115,7 @@ async fn upstreams_a10_25_without_head_or_its_digest_a_get_tells() {
 }
 
 #[tokio::test]
-async fn upstreams_a10_26_an_etag_is_never_a_digest() {
+async fn registry_26_an_etag_is_never_a_digest() {
     for names_digests in [true, false] {
         let net = FakeNet::new();
         let nexus = nexus(&net);
@@ -132,7 +132,7 @@ async fn upstreams_a10_26_an_etag_is_never_a_digest() {
 }
 
 #[tokio::test]
-async fn upstreams_a10_27_gitea_s_redirects_of_manifests_and_blobs_are_followed_without_their_bodies() {
+async fn registry_27_gitea_s_redirects_of_manifests_and_blobs_are_followed_without_their_bodies() {
     let net = FakeNet::new();
     let gitea = gitea(&net);
     gitea.script(|gitea| gitea.serves_direct = true);

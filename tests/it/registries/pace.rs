@@ -29,7 +29,7 @@ async fn tags_at_once(larder: &Arc<Larder>, pushed: &[Pushed]) -> Vec<(u16, Opti
 }
 
 #[tokio::test(start_paused = true)]
-async fn upstreams_b9_21_ecr_public_is_asked_for_one_manifest_a_second() {
+async fn credential_21_ecr_public_is_asked_for_one_manifest_a_second() {
     let net = FakeNet::new();
     let ecr = ecr_public(&net);
     let pushed: Vec<_> = (1..=10).map(|seed| push(&ecr, &format!("org/app{seed}"), seed)).collect();
@@ -45,7 +45,7 @@ async fn upstreams_b9_21_ecr_public_is_asked_for_one_manifest_a_second() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn upstreams_b9_21_whose_turn_comes_too_late_is_told_at_once_when_to_come_back() {
+async fn credential_21_whose_turn_comes_too_late_is_told_at_once_when_to_come_back() {
     let net = FakeNet::new();
     let ecr = ecr_public(&net);
     let pushed: Vec<_> = (1..=60).map(|seed| push(&ecr, &format!("org/app{seed}"), seed)).collect();
@@ -63,7 +63,7 @@ async fn upstreams_b9_21_whose_turn_comes_too_late_is_told_at_once_when_to_come_
 }
 
 #[tokio::test(start_paused = true)]
-async fn upstreams_b9_21_an_account_and_blobs_are_not_held_back() {
+async fn credential_21_an_account_and_blobs_are_not_held_back() {
     let net = FakeNet::new();
     let ecr = ecr_public(&net);
     let pushed: Vec<_> = (1..=10).map(|seed| push(&ecr, &format!("org/app{seed}"), seed)).collect();

@@ -10,7 +10,7 @@ use crate::support::registries::{docker_hub, ghcr, gitea, nexus, quay, registry_
 use crate::support::registry::{Fault, any, get, head};
 
 #[tokio::test]
-async fn upstreams_a10_28_what_opens_the_registry_is_kept_from_its_stores() {
+async fn registry_28_what_opens_the_registry_is_kept_from_its_stores() {
     let net = FakeNet::new();
     let (hub, kubernetes) = (docker_hub(&net), registry_k8s_io(&net));
     let (private, image) = (push(&hub, "acme/app", 1), push(&kubernetes, "pause", 2));
@@ -29,7 +29,7 @@ async fn upstreams_a10_28_what_opens_the_registry_is_kept_from_its_stores() {
 
 /// The doubles' signatures hold "%2d", "+", an empty value and no order, and break when a byte of them changes.
 #[tokio::test]
-async fn upstreams_a10_29_a_signed_query_is_sent_byte_for_byte() {
+async fn registry_29_a_signed_query_is_sent_byte_for_byte() {
     let net = FakeNet::new();
     let quay = quay(&net);
     let pushed = push(&quay, "org/app", 1);
@@ -44,7 +44,7 @@ async fn upstreams_a10_29_a_signed_query_is_sent_byte_for_byte() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn upstreams_a10_30_a_link_that_died_is_asked_for_once_more_and_no_token_with_it() {
+async fn registry_30_a_link_that_died_is_asked_for_once_more_and_no_token_with_it() {
     let net = FakeNet::new();
     let ghcr = ghcr(&net);
     let pushed = push(&ghcr, "org/app", 1);
@@ -61,7 +61,7 @@ async fn upstreams_a10_30_a_link_that_died_is_asked_for_once_more_and_no_token_w
 }
 
 #[tokio::test]
-async fn upstreams_a10_31_a_store_without_head_tells_the_size_by_one_byte() {
+async fn registry_31_a_store_without_head_tells_the_size_by_one_byte() {
     let net = FakeNet::new();
     let ghcr = ghcr(&net);
     let pushed = push(&ghcr, "org/app", 1);
@@ -71,9 +71,9 @@ async fn upstreams_a10_31_a_store_without_head_tells_the_size_by_one_byte() {
     assert_eq!(ghcr.seen(get().signed()).iter().map(|request| request.header("range")).collect::<Vec<_>>(), [Some("bytes=0-0")]);
 }
 
-/// Also: upstreams_a10_30
+/// Also: registry_30
 #[tokio::test(start_paused = true)]
-async fn upstreams_a10_32_a_broken_blob_goes_on_by_range_from_a_fresh_link() {
+async fn registry_32_a_broken_blob_goes_on_by_range_from_a_fresh_link() {
     let net = FakeNet::new();
     let hub = docker_hub(&net);
     let pushed = push(&hub, "library/app", 1);
@@ -89,7 +89,7 @@ async fn upstreams_a10_32_a_broken_blob_goes_on_by_range_from_a_fresh_link() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn upstreams_a10_32_gitea_ignores_the_range_and_is_read_on_from_the_same_place() {
+async fn registry_32_gitea_ignores_the_range_and_is_read_on_from_the_same_place() {
     let net = FakeNet::new();
     let gitea = gitea(&net);
     let pushed = push(&gitea, "owner/app", 1);
@@ -100,7 +100,7 @@ async fn upstreams_a10_32_gitea_ignores_the_range_and_is_read_on_from_the_same_p
 }
 
 #[tokio::test(start_paused = true)]
-async fn upstreams_a10_32_another_range_than_the_one_asked_for_is_no_blob() {
+async fn registry_32_another_range_than_the_one_asked_for_is_no_blob() {
     let net = FakeNet::new();
     let nexus = nexus(&net);
     let pushed = push(&nexus, "team/app", 1);
@@ -127,9 +127,9 @@ impl std::io::Write for Lines {
     }
 }
 
-/// Also: upstreams_b9_11
+/// Also: credential_11
 #[tokio::test(start_paused = true)]
-async fn upstreams_a10_33_no_signature_token_or_password_is_logged_counted_or_answered() {
+async fn registry_33_no_signature_token_or_password_is_logged_counted_or_answered() {
     let lines = Lines::default();
     let writer = lines.clone();
     let subscriber = tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_writer(move || writer.clone()).finish();
@@ -170,7 +170,7 @@ async fn upstreams_a10_33_no_signature_token_or_password_is_logged_counted_or_an
 
 /// What a client sends of its own would be a violation at any double.
 #[tokio::test]
-async fn upstreams_a10_34_nothing_of_a_client_s_request_reaches_a_registry_or_its_store() {
+async fn registry_34_nothing_of_a_client_s_request_reaches_a_registry_or_its_store() {
     let net = FakeNet::new();
     let (nexus, hub) = (nexus(&net), docker_hub(&net));
     let (one, two) = (push(&nexus, "team/app", 1), push(&hub, "library/app", 2));

@@ -19,7 +19,7 @@ fn scopes(requests: &[Request]) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn upstreams_a10_02_gitea_s_second_challenge_line_hides_no_token_server() {
+async fn registry_02_gitea_s_second_challenge_line_hides_no_token_server() {
     let net = FakeNet::new();
     let gitea = gitea(&net);
     let pushed = push(&gitea, "owner/app", 1);
@@ -32,7 +32,7 @@ async fn upstreams_a10_02_gitea_s_second_challenge_line_hides_no_token_server() 
 }
 
 #[tokio::test]
-async fn upstreams_a10_03_an_empty_challenge_and_none_at_all_are_refusals_and_no_loop() {
+async fn registry_03_an_empty_challenge_and_none_at_all_are_refusals_and_no_loop() {
     let net = FakeNet::new();
     let harbor = harbor(&net);
     let pushed = push(&harbor, "public/app", 1);
@@ -51,7 +51,7 @@ async fn upstreams_a10_03_an_empty_challenge_and_none_at_all_are_refusals_and_no
 }
 
 #[tokio::test]
-async fn upstreams_a10_04_a_realm_keeps_its_own_query() {
+async fn registry_04_a_realm_keeps_its_own_query() {
     let (net, registry) = (FakeNet::new(), FakeRegistry::new());
     net.host("hub.test", "93.184.216.34", &registry);
     registry.require_bearer(Bearer::at("http://hub.test/token?tenant=a%2Fb&empty="));
@@ -62,9 +62,9 @@ async fn upstreams_a10_04_a_realm_keeps_its_own_query() {
     assert_eq!(queries, ["tenant=a%2Fb&empty=&service=fake-registry&scope=repository%3Alibrary%2Fapp%3Apull"]);
 }
 
-/// Also: upstreams_a10_06
+/// Also: registry_06
 #[tokio::test]
-async fn upstreams_a10_05_a_scope_of_its_own_is_asked_for_where_the_challenge_has_none() {
+async fn registry_05_a_scope_of_its_own_is_asked_for_where_the_challenge_has_none() {
     for challenged in ["", "*", "repository:user/image:pull"] {
         let (net, registry) = (FakeNet::new(), FakeRegistry::new());
         net.host("hub.test", "93.184.216.34", &registry);
@@ -77,7 +77,7 @@ async fn upstreams_a10_05_a_scope_of_its_own_is_asked_for_where_the_challenge_ha
 }
 
 #[tokio::test]
-async fn upstreams_a10_07_one_part_names_are_library_names_in_path_and_scope() {
+async fn registry_07_one_part_names_are_library_names_in_path_and_scope() {
     let net = FakeNet::new();
     let hub = docker_hub(&net);
     let pushed = push(&hub, "library/alpine", 1);
@@ -90,7 +90,7 @@ async fn upstreams_a10_07_one_part_names_are_library_names_in_path_and_scope() {
 }
 
 #[tokio::test]
-async fn upstreams_a10_08_either_name_of_the_token_does_and_a_reply_with_neither_is_an_error() {
+async fn registry_08_either_name_of_the_token_does_and_a_reply_with_neither_is_an_error() {
     let (net, registry) = (FakeNet::new(), FakeRegistry::new());
     net.host("hub.test", "93.184.216.34", &registry);
     registry.require_bearer(Bearer::at("http://hub.test/token").in_access_token());
@@ -106,7 +106,7 @@ async fn upstreams_a10_08_either_name_of_the_token_does_and_a_reply_with_neither
 }
 
 #[tokio::test(start_paused = true)]
-async fn upstreams_a10_09_a_token_that_tells_no_end_is_used_for_most_of_a_minute() {
+async fn registry_09_a_token_that_tells_no_end_is_used_for_most_of_a_minute() {
     let net = FakeNet::new();
     let ghcr = ghcr(&net);
     let pushed = push(&ghcr, "org/app", 1);
@@ -121,7 +121,7 @@ async fn upstreams_a10_09_a_token_that_tells_no_end_is_used_for_most_of_a_minute
 }
 
 #[tokio::test(start_paused = true)]
-async fn upstreams_a10_10_when_a_token_was_issued_by_another_clock_is_no_matter() {
+async fn registry_10_when_a_token_was_issued_by_another_clock_is_no_matter() {
     for issued_at in [None, Some("1999-12-31T23:59:59Z"), Some("2099-01-01T00:00:00Z"), Some("yesterday")] {
         let net = FakeNet::new();
         let harbor = harbor(&net);
@@ -137,9 +137,9 @@ async fn upstreams_a10_10_when_a_token_was_issued_by_another_clock_is_no_matter(
     }
 }
 
-/// Also: upstreams_b9_06
+/// Also: credential_06
 #[tokio::test]
-async fn upstreams_a10_11_fifty_misses_in_one_repository_cost_one_token() {
+async fn registry_11_fifty_misses_in_one_repository_cost_one_token() {
     let net = FakeNet::new();
     let hub = docker_hub(&net);
     let blobs: Vec<_> = (0..50u8).map(|n| hub.push_blob("library/app", vec![n; 2000])).collect();
@@ -153,9 +153,9 @@ async fn upstreams_a10_11_fifty_misses_in_one_repository_cost_one_token() {
     assert_eq!(hub.token_requests(), 1);
 }
 
-/// Also: upstreams_b9_15
+/// Also: credential_15
 #[tokio::test]
-async fn upstreams_a10_12_no_token_is_shared_between_upstreams_and_their_credentials() {
+async fn registry_12_no_token_is_shared_between_upstreams_and_their_credentials() {
     let net = FakeNet::new();
     let hub = docker_hub(&net);
     let pushed = push(&hub, "acme/private", 1);
@@ -179,7 +179,7 @@ async fn upstreams_a10_12_no_token_is_shared_between_upstreams_and_their_credent
 }
 
 #[tokio::test(start_paused = true)]
-async fn upstreams_a10_13_a_failed_token_fetch_is_forgotten_after_a_moment() {
+async fn registry_13_a_failed_token_fetch_is_forgotten_after_a_moment() {
     for failure in [Fault::status(503), Fault::status(403), Fault::status(200).body("<html>")] {
         let net = FakeNet::new();
         let gitlab = gitlab(&net);
@@ -195,7 +195,7 @@ async fn upstreams_a10_13_a_failed_token_fetch_is_forgotten_after_a_moment() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn upstreams_a10_14_a_401_to_a_token_is_one_refresh_and_then_a_refusal() {
+async fn registry_14_a_401_to_a_token_is_one_refresh_and_then_a_refusal() {
     let net = FakeNet::new();
     let hub = docker_hub(&net);
     let pushed = push(&hub, "library/app", 1);
@@ -219,7 +219,7 @@ async fn upstreams_a10_14_a_401_to_a_token_is_one_refresh_and_then_a_refusal() {
 
 /// What Docker Hub says of a repository that is not there: the same scope once more, and no token would help.
 #[tokio::test]
-async fn upstreams_a10_15_the_same_scope_again_is_final_and_another_one_is_asked_for() {
+async fn registry_15_the_same_scope_again_is_final_and_another_one_is_asked_for() {
     let net = FakeNet::new();
     let hub = docker_hub(&net);
     let larder = before(&net, &hub);
@@ -239,7 +239,7 @@ async fn upstreams_a10_15_the_same_scope_again_is_final_and_another_one_is_asked
 }
 
 #[tokio::test(start_paused = true)]
-async fn upstreams_a10_16_harbor_s_basic_to_a_stale_token_is_no_end_and_no_loop() {
+async fn registry_16_harbor_s_basic_to_a_stale_token_is_no_end_and_no_loop() {
     let net = FakeNet::new();
     let harbor = harbor(&net);
     let pushed = push(&harbor, "team/app", 1);
@@ -261,7 +261,7 @@ async fn upstreams_a10_16_harbor_s_basic_to_a_stale_token_is_no_end_and_no_loop(
 }
 
 #[tokio::test(start_paused = true)]
-async fn upstreams_a10_19_a_403_of_the_token_server_is_about_one_repository() {
+async fn registry_19_a_403_of_the_token_server_is_about_one_repository() {
     for status in [401, 403] {
         let net = FakeNet::new();
         let ghcr = ghcr(&net);
@@ -280,9 +280,9 @@ async fn upstreams_a10_19_a_403_of_the_token_server_is_about_one_repository() {
     }
 }
 
-/// Also: upstreams_a10_28
+/// Also: registry_28
 #[tokio::test]
-async fn upstreams_a10_20_what_the_ping_says_is_no_matter() {
+async fn registry_20_what_the_ping_says_is_no_matter() {
     for ping in [Ping::Open, Ping::Challenge] {
         let net = FakeNet::new();
         let kubernetes = registry_k8s_io(&net);
@@ -299,7 +299,7 @@ async fn upstreams_a10_20_what_the_ping_says_is_no_matter() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn upstreams_a10_21_quay_needs_no_token_for_what_is_public_and_a_bad_one_is_replaced() {
+async fn registry_21_quay_needs_no_token_for_what_is_public_and_a_bad_one_is_replaced() {
     let net = FakeNet::new();
     let quay = quay(&net);
     let (open, closed) = (push(&quay, "org/app", 1), push(&quay, "org/private", 2));
@@ -321,7 +321,7 @@ async fn upstreams_a10_21_quay_needs_no_token_for_what_is_public_and_a_bad_one_i
 }
 
 #[tokio::test]
-async fn upstreams_a10_18_a_realm_elsewhere_or_in_clear_gets_no_password() {
+async fn registry_18_a_realm_elsewhere_or_in_clear_gets_no_password() {
     for realm in ["http://auth.docker.io/token", "https://evil.example/token"] {
         let net = FakeNet::new();
         let hub = docker_hub(&net);
@@ -338,9 +338,9 @@ async fn upstreams_a10_18_a_realm_elsewhere_or_in_clear_gets_no_password() {
     }
 }
 
-/// Also: upstreams_b9_20
+/// Also: credential_20
 #[tokio::test]
-async fn upstreams_a10_17_an_identity_token_is_posted_and_a_server_without_post_is_told_of() {
+async fn registry_17_an_identity_token_is_posted_and_a_server_without_post_is_told_of() {
     let net = FakeNet::new();
     let hub = docker_hub(&net);
     let pushed = push(&hub, "acme/app", 1);

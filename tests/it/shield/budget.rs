@@ -155,7 +155,7 @@ async fn what_is_left_is_remembered_over_answers_that_do_not_tell() {
 }
 
 /// In any of its shapes, for an hour: everything held is served, misses are told, and nothing but probes goes out.
-/// Also: u7
+/// Also: upstream_fault_07
 #[tokio::test(start_paused = true)]
 async fn no_kind_of_429_is_felt_by_who_pulls_what_is_held() {
     for shape in ["pull limit", "abuse", "bad logins"] {

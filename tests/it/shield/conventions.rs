@@ -63,7 +63,7 @@ async fn a_kubelet_provider_is_run_once_for_many_pulls() {
 }
 
 #[tokio::test]
-async fn upstreams_b9_07_a_403_to_a_login_that_has_expired_renews_it_once() {
+async fn credential_07_a_403_to_a_login_that_has_expired_renews_it_once() {
     let (scene, directory) = (Scene::new(), tempfile::tempdir().expect("a directory"));
     scene.registry.require_basic("AWS", "first");
     let larder = start(&scene, provider(&directory, "first"));
@@ -102,7 +102,7 @@ async fn a_program_s_login_that_is_refused_is_asked_for_anew_at_once_and_once() 
 }
 
 #[tokio::test]
-async fn upstreams_b9_19_a_program_that_fails_is_our_fault_and_nobody_slides_to_anonymous() {
+async fn credential_19_a_program_that_fails_is_our_fault_and_nobody_slides_to_anonymous() {
     for body in ["exit 1", "echo canary-5f3a; exit 1", "echo canary-5f3a"] {
         let (scene, directory) = (Scene::new(), tempfile::tempdir().expect("a directory"));
         let path = directory.path().join("provider");
@@ -116,7 +116,7 @@ async fn upstreams_b9_19_a_program_that_fails_is_our_fault_and_nobody_slides_to_
 }
 
 #[tokio::test]
-async fn upstreams_b9_16_docker_s_and_kubernetes_files_are_read_and_read_again() {
+async fn credential_16_docker_s_and_kubernetes_files_are_read_and_read_again() {
     let entry = |password: &str| format!(r#"{{"auth":"{}"}}"#, STANDARD.encode(format!("me:{password}")));
     for (name, before, after) in [
         ("config.json", r#"{"auths":{"https://index.docker.io/v1/":"#, "}}"),
@@ -144,7 +144,7 @@ async fn upstreams_b9_16_docker_s_and_kubernetes_files_are_read_and_read_again()
 }
 
 #[tokio::test]
-async fn upstreams_b9_20_an_identity_token_from_docker_s_file_is_exchanged_and_a_registry_token_is_sent() {
+async fn credential_20_an_identity_token_from_docker_s_file_is_exchanged_and_a_registry_token_is_sent() {
     let scene = Scene::new();
     let directory = tempfile::tempdir().expect("a directory");
     let file = directory.path().join("config.json");

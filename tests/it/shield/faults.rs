@@ -16,7 +16,7 @@ const MIB: usize = 1024 * 1024;
 const ADDRESS: &str = "93.184.216.34:80";
 
 #[tokio::test(start_paused = true)]
-async fn u4_no_odd_content_length_makes_a_body() {
+async fn upstream_fault_04_no_odd_content_length_makes_a_body() {
     for length in ["-5", "5\r\nContent-Length: 6", "99999999999999999999999", "five", "0x5", "5, 6"] {
         let (net, registry) = hub();
         let blob = push(&registry, 5, 1);
@@ -30,7 +30,7 @@ async fn u4_no_odd_content_length_makes_a_body() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn u5_a_body_that_only_drips_is_given_up_and_its_place_is_free() {
+async fn upstream_fault_05_a_body_that_only_drips_is_given_up_and_its_place_is_free() {
     let (net, registry) = hub();
     let blob = push(&registry, 3 * MIB, 1);
     registry.when(get().blob()).then(Fault::Drip { bytes: 1, every: Duration::from_secs(1) });
@@ -45,7 +45,7 @@ async fn u5_a_body_that_only_drips_is_given_up_and_its_place_is_free() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn u5_a_slow_download_has_all_the_time_it_needs() {
+async fn upstream_fault_05_a_slow_download_has_all_the_time_it_needs() {
     let (net, registry) = hub();
     let blob = push(&registry, 4 * MIB, 1);
     registry.when(get().blob()).then(Fault::Drip { bytes: 2048, every: Duration::from_secs(1) });
@@ -56,7 +56,7 @@ async fn u5_a_slow_download_has_all_the_time_it_needs() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn u8_a_5xx_is_asked_about_twice_more_and_hides_nothing_that_is_held() {
+async fn upstream_fault_08_a_5xx_is_asked_about_twice_more_and_hides_nothing_that_is_held() {
     for status in [500, 502, 503, 504] {
         let scene = Scene::new();
         let larder = scene.setup().start();
@@ -77,7 +77,7 @@ async fn u8_a_5xx_is_asked_about_twice_more_and_hides_nothing_that_is_held() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn u9_token_and_link_that_expire_in_mid_blob_cost_one_of_each_and_nobody_notices() {
+async fn upstream_fault_09_token_and_link_that_expire_in_mid_blob_cost_one_of_each_and_nobody_notices() {
     let net = FakeNet::new();
     let hub = docker_hub(&net);
     let image = hub.push_image("library/app", "latest", &[300_000], 1);
@@ -104,7 +104,7 @@ async fn u9_token_and_link_that_expire_in_mid_blob_cost_one_of_each_and_nobody_n
 }
 
 #[tokio::test(start_paused = true)]
-async fn u14_a_name_without_an_address_hides_nothing_that_is_held() {
+async fn upstream_fault_14_a_name_without_an_address_hides_nothing_that_is_held() {
     for (dns, reason) in [(Dns::NotFound, "dns"), (Dns::TryAgain, "dns"), (Dns::Silent, "connect")] {
         let scene = Scene::new();
         let larder = scene.setup().start();
@@ -128,7 +128,7 @@ async fn u14_a_name_without_an_address_hides_nothing_that_is_held() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn u16_a_start_with_the_upstream_down_serves_what_is_held() {
+async fn upstream_fault_16_a_start_with_the_upstream_down_serves_what_is_held() {
     let scene = Scene::new();
     let larder = scene.setup().start();
     scene.pull(&larder).await;
@@ -143,7 +143,7 @@ async fn u16_a_start_with_the_upstream_down_serves_what_is_held() {
 }
 
 #[tokio::test]
-async fn u18_a_tag_s_bytes_must_be_those_of_the_digest_that_came_with_them() {
+async fn upstream_fault_18_a_tag_s_bytes_must_be_those_of_the_digest_that_came_with_them() {
     let scene = Scene::new();
     let larder = scene.setup().start();
     let wrong = Digest::of(Algorithm::Sha256, b"something else");
@@ -164,7 +164,7 @@ async fn u18_a_tag_s_bytes_must_be_those_of_the_digest_that_came_with_them() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn u20_a_tag_names_the_old_image_or_the_new_one_and_both_stay_whole() {
+async fn upstream_fault_20_a_tag_names_the_old_image_or_the_new_one_and_both_stay_whole() {
     let scene = Scene::new();
     let larder = scene.setup().start();
     scene.pull(&larder).await;

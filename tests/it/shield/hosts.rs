@@ -25,7 +25,7 @@ fn two(scene: &Scene) -> (FakeRegistry, Larder) {
     (spare, larder)
 }
 
-/// Also: u22
+/// Also: upstream_fault_22
 #[tokio::test(start_paused = true)]
 async fn the_first_url_is_asked_while_it_answers_and_the_second_when_it_does_not() {
     let scene = Scene::new();
@@ -44,7 +44,7 @@ async fn the_first_url_is_asked_while_it_answers_and_the_second_when_it_does_not
     }
 }
 
-/// Also: u22
+/// Also: upstream_fault_22
 #[tokio::test(start_paused = true)]
 async fn a_silent_first_url_leaves_time_for_the_second() {
     let scene = Scene::new();

@@ -20,9 +20,9 @@ fn hub_limit() -> Canned {
     Fault::too_many_requests(0).header("ratelimit-limit", "100;w=21600").header("ratelimit-remaining", "0;w=21600")
 }
 
-/// Also: clients_37, u7
+/// Also: clients_37, upstream_fault_07
 #[tokio::test(start_paused = true)]
-async fn upstreams_a10_35_no_manifest_is_asked_for_before_retry_after_and_then_one() {
+async fn registry_35_no_manifest_is_asked_for_before_retry_after_and_then_one() {
     let scene = Scene::new();
     let larder = scene.setup().start();
     scene.pull(&larder).await;
@@ -81,7 +81,7 @@ async fn a_pull_limit_rests_for_its_window_an_hour_at_most_and_blobs_go_on() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn upstreams_a10_36_a_limit_of_the_host_in_any_body_rests_all_of_it() {
+async fn registry_36_a_limit_of_the_host_in_any_body_rests_all_of_it() {
     for body in ["Too Many Requests (HAP429).", "<html><h1>429 Too Many Requests</h1></html>", ""] {
         let scene = Scene::new();
         let larder = scene.setup().start();
@@ -124,7 +124,7 @@ async fn a_limit_that_names_no_time_rests_longer_each_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn upstreams_a10_38_a_token_server_s_limit_holds_off_logins_and_nobody_slides_to_anonymous() {
+async fn registry_38_a_token_server_s_limit_holds_off_logins_and_nobody_slides_to_anonymous() {
     let scene = Scene::new();
     scene.registry.require_bearer(Bearer::at("http://hub.test/token").credentials("me", "secret"));
     let larder = scene.setup().hub(|hub| hub.credentials = vec![credential("default", "me", "secret")]);
@@ -147,7 +147,7 @@ async fn upstreams_a10_38_a_token_server_s_limit_holds_off_logins_and_nobody_sli
 }
 
 #[tokio::test(start_paused = true)]
-async fn upstreams_a10_39_a_500_about_too_many_requests_is_a_limit() {
+async fn registry_39_a_500_about_too_many_requests_is_a_limit() {
     let scene = Scene::new();
     let larder = scene.setup().start();
     scene

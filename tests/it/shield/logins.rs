@@ -108,7 +108,7 @@ async fn the_longest_match_is_used_alone() {
 }
 
 #[tokio::test]
-async fn upstreams_a10_17_an_identity_token_is_exchanged_by_post() {
+async fn registry_17_an_identity_token_is_exchanged_by_post() {
     let scene = Scene::new();
     scene.registry.require_bearer(Bearer::at("http://hub.test/token").identity_token("refresh-me").credentials_required());
     let token = |token: &str| CredentialConfig {
@@ -131,7 +131,7 @@ async fn upstreams_a10_17_an_identity_token_is_exchanged_by_post() {
 }
 
 #[tokio::test]
-async fn upstreams_b9_20_a_registry_token_is_sent_as_it_is() {
+async fn credential_20_a_registry_token_is_sent_as_it_is() {
     let scene = Scene::new();
     scene
         .registry
@@ -157,7 +157,7 @@ fn counting(folder: &std::path::Path) -> CredentialKind {
 }
 
 #[tokio::test]
-async fn upstreams_b9_07_a_login_that_expired_is_renewed_once_though_a_403_is_all_that_tells() {
+async fn credential_07_a_login_that_expired_is_renewed_once_though_a_403_is_all_that_tells() {
     const NAME: &str = "123456789012.dkr.ecr.eu-west-1.amazonaws.com";
     let expired = || Fault::status(403).body(r#"{"errors":[{"code":"DENIED","message":"Your authorization token has expired."}]}"#);
     let directory = tempfile::tempdir().expect("a directory");

@@ -118,7 +118,7 @@ fn mend(fleet: &Fleet) {
     }
 }
 
-/// Also: u6, u8, u14, u15
+/// Also: upstream_fault_06, upstream_fault_08, upstream_fault_14, upstream_fault_15
 #[tokio::test(start_paused = true)]
 async fn in_any_outage_what_is_held_comes_at_once_and_nothing_is_called_missing() {
     let mut fleet = Fleet::new(HELD);

@@ -25,7 +25,7 @@ async fn layer_of_secret(scene: &Scene, larder: &Larder) -> u16 {
     larder.get(&format!("/v2/org/secret/blobs/{}", image.layers[0].digest)).await.status
 }
 
-/// Also: upstreams_b9_27
+/// Also: credential_27
 #[tokio::test]
 async fn public_images_are_pulled_with_the_credential_and_private_ones_are_not_shown() {
     let (scene, setup) = scene();
@@ -39,7 +39,7 @@ async fn public_images_are_pulled_with_the_credential_and_private_ones_are_not_s
     assert_eq!(scene.registry.count(any().manifest().of("org/secret").with_header("x")), 0);
 }
 
-/// Also: upstreams_b9_27
+/// Also: credential_27
 #[tokio::test]
 async fn what_was_stored_while_it_was_everybody_s_is_not_shown_to_the_clients_of_a_private_repository() {
     let (scene, setup) = scene();

@@ -34,7 +34,7 @@ async fn an_immutable_tag_is_first_fetched_as_any_other_and_others_stay_mutable(
     assert_eq!(line(&scene.larder.get(LATEST).await), "200 larder; fwd=stale; detail=revalidated");
 }
 
-/// Also: u19
+/// Also: upstream_fault_19
 #[tokio::test(start_paused = true)]
 async fn a_deleted_tag_is_kept_where_that_is_wished_and_marked() {
     for age in [HOUR, 8 * 24 * HOUR] {
@@ -70,9 +70,9 @@ async fn a_kept_tag_survives_a_restart_and_an_outage() {
     assert_eq!(line(&larder.get(LATEST).await), "200 larder; hit; ttl=-3300; detail=stale-unavailable");
 }
 
-/// Also: upstreams_b9_25
+/// Also: credential_25
 #[tokio::test(start_paused = true)]
-async fn u21_nothing_but_a_true_404_is_remembered() {
+async fn upstream_fault_21_nothing_but_a_true_404_is_remembered() {
     let troubles = [401, 403, 407, 412, 429, 451, 500, 502, 503, 504, 400, 410].map(|status| Fault::from(Fault::status(status)));
     let signature = format!("/v2/library/app/manifests/sha256-{}.sig", "a".repeat(64));
     for fault in troubles.into_iter().chain([Fault::Hangup, Fault::Stall, Fault::login_page().into()]) {

@@ -38,7 +38,7 @@ async fn clients_12_head_and_get_say_the_same_cold_and_warm_by_tag_and_digest() 
     }
 }
 
-/// Also: upstreams_a10_22
+/// Also: registry_22
 #[tokio::test]
 async fn clients_15_any_accept_gets_the_same_bytes_and_upstream_is_asked_for_all_types() {
     let scene = Scene::new();
@@ -135,7 +135,7 @@ async fn clients_17_types_outside_the_image_set_pass_and_are_cached() {
     assert_eq!(scene.larder.get(&format!("/v2/library/app/blobs/{layer}")).await.text(), "chart");
 }
 
-/// Also: upstreams_a10_23
+/// Also: registry_23
 #[tokio::test]
 async fn clients_16_schema_1_is_refused_and_a_missing_type_is_mended() {
     let scene = Scene::new();
@@ -185,7 +185,7 @@ async fn a_login_page_is_no_manifest_and_no_404() {
     assert_eq!(line(&scene.larder.get(&path(scene.image.digest)).await), "502 UNAVAILABLE");
 }
 
-/// Also: upstreams_a10_23
+/// Also: registry_23
 #[tokio::test]
 async fn wrong_bytes_by_digest_are_refused_and_not_kept() {
     let scene = Scene::new();

@@ -27,7 +27,7 @@ async fn pass(scene: &Scene, time: Duration) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn upstreams_b9_24_a_later_signature_is_seen_within_30_seconds_and_after_a_404_within_5() {
+async fn credential_24_a_later_signature_is_seen_within_30_seconds_and_after_a_404_within_5() {
     for suffix in SUFFIXES {
         let scene = Scene::with(|setup| {
             setup
@@ -67,7 +67,7 @@ async fn clients_41_head_404_and_get_404_of_a_signature_cost_one_request() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn upstreams_b9_25_a_question_that_failed_deletes_no_signature_and_invents_no_absence() {
+async fn credential_25_a_question_that_failed_deletes_no_signature_and_invents_no_absence() {
     let troubles: [(&str, Trouble); 5] = [
         ("502 UNAVAILABLE", |scene| scene.registry.when(any()).then(Fault::status(503))),
         ("502 UNAVAILABLE", |scene| scene.net.down("hub.test")),
@@ -95,7 +95,7 @@ async fn upstreams_b9_25_a_question_that_failed_deletes_no_signature_and_invents
 }
 
 #[tokio::test]
-async fn upstreams_b9_26_a_digest_and_the_tag_of_its_signatures_are_two_things() {
+async fn credential_26_a_digest_and_the_tag_of_its_signatures_are_two_things() {
     let scene = Scene::new();
     let by_digest = format!("/v2/library/app/manifests/{}", scene.image.digest);
     let by_tag = path(&scene, "");

@@ -62,7 +62,7 @@ async fn a_tag_too_old_to_serve_stale_waits_for_upstream_as_long_as_an_unheld_on
     assert_eq!(line(&scene.larder.get(LATEST).await), "200 larder; fwd=stale; detail=revalidated");
 }
 
-/// Also: clients_40, u6
+/// Also: clients_40, upstream_fault_06
 #[tokio::test(start_paused = true)]
 async fn an_unheld_tag_is_answered_within_25_seconds_of_silence() {
     let scene = Scene::new();
@@ -109,7 +109,7 @@ async fn heads_of_an_unheld_tag_cost_one_head_and_the_get_asks_for_that_digest()
     assert_eq!((scene.asked(), scene.registry.count(get().of(scene.image.digest))), ((1, 1), 1));
 }
 
-/// Also: u20
+/// Also: upstream_fault_20
 #[tokio::test]
 async fn clients_14_after_a_head_the_digest_it_named_can_be_had_though_the_tag_moved() {
     let scene = Scene::new();
@@ -147,7 +147,7 @@ async fn with_a_ttl_of_zero_every_pull_is_asked_about_and_none_is_fetched_twice(
 }
 
 #[tokio::test]
-async fn upstreams_a10_25_an_upstream_without_head_is_asked_by_get() {
+async fn registry_25_an_upstream_without_head_is_asked_by_get() {
     let scene = Scene::new();
     scene.registry.when(head()).then(Fault::status(405));
     for method in [http::Method::HEAD, http::Method::GET] {
@@ -158,7 +158,7 @@ async fn upstreams_a10_25_an_upstream_without_head_is_asked_by_get() {
 }
 
 #[tokio::test]
-async fn upstreams_a10_25_a_registry_that_names_no_digest_is_believed_by_its_bytes() {
+async fn registry_25_a_registry_that_names_no_digest_is_believed_by_its_bytes() {
     let scene = Scene::new();
     scene.registry.when(any()).then(Fault::WithoutHeader("docker-content-digest"));
     let reply = scene.larder.get(LATEST).await;

@@ -5,7 +5,7 @@ use crate::support::larder::Setup;
 use crate::support::net::Dns;
 use crate::support::registry::{Bearer, Fault, get};
 
-/// Also: u11, upstreams_b9_13
+/// Also: upstream_fault_11, credential_13
 #[tokio::test]
 async fn invariant_17_a_redirect_leads_to_no_private_address() {
     for address in
@@ -24,7 +24,7 @@ async fn invariant_17_a_redirect_leads_to_no_private_address() {
     }
 }
 
-/// Also: u11
+/// Also: upstream_fault_11
 #[tokio::test]
 async fn invariant_17_addresses_in_figures_are_judged_too() {
     for origin in ["http://10.0.0.5", "http://127.0.0.1:5001", "http://[::1]", "http://[::ffff:127.0.0.1]", "http://localhost"] {
@@ -58,7 +58,7 @@ async fn invariant_17_private_addresses_that_are_allowed_are_reached_and_metadat
     assert!(scene.net.dialled()[dialled..].iter().all(|dialled| dialled.ip().to_string() == HUB));
 }
 
-/// Also: u11
+/// Also: upstream_fault_11
 #[tokio::test]
 async fn invariant_17_what_dns_says_is_judged_at_every_connection() {
     let scene = Scene::new();

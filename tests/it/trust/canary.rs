@@ -40,7 +40,7 @@ async fn get(address: SocketAddr, path: &str) -> Reply {
     Client::over(TcpStream::connect(address).await.unwrap()).await.get(path).send().await
 }
 
-/// Also: upstreams_a10_33, upstreams_b9_11
+/// Also: registry_33, credential_11
 #[tokio::test]
 async fn invariant_16_the_daemon_at_trace_level_tells_no_secret() {
     let (net, registry) = (FakeNet::new(), FakeRegistry::new());

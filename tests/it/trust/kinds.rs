@@ -52,7 +52,7 @@ echo '{{"apiVersion":"credentialprovider.kubelet.k8s.io/v1","kind":"CredentialPr
     path.to_string_lossy().into_owned()
 }
 
-/// Also: upstreams_b9_09, upstreams_b9_11
+/// Also: credential_09, credential_11
 #[tokio::test]
 async fn invariant_16_a_canary_of_every_kind_of_credential_stands_nowhere_it_does_not_belong() {
     let (lines, _guard) = listen();

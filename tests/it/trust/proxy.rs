@@ -142,7 +142,7 @@ async fn what_no_proxy_covers_is_reached_directly_and_without_the_proxy_s_passwo
 }
 
 #[tokio::test]
-async fn u11_invariant_17_a_proxy_is_asked_for_no_inner_host() {
+async fn upstream_fault_11_invariant_17_a_proxy_is_asked_for_no_inner_host() {
     for (host, series) in [
         ("10.0.0.5", BLOCKED_PRIVATE),
         ("[fd00::5]", BLOCKED_PRIVATE),

@@ -138,7 +138,7 @@ async fn ca_file_vouches_for_redirects_and_token_servers_too() {
 }
 
 #[tokio::test]
-async fn u15_a_certificate_for_another_name_is_refused_and_http_is_no_way_out() {
+async fn upstream_fault_15_a_certificate_for_another_name_is_refused_and_http_is_no_way_out() {
     let secured = Secured::new();
     let scene = &secured.scene;
     scene.net.serve_tls(OWN, &scene.registry, "another.test");

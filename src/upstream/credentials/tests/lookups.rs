@@ -13,7 +13,7 @@ fn put(path: &Path, content: &str) {
 }
 
 #[tokio::test]
-async fn upstreams_b9_16_the_first_file_that_has_a_login_says_it() {
+async fn credential_16_the_first_file_that_has_a_login_says_it() {
     let directory = tempfile::tempdir().expect("a directory");
     let root = directory.path().to_str().expect("text");
     let path = |name: &str| directory.path().join(name);
@@ -71,7 +71,7 @@ async fn a_configured_file_that_is_not_there_is_not_the_same_as_no_login() {
 }
 
 #[tokio::test]
-async fn upstreams_b9_18_logins_of_one_file_are_chosen_by_the_repository() {
+async fn credential_18_logins_of_one_file_are_chosen_by_the_repository() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("auth.json");
     put(

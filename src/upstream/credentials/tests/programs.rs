@@ -35,7 +35,7 @@ fn runs(scripts: &Scripts) -> usize {
 }
 
 #[tokio::test]
-async fn upstreams_b9_19_what_a_helper_may_say() {
+async fn credential_19_what_a_helper_may_say() {
     for (body, meant) in [
         (r#"[ "$1" = get ] && read url; printf '{"ServerURL":"%s","Username":"me","Secret":"%s"}' "$url" "$url""#, "b:me:ghcr.io"),
         (r#"echo '{"Username":"<token>","Secret":"abc"}'"#, "i:abc"),
@@ -52,7 +52,7 @@ async fn upstreams_b9_19_what_a_helper_may_say() {
 }
 
 #[tokio::test]
-async fn upstreams_b9_19_a_helper_that_hangs_fails_all_who_wait_once() {
+async fn credential_19_a_helper_that_hangs_fails_all_who_wait_once() {
     let scripts = Scripts::new();
     scripts.write("docker-credential-test", r#"echo run >>"${0%/*}/runs"; exec sleep 1000"#);
     let limits = Limits { timeout: Duration::from_millis(200), ..LIMITS };
@@ -99,9 +99,9 @@ async fn a_refused_answer_is_asked_for_anew_once() {
     assert_eq!(runs(&scripts), 3, "the same login is asked for anew once, not at each refusal");
 }
 
-/// Also: upstreams_b9_15
+/// Also: credential_15
 #[tokio::test]
-async fn upstreams_b9_06_any_number_of_cold_pulls_cost_one_run() {
+async fn credential_06_any_number_of_cold_pulls_cost_one_run() {
     let scripts = Scripts::new();
     let source = Arc::new(plugin(&scripts, r#""cacheKeyType":"Registry","cacheDuration":"12h0m0s""#));
     let mut waiting = JoinSet::new();
@@ -158,7 +158,7 @@ async fn pass(duration: Duration) {
 }
 
 #[tokio::test]
-async fn upstreams_b9_08_a_failed_renewal_keeps_an_answer_that_has_not_expired() {
+async fn credential_08_a_failed_renewal_keeps_an_answer_that_has_not_expired() {
     let scripts = Scripts::new();
     let source = plugin(&scripts, r#""cacheKeyType":"Global","cacheDuration":"10m""#);
     let said = async || written(&source, "a").await;
@@ -210,7 +210,7 @@ impl io::Write for Lines {
 }
 
 #[tokio::test]
-async fn upstreams_b9_11_a_failure_is_logged_once_and_no_secret_ever() {
+async fn credential_11_a_failure_is_logged_once_and_no_secret_ever() {
     let lines = Lines::default();
     let to = lines.clone();
     let subscriber = tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_writer(move || to.clone()).finish();
