@@ -1,6 +1,5 @@
 //! The composition root: builds every part from the configuration, owns them, and runs them until the stop.
 
-use std::collections::HashSet;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,51 +9,23 @@ use http_body_util::Full;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::cli;
-use crate::clock::Clock;
-use crate::config::{Config, PinnedImages, Visibility};
+use crate::config::{Config, PinnedImages};
 use crate::control::{self, Control};
-use crate::gate::Gate;
+use crate::exit::ExitError;
 use crate::log::AccessLog;
 use crate::metrics::Metrics;
-use crate::mirror::{self, Mirror, Pinned, Repositories, Source, TagRules};
+use crate::mirror::{self, Pinned};
 use crate::oci::Platform;
 use crate::rng::Rng;
 use crate::server::admin::Admin;
 use crate::server::handler::Handler;
 use crate::server::{BindError, Limits, Server};
 use crate::shutdown::Readiness;
-use crate::store::disk::{Disk, SystemDisk};
-use crate::store::{self, OpenError, Pin, RepositoryKey, Store};
-use crate::upstream::connect::{Connect, TcpConnect};
-use crate::upstream::{SetupError, Upstream};
+use crate::store::{self, Store};
+use crate::world::{self, BuildError, World};
 
-/// Blocking disk work at a time; DNS needs some of tokio's blocking threads, too.
-const DISK_WORK_MAX: usize = 32;
 /// How often use is written down and gauges are set.
 const TEND_INTERVAL: Duration = Duration::from_secs(5);
-
-/// What larder touches of the world outside: the system's, or a simulation's.
-#[derive(Clone)]
-pub struct World {
-    pub connect: Arc<dyn Connect>,
-    pub disk: Arc<dyn Disk>,
-    pub gate: Gate,
-    pub clock: Clock,
-    pub rng: Arc<Rng>,
-}
-
-impl World {
-    pub fn system() -> World {
-        World {
-            connect: Arc::new(TcpConnect),
-            disk: Arc::new(SystemDisk),
-            gate: Gate::threads(DISK_WORK_MAX),
-            clock: Clock::System,
-            rng: Arc::new(Rng::from_entropy()),
-        }
-    }
-}
 
 /// Everything that answers, built and ready, but listening nowhere yet.
 pub struct App {
@@ -71,29 +42,22 @@ pub struct App {
 
 /// Why larder does not run.
 #[derive(Debug, thiserror::Error)]
-pub enum Failure {
+pub enum ServeError {
     #[error(transparent)]
-    Upstream(#[from] SetupError),
-    #[error("the configuration names an upstream that it does not describe")]
-    Repositories,
+    Build(#[from] BuildError),
     #[error(transparent)]
     Bind(#[from] BindError),
-    #[error(transparent)]
-    Cache(#[from] OpenError),
     #[error("{0}")]
     Io(#[from] io::Error),
 }
 
-/// As an exit code.
-impl From<Failure> for cli::Failure {
-    fn from(failure: Failure) -> cli::Failure {
-        let text = failure.to_string();
-        match failure {
-            Failure::Io(_) => cli::Failure::Failed(text),
-            Failure::Upstream(_) | Failure::Repositories => cli::Failure::Usage(text),
-            Failure::Bind(_) => cli::Failure::CannotBind(text),
-            Failure::Cache(OpenError::Locked(store::LockError::Held { .. })) => cli::Failure::CacheLocked(text),
-            Failure::Cache(_) => cli::Failure::CacheUnusable(text),
+impl From<ServeError> for ExitError {
+    fn from(error: ServeError) -> ExitError {
+        let text = error.to_string();
+        match error {
+            ServeError::Build(error) => error.into(),
+            ServeError::Bind(_) => ExitError::CannotBind(text),
+            ServeError::Io(_) => ExitError::Failed(text),
         }
     }
 }
@@ -109,8 +73,8 @@ impl App {
         metrics: Arc<Metrics>,
         log: Option<AccessLog>,
         stop: CancellationToken,
-    ) -> Result<App, Failure> {
-        let (store, mirror) = open_mirror(config, &world, &metrics)?;
+    ) -> Result<App, BuildError> {
+        let (store, mirror) = world::open_mirror(config, &world, &metrics)?;
         let World { connect: _, disk: _, gate, clock, rng } = world;
         let parts = control::Parts { store: Arc::clone(&store), mirror: Arc::clone(&mirror), gate, metrics: Arc::clone(&metrics) };
         let control = Control::new(parts, clock.clone(), Some(Instant::now()));
@@ -174,44 +138,6 @@ impl App {
     }
 }
 
-/// The cache directory, and the mirror in front of it. Asks no upstream anything. Blocks.
-///
-/// # Errors
-/// When the cache directory or an upstream's settings cannot be used.
-pub fn open_mirror(config: &Config, world: &World, metrics: &Arc<Metrics>) -> Result<(Arc<Store>, Arc<Mirror>), Failure> {
-    let repositories = repositories(config, world, metrics)?;
-    let store = open_store(config, world, metrics)?;
-    let options = mirror::Options {
-        revalidate_wait: config.cache.revalidate_wait,
-        negative_ttl: config.cache.negative_ttl,
-        fills_max: config.fills.max_concurrent,
-        fill_queue_timeout: config.fills.queue_timeout,
-    };
-    let (gate, clock, rng) = (world.gate.clone(), world.clock.clone(), Arc::clone(&world.rng));
-    let mirror = Mirror::new(&options, repositories, Arc::clone(&store), gate, clock, metrics, rng);
-    Ok((store, mirror))
-}
-
-/// Opens the cache directory as the configuration has it. Blocks.
-///
-/// # Errors
-/// When another process holds it, or it cannot be used.
-pub fn open_store(config: &Config, world: &World, metrics: &Arc<Metrics>) -> Result<Arc<Store>, OpenError> {
-    let private = config.upstreams.values().filter(|upstream| upstream.visibility == Visibility::Private);
-    let options = store::Options {
-        path: config.cache.path.clone(),
-        max_size: config.cache.max_size,
-        min_free: config.cache.min_free,
-        evict_unused_after: config.cache.evict_unused_after,
-        pins: pins(config),
-        max_blob_size: config.cache.max_blob_size,
-        memory_cache_size: config.cache.memory_cache_size,
-        verify_on_read: config.cache.verify_on_read,
-        private_upstreams: private.map(|upstream| upstream.name.as_str().into()).collect::<HashSet<Arc<str>>>(),
-    };
-    Store::open(options, Arc::clone(&world.disk), world.gate.clone(), world.clock.clone(), Arc::clone(metrics))
-}
-
 async fn tend(store: Arc<Store>) {
     loop {
         tokio::time::sleep(TEND_INTERVAL).await;
@@ -243,47 +169,15 @@ fn pinned(config: &Config) -> Vec<mirror::PinnedImages> {
     config.cache.pinned_images.iter().map(pin).collect()
 }
 
-fn pins(config: &Config) -> Vec<Pin> {
-    let pin = |pinned: &PinnedImages| {
-        let repository = RepositoryKey { upstream: pinned.upstream.as_str().into(), name: pinned.repository.clone() };
-        Pin { repository, tags: pinned.tags.clone() }
-    };
-    config.cache.pinned_images.iter().map(pin).collect()
-}
-
-fn repositories(config: &Config, world: &World, metrics: &Arc<Metrics>) -> Result<Repositories, Failure> {
-    let mut sources = Vec::new();
-    let mut aliases = Vec::new();
-    for upstream in config.upstreams.values() {
-        let client = Upstream::new(upstream, Arc::clone(&world.connect), metrics, Arc::clone(&world.rng))?;
-        let own = Arc::clone(metrics.upstream(&upstream.name));
-        let fills_max = config.fills.max_concurrent_per_upstream;
-        let tags = TagRules {
-            tag_ttl: upstream.tag_ttl,
-            stale_if_error: upstream.stale_if_error,
-            immutable: upstream.immutable_tags.clone(),
-            keep_deleted: config.cache.keep_deleted_tags,
-        };
-        sources.push(Arc::new(Source::new(client, tags, own, fills_max)));
-        aliases.extend(upstream.aliases.iter().map(|alias| (alias.clone(), upstream.name.clone())));
-    }
-    let hosts: Vec<_> = config.server.hosts.iter().map(|(host, name)| (host.clone(), name.clone())).collect();
-    let known = |name: &str| config.upstreams.contains_key(name);
-    if !config.server.listen.iter().filter_map(|listener| listener.default_upstream.as_deref()).all(known) {
-        return Err(Failure::Repositories);
-    }
-    Repositories::new(sources, &aliases, &hosts, &config.default_upstream).ok_or(Failure::Repositories)
-}
-
 /// The daemon, from a valid configuration to its clean end.
 ///
 /// # Errors
 /// When it cannot begin.
-pub async fn serve(config: Config, log: AccessLog, metrics: Arc<Metrics>) -> Result<(), cli::Failure> {
-    run(config, log, metrics).await.map_err(cli::Failure::from)
+pub async fn serve(config: Config, log: AccessLog, metrics: Arc<Metrics>) -> Result<(), ExitError> {
+    run(config, log, metrics).await.map_err(ExitError::from)
 }
 
-async fn run(config: Config, log: AccessLog, metrics: Arc<Metrics>) -> Result<(), Failure> {
+async fn run(config: Config, log: AccessLog, metrics: Arc<Metrics>) -> Result<(), ServeError> {
     let stop = CancellationToken::new();
     crate::shutdown::on_signals(stop.clone())?;
     if let Some(limit) = crate::server::raise_file_limit()? {
@@ -299,9 +193,4 @@ async fn run(config: Config, log: AccessLog, metrics: Arc<Metrics>) -> Result<()
     app.run(clients, operators, limits, stop).await;
     tracing::info!("larder has stopped");
     Ok(())
-}
-
-/// The metrics of a configuration, built first since the log counts in them.
-pub fn metrics(config: &Config) -> Arc<Metrics> {
-    Arc::new(Metrics::new(config.upstreams.keys()))
 }

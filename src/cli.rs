@@ -7,11 +7,25 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::client_config::{ClientConfig, Kind, Request};
+mod client;
+pub mod client_config;
+mod explanation;
+mod healthcheck;
+pub mod import;
+pub mod online;
+mod print;
+mod pull;
+
 use crate::clock::Clock;
 use crate::config::{Config, DEFAULT_FILE, Warning, find_file};
-use crate::control::{self, Ask, Form};
-use crate::{app, client_config, healthcheck, import, online};
+use crate::control::{self, Ask};
+use crate::exit::ExitError;
+use crate::world::BuildError;
+use client_config::{ClientConfig, Kind, Request};
+use import::ImportError;
+
+pub use client::answer;
+pub use print::Form;
 
 /// A pull-through caching mirror for container registries.
 #[derive(Debug, Parser)]
@@ -150,55 +164,20 @@ struct ConfigFile {
     config: Option<PathBuf>,
 }
 
-/// Why a command ended without doing its work. Each has the exit code that the contract gives it.
-#[derive(Debug, thiserror::Error)]
-pub enum Failure {
-    #[error("{0}")]
-    Failed(String),
-    /// Bad configuration or usage.
-    #[error("{0}")]
-    Usage(String),
-    #[error("{0}")]
-    CannotBind(String),
-    #[error("{0}")]
-    CacheLocked(String),
-    #[error("{0}")]
-    CacheUnusable(String),
-}
-
-impl Failure {
-    pub fn code(&self) -> u8 {
-        match self {
-            Failure::Failed(_) => 1,
-            Failure::Usage(_) => 2,
-            Failure::CannotBind(_) => 3,
-            Failure::CacheLocked(_) => 4,
-            Failure::CacheUnusable(_) => 5,
-        }
-    }
-}
-
-impl From<io::Error> for Failure {
-    /// Of stdout: nothing else that a command does itself can fail so.
-    fn from(error: io::Error) -> Failure {
-        Failure::Failed(format!("cannot write: {error}"))
-    }
-}
-
-impl From<import::Failure> for Failure {
-    fn from(failure: import::Failure) -> Failure {
+impl From<ImportError> for ExitError {
+    fn from(failure: ImportError) -> ExitError {
         let text = failure.to_string();
         match failure {
-            import::Failure::Open(error) => app::Failure::from(error).into(),
-            import::Failure::Directory(_) | import::Failure::Upstream(_) => Failure::Usage(text),
-            import::Failure::Owner { .. } => Failure::CacheUnusable(text),
-            import::Failure::Store(_) | import::Failure::Read(_) => Failure::Failed(text),
+            ImportError::Open(error) => BuildError::from(error).into(),
+            ImportError::Directory(_) | ImportError::Upstream(_) => ExitError::Usage(text),
+            ImportError::Owner { .. } => ExitError::CacheUnusable(text),
+            ImportError::Store(_) | ImportError::Read(_) => ExitError::Failed(text),
         }
     }
 }
 
 /// Does what the arguments say. `serve` is the daemon itself, which only the binary brings along.
-pub fn run(arguments: impl IntoIterator<Item = OsString>, serve: impl FnOnce(Config) -> Result<(), Failure>) -> ExitCode {
+pub fn run(arguments: impl IntoIterator<Item = OsString>, serve: impl FnOnce(Config) -> Result<(), ExitError>) -> ExitCode {
     let arguments = match Arguments::try_parse_from(arguments) {
         Ok(arguments) => arguments,
         // clap prints help on stdout with 0, and a mistake on stderr with 2.
@@ -218,7 +197,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>, serve: impl FnOnce(Con
         Command::Healthcheck(file) => file.load().and_then(|config| healthcheck::run(config.admin.listen)),
         Command::Stats { file, json } => ask(&file, json, |_| Ok(Ask::Stats)),
         Command::Verify { file, repair, json } => ask(&file, json, |_| Ok(Ask::Verify { repair })),
-        Command::Pull { refs, from, platforms, file, json } => pull(&file, refs, from.as_deref(), &platforms, json),
+        Command::Pull { refs, from, platforms, file, json } => pull_images(&file, refs, from.as_deref(), &platforms, json),
         Command::Purge { what, file, json } => ask(&file, json, |config| control::canonical(&what, config).map(Ask::Purge)),
         Command::Explain { what, file, json } => ask(&file, json, |_| Ok(Ask::Explain(what))),
         Command::Version => print_version(),
@@ -232,9 +211,9 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>, serve: impl FnOnce(Con
     }
 }
 
-fn check_config(file: &ConfigFile, online: bool, print: bool) -> Result<(), Failure> {
+fn check_config(file: &ConfigFile, online: bool, print: bool) -> Result<(), ExitError> {
     let config = file.load()?;
-    let text = if print { config.to_yaml().map_err(Failure::Failed)? } else { format!("{}: ok\n", file.shown()) };
+    let text = if print { config.to_yaml().map_err(ExitError::Failed)? } else { format!("{}: ok\n", file.shown()) };
     io::stdout().write_all(text.as_bytes())?;
     if !online {
         return Ok(());
@@ -248,50 +227,50 @@ fn check_config(file: &ConfigFile, online: bool, print: bool) -> Result<(), Fail
     checked.verdict()
 }
 
-fn print_client_config(file: &ConfigFile, kind: Kind, request: impl FnOnce(&Config) -> Result<Request, String>) -> Result<(), Failure> {
-    let request = request(&file.load()?).map_err(Failure::Usage)?;
-    let ClientConfig { content, notes } = client_config::client_config(kind, &request).map_err(Failure::Usage)?;
+fn print_client_config(file: &ConfigFile, kind: Kind, request: impl FnOnce(&Config) -> Result<Request, String>) -> Result<(), ExitError> {
+    let request = request(&file.load()?).map_err(ExitError::Usage)?;
+    let ClientConfig { content, notes } = client_config::client_config(kind, &request).map_err(ExitError::Usage)?;
     io::stdout().write_all(content.as_bytes())?;
     tell(&notes.join("\n"));
     Ok(())
 }
 
-fn import_registry2(config: &Config, request: &import::Request, json: bool) -> Result<(), Failure> {
+fn import_registry2(config: &Config, request: &import::Request, json: bool) -> Result<(), ExitError> {
     let summary = import::registry2(config, request, Clock::System, &mut |line| tell(line))?;
     let text =
-        if json { serde_json::to_string(&summary).map_err(|error| Failure::Failed(error.to_string()))? } else { summary.to_string() };
+        if json { serde_json::to_string(&summary).map_err(|error| ExitError::Failed(error.to_string()))? } else { summary.to_string() };
     writeln!(io::stdout(), "{text}")?;
     match summary.images_left_out {
         0 => Ok(()),
-        left => Err(Failure::Failed(format!(
+        left => Err(ExitError::Failed(format!(
             "no room for {left} images, the oldest: cache.max_size is {} bytes; raise it, or make room on the disk, and run this again",
             config.cache.max_size
         ))),
     }
 }
 
-fn print_imported_config(file: &Path) -> Result<(), Failure> {
-    let import::Translation { yaml, notes } = import::translate_file(file, environment()).map_err(Failure::Usage)?;
+fn print_imported_config(file: &Path) -> Result<(), ExitError> {
+    let import::Translation { yaml, notes } = import::translate_file(file, environment()).map_err(ExitError::Usage)?;
     io::stdout().write_all(yaml.as_bytes())?;
     notes.iter().for_each(|note| tell(note));
     Ok(())
 }
 
 /// Of the cache, whether a daemon holds it or nobody.
-fn ask(file: &ConfigFile, json: bool, what: impl FnOnce(&Config) -> Result<Ask, String>) -> Result<(), Failure> {
+fn ask(file: &ConfigFile, json: bool, what: impl FnOnce(&Config) -> Result<Ask, String>) -> Result<(), ExitError> {
     let config = file.load()?;
-    let what = what(&config).map_err(Failure::Usage)?;
-    control::run(&config, what, if json { Form::Json } else { Form::Text })
+    let what = what(&config).map_err(ExitError::Usage)?;
+    client::run(&config, what, if json { Form::Json } else { Form::Text })
 }
 
-fn pull(file: &ConfigFile, refs: Vec<String>, from: Option<&Path>, platforms: &[String], json: bool) -> Result<(), Failure> {
+fn pull_images(file: &ConfigFile, refs: Vec<String>, from: Option<&Path>, platforms: &[String], json: bool) -> Result<(), ExitError> {
     let config = file.load()?;
     let mut texts: Vec<_> = refs.into_iter().map(|reference| (None, reference)).collect();
-    texts.extend(from.map(control::read_list).transpose()?.unwrap_or_default());
-    control::pull(&config, &texts, platforms, if json { Form::Json } else { Form::Text })
+    texts.extend(from.map(pull::read_list).transpose()?.unwrap_or_default());
+    pull::pull(&config, &texts, platforms, if json { Form::Json } else { Form::Text })
 }
 
-fn print_version() -> Result<(), Failure> {
+fn print_version() -> Result<(), ExitError> {
     let (version, commit, rustc) = (env!("CARGO_PKG_VERSION"), env!("LARDER_COMMIT"), env!("LARDER_RUSTC"));
     writeln!(io::stdout(), "larder {version}\ncommit {commit}\n{rustc}")?;
     Ok(())
@@ -299,9 +278,9 @@ fn print_version() -> Result<(), Failure> {
 
 impl ConfigFile {
     /// The configuration; warnings go to stderr.
-    fn load(&self) -> Result<Config, Failure> {
+    fn load(&self) -> Result<Config, ExitError> {
         let (config, warnings) =
-            Config::load(self.config.as_deref(), environment()).map_err(|mistakes| Failure::Usage(mistakes.to_string()))?;
+            Config::load(self.config.as_deref(), environment()).map_err(|mistakes| ExitError::Usage(mistakes.to_string()))?;
         for warning in &warnings {
             tell(&warning_line(warning, &self.shown()));
         }

@@ -4,21 +4,14 @@
 //! A question is one HTTP request; its answer is lines of JSON: how far it is, once a second, and at last what came of it.
 
 mod ask;
-mod client;
 mod explain;
 mod history;
-mod print;
-mod pull;
 mod reference;
 mod server;
 mod target;
-mod words;
 
 pub use ask::{Answer, Ask, Explained, Line, Stats, Traffic};
-pub use client::{answer, run};
 pub use history::Tally;
-pub use print::Form;
-pub use pull::{pull, read_list};
 pub use server::Server;
 pub use target::{canonical, image};
 
@@ -36,7 +29,7 @@ use crate::store::{Inventory, Store, VerifyProgress};
 use history::History;
 
 /// Words that may wait for a slow listener.
-const LINES_MAX: usize = 16;
+pub const LINES_MAX: usize = 16;
 /// How often it is said how far it is; also the sign of life that the other end waits for.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 /// A listener that takes no word for so long has gone.
@@ -102,7 +95,7 @@ impl Control {
             record.history.is_due(now).then(|| record.history.week(now))
         };
         if let Some(week) = told {
-            tracing::info!("{}", print::week(&week));
+            tracing::info!("{week}");
         }
     }
 

@@ -6,21 +6,21 @@
 
 pub mod app;
 pub mod cli;
-pub mod client_config;
 pub mod config;
 pub mod control;
-pub mod healthcheck;
-pub mod import;
 pub mod mirror;
 pub mod oci;
-pub mod online;
 pub mod server;
 pub mod store;
 pub mod upstream;
+pub mod world;
 
 pub mod clock;
+pub mod exit;
 pub mod gate;
+pub mod labels;
 pub mod log;
 pub mod metrics;
 pub mod rng;
 pub mod shutdown;
+pub mod units;

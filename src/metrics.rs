@@ -11,27 +11,10 @@ use std::time::Duration;
 use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry, TextEncoder};
 
 use crate::clock::Timestamp;
-use crate::mirror::Outcome;
+use crate::labels::{Kind, Outcome};
 use maker::Maker;
 use upstream::Families;
-pub use upstream::{FillResult, UpstreamKind, UpstreamMetrics};
-
-/// What a request is about, as a metric label.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Kind {
-    Manifest,
-    Blob,
-    /// `/v2/`, listings, health, and whatever is not found.
-    Other,
-}
-
-impl Kind {
-    pub const LABELS: [&'static str; 3] = ["manifest", "blob", "other"];
-
-    pub fn as_str(self) -> &'static str {
-        Kind::LABELS[self as usize]
-    }
-}
+pub use upstream::{PullLimit, UpstreamMetrics};
 
 /// Status classes of the answers clients got.
 const RESPONSE_CODES: [&str; 16] =
@@ -236,7 +219,7 @@ impl Metrics {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::upstream::UpstreamError;
+    use crate::labels::ErrorReason;
 
     #[test]
     fn with_32_upstreams_there_are_fewer_than_5000_series() {
@@ -250,7 +233,7 @@ mod tests {
     #[test]
     fn a_name_that_is_not_configured_makes_no_series() {
         let metrics = Metrics::new(["docker.io"]);
-        metrics.upstream("evil.example").failed(&UpstreamError::NotFound);
+        metrics.upstream("evil.example").failed(ErrorReason::NotFound);
         assert!(!metrics.encode().contains("evil.example"));
     }
 }

@@ -1,11 +1,13 @@
 //! What the cache was good for in the last days, across restarts: tallies by the hour, in one small file. Pure.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
 use crate::metrics::Totals;
+use crate::units::size;
 
 const HOUR_MILLIS: u64 = 3_600_000;
 const WEEK_HOURS: u64 = 7 * 24;
@@ -50,6 +52,15 @@ impl Tally {
         self.sent_bytes += other.sent_bytes;
         self.received_bytes += other.received_bytes;
         self.hidden_minutes += other.hidden_minutes;
+    }
+}
+
+/// What the mirror was good for in a week, as one line.
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Tally { pulls, counted_gets, hidden_minutes, .. } = self;
+        let saved = size(self.saved_bytes());
+        write!(f, "7 days: {pulls} pulls, {counted_gets} counted upstream GETs, {saved} not downloaded, {hidden_minutes} outage minutes hidden")
     }
 }
 

@@ -6,8 +6,8 @@ use std::net::SocketAddr;
 use std::time::{Duration, UNIX_EPOCH};
 
 use crate::clock::Timestamp;
-use crate::metrics::Kind;
-use crate::mirror::Outcome;
+use crate::labels::Kind;
+use crate::labels::Outcome;
 use crate::oci::{Digest, ErrorCode};
 
 /// Most bytes of a text that came from outside.
@@ -187,7 +187,7 @@ impl std::fmt::Display for Millis {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mirror::StaleReason;
+    use crate::labels::StaleReason;
     use proptest::prelude::*;
 
     fn line(user_agent: Option<&str>) -> AccessLine<'_> {

@@ -7,38 +7,8 @@ use std::time::Duration;
 use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 
 use super::maker::Maker;
-use super::{Kind, Totals};
-use crate::mirror::{Outcome, StaleReason};
-use crate::upstream::{Budget, UpstreamError};
-
-/// What upstream is asked for, as a metric label.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum UpstreamKind {
-    Manifest,
-    Blob,
-    Token,
-    Listing,
-}
-
-impl UpstreamKind {
-    const LABELS: [&'static str; 4] = ["manifest", "blob", "token", "listing"];
-
-    pub fn as_str(self) -> &'static str {
-        UpstreamKind::LABELS[self as usize]
-    }
-}
-
-/// How a fill ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FillResult {
-    Stored,
-    Bypassed,
-    Failed,
-}
-
-impl FillResult {
-    const LABELS: [&'static str; 3] = ["stored", "bypassed", "failed"];
-}
+use super::Totals;
+use crate::labels::{ErrorReason, FillResult, Kind, Outcome, StaleReason, UpstreamKind};
 
 /// Status classes of the answers upstreams gave.
 const UPSTREAM_CODES: [&str; 9] = ["2xx", "3xx", "401", "403", "404", "429", "4xx", "5xx", "none"];
@@ -47,6 +17,16 @@ const RETRY_REASONS: [&str; 6] = ["timeout", "dns", "connect", "tls", "status", 
 const MISMATCH_PLACES: [&str; 3] = ["blob", "manifest", "store"];
 /// Coarser, since these stand once for each upstream.
 const UPSTREAM_SECONDS: [f64; 5] = [0.05, 0.25, 1.0, 5.0, 20.0];
+
+/// A pull limit as the gauges show it. What upstream does not name has no series; naming nothing means that there is no limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PullLimit {
+    /// Pulls in a window.
+    pub limit: Option<u64>,
+    /// Pulls left in it.
+    pub remaining: Option<u64>,
+    pub window: Option<Duration>,
+}
 
 /// The series of one upstream.
 pub struct UpstreamMetrics {
@@ -133,7 +113,7 @@ impl Families {
         for place in MISMATCH_PLACES {
             self.mismatch.with_label_values(&[name, place]);
         }
-        for reason in UpstreamError::LABELS {
+        for reason in ErrorReason::LABELS {
             self.errors.with_label_values(&[name, reason]);
         }
         for reason in RETRY_REASONS {
@@ -190,23 +170,23 @@ impl UpstreamMetrics {
         }
     }
 
-    pub fn failed(&self, error: &UpstreamError) {
-        self.errors.with_label_values(&[&self.name, error.label()]).inc();
+    pub fn failed(&self, reason: ErrorReason) {
+        self.errors.with_label_values(&[&self.name, reason.as_str()]).inc();
     }
 
-    pub fn retried(&self, error: &UpstreamError) {
-        self.retries.with_label_values(&[&self.name, error.label()]).inc();
+    pub fn retried(&self, reason: ErrorReason) {
+        self.retries.with_label_values(&[&self.name, reason.as_str()]).inc();
     }
 
     pub fn filled(&self, result: FillResult) {
         self.fills[result as usize].inc();
     }
 
-    /// What upstream says of a credential's pull limit; `None`: it names none.
-    pub fn budgeted(&self, credential: &str, budget: Option<&Budget>) {
+    /// What upstream says of a credential's pull limit.
+    pub fn pull_limit(&self, credential: &str, said: PullLimit) {
         let labels = [&*self.name, credential];
-        let values = budget.map(|budget| [budget.limit, budget.remaining, budget.window.map(|window| window.as_secs())]);
-        for (gauges, value) in self.ratelimit.iter().zip(values.unwrap_or_default()) {
+        let values = [said.limit, said.remaining, said.window.map(|window| window.as_secs())];
+        for (gauges, value) in self.ratelimit.iter().zip(values) {
             match value {
                 Some(value) => gauges.with_label_values(&labels).set(i64::try_from(value).unwrap_or(i64::MAX)),
                 // An unlimited upstream has no series; that there was none to remove is no fault.

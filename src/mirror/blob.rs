@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::fill::{Fill, Interest, Opened};
-use super::outcome::Outcome;
+use crate::labels::Outcome;
 use super::{Asked, Error, Mirror, Repository, What};
 use crate::oci::{Digest, MIB};
 use crate::store::{Blob, Link, Phase, Tail, Vouched};

@@ -15,12 +15,13 @@ use tokio::time::Instant;
 pub use error::FillError;
 
 use super::flight::{Entry, Flights, Joined};
-use super::outcome::BypassReason;
+use crate::labels::BypassReason;
 use super::queue::{Overloaded, Queue};
 use super::transfer::{Intake, Transfer, broken};
 use super::{Repository, Source};
 use crate::gate::Gate;
-use crate::metrics::{FillResult, Metrics};
+use crate::metrics::Metrics;
+use crate::labels::FillResult;
 use crate::oci::{Digest, RepositoryName};
 use crate::rng::Rng;
 use crate::store::{FileReader, PartialBlob, Phase, Store, StoreError, Tail, Verifier};

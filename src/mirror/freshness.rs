@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::outcome::{Outcome, StaleReason};
+use crate::labels::{Outcome, StaleReason};
 use crate::clock::Timestamp;
 use crate::config::Patterns;
 use crate::oci::Tag;

@@ -19,7 +19,8 @@ use tokio::time::Instant;
 
 use super::flight::Questions;
 use super::freshness::{self, Answer, Held, Said};
-use super::{Error, Outcome, Repository, What};
+use super::{Error, Repository, What};
+use crate::labels::Outcome;
 use crate::clock::{Clock, Timestamp};
 use crate::metrics::Metrics;
 use crate::oci::MIB;

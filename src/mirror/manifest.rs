@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::blob::within;
 use super::flight::Pending;
-use super::outcome::Outcome;
+use crate::labels::Outcome;
 use super::patience::Since;
 use super::{Asked, Error, Mirror, Repository, What};
 use crate::oci::{Descriptor, Digest, InvalidManifest, Manifest, MediaType, Reference};

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::blob::{listed_size, within};
 use super::fill::{HEADERS_TIMEOUT, Interest};
-use super::outcome::Outcome;
+use crate::labels::Outcome;
 use super::{Error, Mirror, Repository};
 use crate::oci::Digest;
 use crate::store::{Blob, Lost, TailReader};

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::flight::Pending;
 use super::freshness::{self, Answer, Freshness, Held, Said};
 use super::manifest::{CHECK_TIMEOUT, ManifestAnswer, Want, in_time, plain};
-use super::outcome::Outcome;
+use crate::labels::Outcome;
 use super::{Asked, Error, Mirror, Repository};
 use crate::oci::{Descriptor, Digest, Manifest, Reference, Tag};
 use crate::store::{StoreError, TagRecord};

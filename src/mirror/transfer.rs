@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::fill::{FillError, Task};
-use crate::metrics::FillResult;
+use crate::labels::FillResult;
 use crate::oci::{MIB, RepositoryName};
 use crate::store::{PartialBlob, Phase, StoreError, Tail, Verifier};
 use crate::upstream::{BlobStream, UnavailableReason, UpstreamError};

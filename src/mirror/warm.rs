@@ -15,7 +15,8 @@ use tokio::time::Instant;
 
 use super::fill::{Fill, FillError, Interest, Opened};
 use super::manifest::{ManifestAnswer, Want};
-use super::{Asked, Error, Mirror, Outcome, Repository};
+use super::{Asked, Error, Mirror, Repository};
+use crate::labels::Outcome;
 use crate::oci::{Descriptor, Digest, Manifest, MediaType, Platform, Reference};
 use crate::store::{Link, Phase, Store};
 use crate::upstream::Call;

@@ -114,7 +114,7 @@ impl BlobStream {
     }
 
     fn failed(&self, error: UpstreamError) -> UpstreamError {
-        self.metrics.failed(&error);
+        self.metrics.failed(error.reason());
         error
     }
 }

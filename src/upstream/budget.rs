@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::metrics::PullLimit;
+
 /// An upstream's word on how many pulls it allows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Budget {
@@ -28,6 +30,11 @@ impl Budget {
             window,
             source,
         })
+    }
+
+    /// As the gauges show it.
+    pub(super) fn figures(&self) -> PullLimit {
+        PullLimit { limit: self.limit, remaining: self.remaining, window: self.window }
     }
 
     /// Whether upstream has said that the next pull will be refused.

@@ -19,7 +19,8 @@ use super::tls::SetupError;
 use super::url::{Origin, Url};
 use super::wire::{Answer, Wire};
 use crate::config::{BaseUrl, UpstreamConfig, Visibility};
-use crate::metrics::{Metrics, UpstreamKind};
+use crate::metrics::Metrics;
+use crate::labels::UpstreamKind;
 use crate::oci::{Digest, MANIFEST_BYTES_MAX, Reference, RepositoryName};
 use crate::rng::Rng;
 

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::labels::ErrorReason;
+
 /// Why an upstream gave no content. `detail` is for the log: one line, no secrets, no presigned query.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UpstreamError {
@@ -31,7 +33,7 @@ pub enum UpstreamError {
     SchemaOne,
 }
 
-/// The `reason` label of `upstream_errors_total`, beside `denied`, `credential`, `rate_limited`, `timeout` and `corrupt`.
+/// What of the way to upstream, or of upstream itself, failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UnavailableReason {
     Dns,
@@ -44,25 +46,22 @@ pub enum UnavailableReason {
 }
 
 impl UpstreamError {
-    pub const LABELS: [&'static str; 12] =
-        ["not_found", "denied", "credential", "rate_limited", "timeout", "corrupt", "dns", "connect", "tls", "blocked", "status", "broken"];
-
     /// The `reason` label.
-    pub fn label(&self) -> &'static str {
+    pub fn reason(&self) -> ErrorReason {
         match self {
-            UpstreamError::NotFound => "not_found",
-            UpstreamError::Denied { .. } => "denied",
-            UpstreamError::CredentialRefused { .. } => "credential",
-            UpstreamError::RateLimited { .. } => "rate_limited",
-            UpstreamError::TimedOut { .. } => "timeout",
-            UpstreamError::Corrupt { .. } | UpstreamError::SchemaOne => "corrupt",
+            UpstreamError::NotFound => ErrorReason::NotFound,
+            UpstreamError::Denied { .. } => ErrorReason::Denied,
+            UpstreamError::CredentialRefused { .. } => ErrorReason::Credential,
+            UpstreamError::RateLimited { .. } => ErrorReason::RateLimited,
+            UpstreamError::TimedOut { .. } => ErrorReason::Timeout,
+            UpstreamError::Corrupt { .. } | UpstreamError::SchemaOne => ErrorReason::Corrupt,
             UpstreamError::Unavailable { reason, .. } => match reason {
-                UnavailableReason::Dns => "dns",
-                UnavailableReason::Connect => "connect",
-                UnavailableReason::Tls => "tls",
-                UnavailableReason::Blocked => "blocked",
-                UnavailableReason::Status => "status",
-                UnavailableReason::Broken => "broken",
+                UnavailableReason::Dns => ErrorReason::Dns,
+                UnavailableReason::Connect => ErrorReason::Connect,
+                UnavailableReason::Tls => ErrorReason::Tls,
+                UnavailableReason::Blocked => ErrorReason::Blocked,
+                UnavailableReason::Status => ErrorReason::Status,
+                UnavailableReason::Broken => ErrorReason::Broken,
             },
         }
     }

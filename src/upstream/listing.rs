@@ -12,7 +12,7 @@ use super::request::Question;
 use super::wire::Answer;
 use super::{UpstreamError, link};
 use crate::config::Known;
-use crate::metrics::UpstreamKind;
+use crate::labels::UpstreamKind;
 use crate::oci::{Digest, MIB, MediaType, RepositoryName};
 
 /// Google's registries send details of every image beside its tags, and no pages.

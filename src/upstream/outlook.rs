@@ -11,7 +11,7 @@ use super::request::{RESTED_MAX, worse};
 use super::rest::Rests;
 use super::url::Url;
 use super::{UnavailableReason, UpstreamError};
-use crate::metrics::UpstreamKind;
+use crate::labels::UpstreamKind;
 use crate::oci::RepositoryName;
 
 /// An upstream's hosts, in the order in which they are tried.

@@ -20,7 +20,7 @@ use super::survey::Survey;
 use super::url::Url;
 use super::wire::{Answer, Outgoing};
 use super::{UnavailableReason, UpstreamError};
-use crate::metrics::UpstreamKind;
+use crate::labels::UpstreamKind;
 use crate::oci::RepositoryName;
 
 /// Docker Hub tells anybody here what is left, and counts nothing for a HEAD.

@@ -16,7 +16,8 @@ use super::rest::Backoff;
 use super::retry::{self, ATTEMPTS_MAX, Failure, LimitOf, Limited};
 use super::wire::{Answer, Outgoing};
 use super::{UnavailableReason, UpstreamError};
-use crate::metrics::{UpstreamKind, UpstreamMetrics};
+use crate::metrics::UpstreamMetrics;
+use crate::labels::UpstreamKind;
 use crate::oci::RepositoryName;
 use crate::rng::Rng;
 
@@ -149,7 +150,7 @@ impl Asker {
         if let UpstreamError::Unavailable { reason: UnavailableReason::Blocked, detail } = &error {
             tracing::warn!(upstream = self.metrics.name(), detail, "refused to connect");
         }
-        self.metrics.failed(&error);
+        self.metrics.failed(error.reason());
         error
     }
 }
@@ -253,7 +254,7 @@ impl Channel<'_> {
         // A list is under no pull limit, and a 429 that tells of none is about another one.
         let tells = status.is_success() || status == StatusCode::TOO_MANY_REQUESTS && budget.is_some();
         if tells && question.kind == UpstreamKind::Manifest {
-            self.asker.metrics.budgeted(self.account.name(), budget.as_ref());
+            self.asker.metrics.pull_limit(self.account.name(), budget.as_ref().map(Budget::figures).unwrap_or_default());
             self.account.budgeted(budget);
         }
     }
@@ -341,7 +342,7 @@ impl Tries<'_> {
         if now + wait >= self.deadline {
             return Err(failure);
         }
-        self.asker.metrics.retried(&failure.into_error());
+        self.asker.metrics.retried(failure.into_error().reason());
         tokio::time::sleep(wait).await;
         Ok(())
     }

@@ -174,7 +174,7 @@ mod tests {
 
     #[test]
     fn statuses_mean_what_registries_mean_by_them() {
-        let label = |status: u16, body: &str| refused(status, body).meaning().label();
+        let label = |status: u16, body: &str| refused(status, body).meaning().reason().as_str();
         let table = [
             (404, "not_found"),
             (401, "denied"),
@@ -224,18 +224,18 @@ mod tests {
 
     #[test]
     fn a_token_server_s_refusal_is_about_the_credential_only_when_there_was_one() {
-        assert_eq!(refused(401, "").meaning_of_token_server(true, false).label(), "credential");
-        assert_eq!(refused(401, "").meaning_of_token_server(false, false).label(), "denied");
-        assert_eq!(refused(403, "").meaning_of_token_server(true, false).label(), "denied");
-        assert_eq!(refused(500, "").meaning_of_token_server(true, false).label(), "status");
-        assert_eq!(refused(429, "").meaning_of_token_server(true, false).label(), "rate_limited");
-        assert_eq!(refused(404, "").meaning_of_token_server(false, false).label(), "corrupt");
+        assert_eq!(refused(401, "").meaning_of_token_server(true, false).reason().as_str(), "credential");
+        assert_eq!(refused(401, "").meaning_of_token_server(false, false).reason().as_str(), "denied");
+        assert_eq!(refused(403, "").meaning_of_token_server(true, false).reason().as_str(), "denied");
+        assert_eq!(refused(500, "").meaning_of_token_server(true, false).reason().as_str(), "status");
+        assert_eq!(refused(429, "").meaning_of_token_server(true, false).reason().as_str(), "rate_limited");
+        assert_eq!(refused(404, "").meaning_of_token_server(false, false).reason().as_str(), "corrupt");
     }
 
     #[test]
     fn registry_17_a_refused_identity_token_is_told_from_a_server_that_takes_none() {
         let meant = |status| refused(status, "").meaning_of_token_server(true, true);
-        assert_eq!((meant(400).label(), meant(401).label(), meant(403).label()), ("credential", "credential", "denied"));
+        assert_eq!((meant(400).reason().as_str(), meant(401).reason().as_str(), meant(403).reason().as_str()), ("credential", "credential", "denied"));
         for status in [404, 405] {
             assert!(
                 matches!(meant(status), UpstreamError::CredentialRefused { detail } if detail.contains("no identity tokens")),

@@ -24,7 +24,7 @@ use super::retry::{Failure, Limited};
 use super::signer::{Offer, Place, Signer};
 use super::url::{Url, escaped};
 use super::wire::{Form, Outgoing, Wire, broken};
-use crate::metrics::UpstreamKind;
+use crate::labels::UpstreamKind;
 use crate::oci::{KIB, RepositoryName};
 use crate::rng::Rng;
 

@@ -26,7 +26,8 @@ use super::url::{Origin, Url};
 use super::{UnavailableReason, UpstreamError};
 use crate::clock::{Clock, Timestamp};
 use crate::config::{BaseUrl, UpstreamConfig};
-use crate::metrics::{Metrics, UpstreamKind, UpstreamMetrics};
+use crate::metrics::{Metrics, UpstreamMetrics};
+use crate::labels::UpstreamKind;
 use crate::oci::KIB;
 use crate::rng::Rng;
 

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use larder::control::{self, Answer, Ask, Form};
+use larder::cli::{self, Form};
+use larder::control::{self, Answer, Ask};
 use larder::store::{Keeps, Purged, Report, Selected};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -45,7 +46,7 @@ fn listen(larder: &Larder) -> CancellationToken {
 }
 
 async fn ask(larder: &Larder, ask: Ask) -> Answer {
-    control::answer(&larder.config, ask, Form::Json).await.expect("an answer")
+    cli::answer(&larder.config, ask, Form::Json).await.expect("an answer")
 }
 
 async fn purge(larder: &Larder, what: &str) -> Purged {

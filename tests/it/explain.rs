@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use larder::config::{CredentialConfig, CredentialKind, Credentials, Secret, Visibility};
-use larder::control::{self, Answer, Ask, Explained, Form};
+use larder::cli::{self, Form};
+use larder::control::{self, Answer, Ask, Explained};
 use larder::mirror::explain::{Kind, Question, Readers, Why};
 use larder::store::Keeps;
 use tokio_util::sync::CancellationToken;
@@ -48,11 +49,11 @@ async fn pull(larder: &Larder, repository: &str, reference: &str, image: &Image)
 }
 
 /// By the daemon's own socket.
-async fn told(larder: &Larder, reference: &str) -> Result<Explained, larder::cli::Failure> {
+async fn told(larder: &Larder, reference: &str) -> Result<Explained, larder::exit::ExitError> {
     let stop = CancellationToken::new();
     let server = control::Server::new(larder.app.control.listen().expect("a socket")).expect("a server");
     let serving = tokio::spawn(server.run(larder.app.control.clone(), stop.clone()));
-    let answer = control::answer(&larder.config, Ask::Explain(reference.to_owned()), Form::Json).await;
+    let answer = cli::answer(&larder.config, Ask::Explain(reference.to_owned()), Form::Json).await;
     stop.cancel();
     serving.await.expect("a server");
     match answer? {

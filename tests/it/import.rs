@@ -10,7 +10,8 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use larder::clock::Clock;
 use larder::config::Config;
-use larder::import::{self, Failure, Request, Summary};
+use larder::cli::import::{self, ImportError, Request, Summary};
+use larder::exit::ExitError;
 use larder::metrics::Metrics;
 use larder::oci::{Algorithm, Digest};
 use larder::store::OpenError;
@@ -85,7 +86,7 @@ impl OldRegistry {
     }
 }
 
-fn try_import(setup: &Setup, request: &Request) -> (Result<Summary, Failure>, Vec<String>) {
+fn try_import(setup: &Setup, request: &Request) -> (Result<Summary, ImportError>, Vec<String>) {
     let mut told = Vec::new();
     let taken = import::registry2(&setup.config, request, setup.world.clock.clone(), &mut |line| told.push(line.to_owned()));
     (taken, told)
@@ -368,17 +369,17 @@ fn a_cache_in_use_and_what_is_no_registry_are_refused() {
     let setup = Setup::new(&net);
     let old = OldRegistry::new(&setup.world.clock, HOUR);
     let refused = |request: &Request| try_import(&setup, request).0.unwrap_err();
-    assert!(matches!(refused(&old.request()), Failure::Directory(why) if why.contains("docker/registry/v2/repositories")));
+    assert!(matches!(refused(&old.request()), ImportError::Directory(why) if why.contains("docker/registry/v2/repositories")));
     std::fs::create_dir_all(old.root().join("repositories")).unwrap();
-    assert!(matches!(refused(&Request { upstream: "quay.io".into(), ..old.request() }), Failure::Upstream(_)));
+    assert!(matches!(refused(&Request { upstream: "quay.io".into(), ..old.request() }), ImportError::Upstream(_)));
     assert_eq!(Summary { seconds: 0.0, ..imported(&setup, &old) }, Summary::default());
 
     let metrics = Arc::new(Metrics::new(["docker.io"]));
-    let _held = larder::app::open_store(&setup.config, &setup.world, &metrics).unwrap();
+    let _held = larder::world::open_store(&setup.config, &setup.world, &metrics).unwrap();
     let failure = refused(&old.request());
-    assert!(matches!(failure, Failure::Open(OpenError::Locked(_))));
+    assert!(matches!(failure, ImportError::Open(OpenError::Locked(_))));
     assert!(failure.to_string().contains(&format!("process {}; stop it", std::process::id())), "{failure}");
-    assert_eq!(larder::cli::Failure::from(failure).code(), 4);
+    assert_eq!(ExitError::from(failure).code(), 4);
 }
 
 /// Files of a cache under `blobs/` that do not hash to their name.

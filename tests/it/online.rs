@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use larder::config::UpstreamConfig;
-use larder::online::{Checked, check};
+use larder::cli::online::{Checked, check};
 use larder::rng::Rng;
 
 use tempfile::TempDir;

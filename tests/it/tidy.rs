@@ -11,7 +11,7 @@ const PURE: [&str; 39] = [
     "server/listing.rs",
     "server/range.rs",
     "mirror/freshness.rs",
-    "mirror/outcome.rs",
+    "labels.rs",
     "mirror/patience.rs",
     "mirror/turns.rs",
     "mirror/warm/words.rs",
@@ -39,13 +39,13 @@ const PURE: [&str; 39] = [
     "upstream/credentials/pattern.rs",
     "upstream/credentials/protocol.rs",
     "control/reference.rs",
-    "control/words.rs",
+    "cli/explanation.rs",
     "config/known.rs",
     "config/patterns.rs",
     "config/proxy.rs",
     "config/validate.rs",
-    "online/advice.rs",
-    "online/words.rs",
+    "cli/online/advice.rs",
+    "cli/online/words.rs",
 ];
 /// What a folder must not name.
 const FORBIDDEN: [(&str, &[&str]); 4] = [
@@ -121,11 +121,11 @@ fn dependencies_run_in_one_direction() {
 fn the_disk_is_the_store_s_and_the_network_upstream_s() {
     for (name, text) in sources() {
         let touches = |word: &str| text.lines().any(|line| code(line).contains(word));
-        let may_read_files = ["store", "config", "import", "control/pull.rs", "upstream/credentials/files.rs", "upstream/tls.rs"]
+        let may_read_files = ["store", "config", "cli/import", "cli/pull.rs", "upstream/credentials/files.rs", "upstream/tls.rs"]
             .iter()
             .any(|may| name.starts_with(may));
         assert!(may_read_files || !touches("std::fs::"), "{name} touches the disk");
-        let may_connect = ["upstream/connect.rs", "healthcheck.rs"].contains(&name.as_str());
+        let may_connect = ["upstream/connect.rs", "cli/healthcheck.rs"].contains(&name.as_str());
         assert!(may_connect || !touches("TcpStream::connect"), "{name} opens connections");
         // Whatever runs a program has to bound its time and its words, and to keep larder's variables from it.
         assert!(name == "upstream/credentials/exec.rs" || !touches("Command::new"), "{name} runs programs");

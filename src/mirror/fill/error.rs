@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::mirror::outcome::BypassReason;
+use crate::labels::BypassReason;
 use crate::mirror::{Error, What};
 use crate::upstream::UpstreamError;
 

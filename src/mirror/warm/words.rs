@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
 
-use crate::mirror::{BypassReason, Error, StaleReason};
+use crate::mirror::Error;
+use crate::labels::{BypassReason, StaleReason};
 use crate::oci::Digest;
 
 /// What became of one image.

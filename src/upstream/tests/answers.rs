@@ -59,7 +59,7 @@ async fn registry_40_a_5xx_is_asked_again_and_a_plain_no_is_not() {
         let (upstream, metrics) = upstream(&config(), &net);
         let call = call();
         let error = upstream.get_manifest(&repository(), &tag(), &call).await.expect_err("an error");
-        assert_eq!((error.label(), call.exchange.attempts()), (label, attempts), "{status}");
+        assert_eq!((error.reason().as_str(), call.exchange.attempts()), (label, attempts), "{status}");
         if status == 429 {
             assert_eq!(error, UpstreamError::RateLimited { retry_after: Some(Duration::from_secs(9)) });
         }
@@ -95,7 +95,7 @@ async fn silence_ends_with_the_caller_s_deadline() {
     let (upstream, _) = upstream(&config(), &net);
     let (begun, call) = (tokio::time::Instant::now(), call());
     let error = upstream.get_blob(&repository(), &digest(), 0, &call).await.err().expect("an error");
-    assert_eq!(error.label(), "timeout");
+    assert_eq!(error.reason().as_str(), "timeout");
     assert!(begun.elapsed() >= Duration::from_secs(20) && begun.elapsed() <= Duration::from_secs(25), "{:?}", begun.elapsed());
     assert_eq!((call.exchange.attempts(), call.exchange.status()), (2, None));
     assert!(call.exchange.millis() >= 20_000);
@@ -114,7 +114,7 @@ async fn what_cannot_be_true_is_corrupt() {
     let (upstream, _) = upstream(&config(), &net);
     for tag in ["long", "endless", "coded", "part", "smtp"] {
         let error = upstream.get_manifest(&repository(), &tag.parse().expect("a tag"), &call()).await.expect_err("an error");
-        assert_eq!(error.label(), "corrupt", "{tag}: {error}");
+        assert_eq!(error.reason().as_str(), "corrupt", "{tag}: {error}");
     }
 }
 
@@ -146,7 +146,7 @@ async fn a_blob_comes_whole_or_fails() {
             match stream.next().await {
                 Ok(Some(chunk)) => bytes.extend_from_slice(&chunk),
                 Ok(None) => break ("whole", bytes.len(), begun.elapsed().as_secs()),
-                Err(error) => break (error.label(), bytes.len(), begun.elapsed().as_secs()),
+                Err(error) => break (error.reason().as_str(), bytes.len(), begun.elapsed().as_secs()),
             }
         });
     }
@@ -166,7 +166,7 @@ async fn waiting_again_and_again_does_not_put_off_the_stall() {
             break result.expect_err("a stall");
         }
     };
-    assert_eq!((error.label(), begun.elapsed()), ("timeout", Duration::from_secs(30)));
+    assert_eq!((error.reason().as_str(), begun.elapsed()), ("timeout", Duration::from_secs(30)));
 }
 
 #[tokio::test(start_paused = true)]
@@ -191,7 +191,7 @@ async fn registry_32_a_rest_is_what_was_asked_for_or_refused() {
         });
         let (upstream, _) = upstream(&config(), &net);
         let got = upstream.get_blob(&repository(), &digest(), 2, &call()).await;
-        assert_eq!(got.map(|stream| (stream.offset, stream.size)).map_err(|error| error.label()), expected, "{status} {headers:?}");
+        assert_eq!(got.map(|stream| (stream.offset, stream.size)).map_err(|error| error.reason().as_str()), expected, "{status} {headers:?}");
     }
 }
 
@@ -201,7 +201,7 @@ async fn a_206_that_leaves_out_the_end_does_not_look_whole() {
     let (upstream, _) = upstream(&config(), &net);
     let mut stream = upstream.get_blob(&repository(), &digest(), 2, &call()).await.expect("a blob");
     assert_eq!(stream.next().await.expect("bytes").as_deref(), Some(&b"ll"[..]));
-    assert_eq!(stream.next().await.expect_err("an error").label(), "broken");
+    assert_eq!(stream.next().await.expect_err("an error").reason().as_str(), "broken");
 }
 
 /// Also: clients_40

@@ -71,7 +71,7 @@ async fn registry_14_a_refused_token_is_replaced_once() {
     let net = issuing(|_| false);
     let (refused, _) = upstream(&config(), &net);
     let error = refused.get_manifest(&repository(), &tag(), &call()).await.expect_err("an error");
-    assert_eq!((error.label(), tokens(&net), net.log().len()), ("denied", 2, 5), "{error}");
+    assert_eq!((error.reason().as_str(), tokens(&net), net.log().len()), ("denied", 2, 5), "{error}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -84,7 +84,7 @@ async fn registry_15_a_token_too_weak_for_its_own_scope_is_final_and_a_new_scope
             (_, None) => challenged(r#"Bearer realm="http://r.example/token",scope="repository:library/a:pull""#),
         });
         let (upstream, _) = upstream(&config(), &net);
-        let got = upstream.get_manifest(&repository(), &tag(), &call()).await.map_or_else(|error| error.label(), |_| "ok");
+        let got = upstream.get_manifest(&repository(), &tag(), &call()).await.map_or_else(|error| error.reason().as_str(), |_| "ok");
         assert_eq!(format!("{got} {}", tokens(&net)), expected);
     }
 }
@@ -105,7 +105,7 @@ async fn registry_18_a_foreign_token_server_never_sees_the_password_unless_liste
         if let Err(error) = &got {
             assert!(error.to_string().contains("token_hosts") && !error.to_string().contains("hunter2"), "{error}");
         }
-        assert_eq!(got.as_ref().map_or_else(|error| error.label(), |_| "ok"), label);
+        assert_eq!(got.as_ref().map_or_else(|error| error.reason().as_str(), |_| "ok"), label);
         assert_eq!(net.to("auth.example").len(), listed.len());
         assert!(net.to("r.example").iter().all(|seen| seen.header("authorization") != Some(BASIC)));
     }
@@ -134,7 +134,7 @@ async fn a_token_server_that_moved_is_found_again() {
     let mut labels = Vec::new();
     for _ in 0..3 {
         let got = upstream.get_manifest(&repository(), &tag(), &call()).await;
-        labels.push(got.map_or_else(|error| error.label(), |_| "ok"));
+        labels.push(got.map_or_else(|error| error.reason().as_str(), |_| "ok"));
         tokio::time::sleep(Duration::from_secs(60)).await;
     }
     assert_eq!(labels, ["ok", "corrupt", "ok"]);
@@ -167,7 +167,7 @@ async fn registry_03_refusals_have_their_meanings_and_no_loops() {
         let config = if with_credentials { signed_in(config()) } else { config() };
         let (upstream, _) = upstream(&config, &net);
         let error = upstream.get_manifest(&repository(), &tag(), &call()).await.expect_err("an error");
-        assert_eq!((error.label(), net.log().len()), (label, requests), "{challenge}");
+        assert_eq!((error.reason().as_str(), net.log().len()), (label, requests), "{challenge}");
     }
 }
 
@@ -211,7 +211,7 @@ async fn an_unlisted_token_server_at_a_private_address_is_not_asked() {
     let net = Net::new(|_| challenged(r#"Bearer realm="https://private.example/token""#));
     let (upstream, _) = upstream(&config(), &net);
     let error = upstream.get_manifest(&repository(), &tag(), &call()).await.expect_err("an error");
-    assert_eq!((error.label(), net.to("private.example").len()), ("blocked", 0), "{error}");
+    assert_eq!((error.reason().as_str(), net.to("private.example").len()), ("blocked", 0), "{error}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -222,5 +222,5 @@ async fn registry_39_a_token_server_s_outage_is_no_refusal() {
     });
     let (upstream, _) = upstream(&signed_in(config()), &net);
     let error = upstream.get_manifest(&repository(), &tag(), &call()).await.expect_err("an error");
-    assert_eq!((error.label(), tokens(&net)), ("status", 3), "{error}");
+    assert_eq!((error.reason().as_str(), tokens(&net)), ("status", 3), "{error}");
 }

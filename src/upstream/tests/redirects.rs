@@ -122,7 +122,7 @@ async fn registry_27_loops_and_long_chains_end() {
         });
         let (upstream, _) = upstream(&config(), &net);
         let error = upstream.get_manifest(&repository(), &tag(), &call()).await.expect_err("an error");
-        assert_eq!((error.label(), net.log().len()), ("corrupt", requests), "{script}: {error}");
+        assert_eq!((error.reason().as_str(), net.log().len()), ("corrupt", requests), "{script}: {error}");
     }
 }
 
@@ -184,7 +184,7 @@ async fn registry_30_an_expired_link_is_replaced_once_and_says_nothing_about_the
             let (upstream, _) = upstream(&signed_in(config()), &net);
             let got = upstream.get_blob(&repository(), &digest(), 0, &call()).await;
             assert_eq!(
-                got.map(|_| "whole").map_err(|error| error.label()),
+                got.map(|_| "whole").map_err(|error| error.reason().as_str()),
                 if good == 2 { Ok("whole") } else { Err("status") },
                 "{status}"
             );
@@ -237,5 +237,5 @@ async fn tls_is_checked_against_ca_file_and_never_left() {
     config.ca_file = None;
     let (doubting, _) = upstream(&config, &net);
     let error = doubting.get_manifest(&repository(), &tag(), &call()).await.expect_err("an error");
-    assert_eq!(error.label(), "tls", "{error}");
+    assert_eq!(error.reason().as_str(), "tls", "{error}");
 }

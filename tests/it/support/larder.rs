@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use larder::app::{App, Failure, World};
+use larder::app::App;
+use larder::world::{BuildError, World};
 use larder::clock::{Clock, Timestamp};
 use larder::config::{
     AdminConfig, BaseUrl, CacheConfig, Config, FillsConfig, LogConfig, LogFormat, NoProxy, Patterns, ServerConfig, UpstreamConfig,
@@ -144,7 +145,7 @@ impl Setup {
     }
 
     /// As [`Setup::start`], where the disk may not let it.
-    pub fn try_start(self) -> Result<Larder, Box<(Setup, Failure)>> {
+    pub fn try_start(self) -> Result<Larder, Box<(Setup, BuildError)>> {
         let stop = CancellationToken::new();
         let metrics = Arc::new(Metrics::new(self.config.upstreams.keys()));
         let app = match App::build(&self.config, self.world.clone(), metrics, None, stop.clone()) {

@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::{Answer, Stats, Tally, words};
+use super::explanation;
+use crate::control::{Answer, Stats, Tally};
 use crate::mirror::{WarmProgress, Warmed};
 use crate::store::{Held, Purged, Report, VerifyProgress};
+use crate::units::{age, size};
 
 /// Repositories in the text; `--json` has more.
 const REPOSITORIES_SHOWN: usize = 20;
@@ -54,7 +56,7 @@ impl Form {
             (Form::Text, Answer::Verified(report)) => report_text(report),
             (Form::Text, Answer::Purged(purged)) => purged_text(purged),
             (Form::Text, Answer::Pulled(warmed)) => pulled_text(warmed),
-            (Form::Text, Answer::Explained(explained)) => words::explained(explained),
+            (Form::Text, Answer::Explained(explained)) => explanation::explained(explained),
         })
     }
 }
@@ -77,7 +79,7 @@ fn stats_text(stats: &Stats) -> String {
         );
     }
     if stats.week != Tally::default() {
-        let _ = writeln!(text, "{}", week(&stats.week));
+        let _ = writeln!(text, "{}", stats.week);
     }
     let mut table = |title: &str, rows: &mut dyn Iterator<Item = (&String, &Held)>| {
         let _ = writeln!(text, "\n{:>12}  {:>8}  {:>9}  {title}", "bytes", "tags", "manifests");
@@ -97,17 +99,10 @@ fn stats_text(stats: &Stats) -> String {
     for next in &held.next {
         let unused = age(next.unused_seconds);
         let of = if next.of.is_empty() { "listed by nothing".to_owned() } else { next.of.join(", ") };
-        let why = words::reasons(next.kept, next.unused_left_seconds);
+        let why = explanation::reasons(next.kept, next.unused_left_seconds);
         let _ = writeln!(text, "{:>12}  {unused:>14}  {} ({of}){why}", size(next.bytes), next.digest);
     }
     text
-}
-
-/// What the mirror was good for, as one line.
-pub(super) fn week(week: &Tally) -> String {
-    let Tally { pulls, counted_gets, hidden_minutes, .. } = week;
-    let saved = size(week.saved_bytes());
-    format!("7 days: {pulls} pulls, {counted_gets} counted upstream GETs, {saved} not downloaded, {hidden_minutes} outage minutes hidden")
 }
 
 fn report_text(report: &Report) -> String {
@@ -184,36 +179,12 @@ fn share(part: u64, whole: u64) -> String {
     format!("{}.{} %", tenths / 10, tenths % 10)
 }
 
-/// In its largest unit and the next: nobody wants to read the seconds of a month.
-pub(super) fn age(seconds: u64) -> String {
-    let round = match seconds {
-        0..3600 => seconds,
-        3600..86_400 => seconds / 60 * 60,
-        _ => seconds / 3600 * 3600,
-    };
-    humantime::format_duration(Duration::from_secs(round)).to_string()
-}
-
-pub(super) fn size(bytes: u64) -> String {
-    let units = [(40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")];
-    match units.into_iter().find(|(shift, _)| bytes >> shift > 0) {
-        Some((shift, unit)) => format!("{}.{} {unit}", bytes >> shift, ((bytes >> (shift - 10) & 1023) * 10) >> 10),
-        None => format!("{bytes} B"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn figures_are_short() {
-        for (bytes, text) in [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (1 << 30, "1.0 GiB"), (u64::MAX, "16777215.9 TiB")] {
-            assert_eq!(size(bytes), text);
-        }
+    fn a_share_has_one_decimal() {
         assert_eq!((share(1, 3).as_str(), share(0, 0).as_str(), share(2, 2).as_str()), ("33.3 %", "0.0 %", "100.0 %"));
-        for (seconds, text) in [(0, "0s"), (119, "1m 59s"), (7261, "2h 1m"), (3 * 86_400 + 7261, "3days 2h")] {
-            assert_eq!(age(seconds), text);
-        }
     }
 }

@@ -78,7 +78,7 @@ impl<'a> Taking<'a> {
 
     /// # Errors
     /// When a disk fails in a way that concerns more than one file.
-    pub(super) fn run(&mut self) -> Result<(), super::Failure> {
+    pub(super) fn run(&mut self) -> Result<(), super::ImportError> {
         let (sources, images) = self.survey()?;
         let total = images.len();
         for (done, image) in images.iter().enumerate() {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::cli::Failure;
+use crate::exit::ExitError;
 
 /// Less than the five seconds after which Docker would call the check itself broken.
 const DEADLINE: Duration = Duration::from_secs(3);
@@ -17,8 +17,8 @@ const STATUS_BYTES: usize = 12;
 ///
 /// # Errors
 /// The answer that came instead, or why none came.
-pub fn run(admin: SocketAddr) -> Result<(), Failure> {
-    let failed = |why: String| Failure::Failed(format!("not ready: {why}"));
+pub fn run(admin: SocketAddr) -> Result<(), ExitError> {
+    let failed = |why: String| ExitError::Failed(format!("not ready: {why}"));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| failed(error.to_string()))?;
     let address = reachable(admin);

@@ -5,9 +5,10 @@ use std::io::{self, Read};
 use std::path::Path;
 
 use super::client::{answer, block_on};
-use super::{Answer, Ask, Form};
-use crate::cli::Failure;
+use super::print::Form;
+use crate::exit::ExitError;
 use crate::config::Config;
+use crate::control::{self, Answer, Ask};
 use crate::mirror::{Platforms, Warmed};
 
 /// Of a question: a request's head has 64 KiB.
@@ -20,8 +21,8 @@ const LIST_BYTES_MAX: u64 = 8 << 20;
 ///
 /// # Errors
 /// When a reference or platform is none, nobody could answer, or an image is incomplete.
-pub fn pull(config: &Config, texts: &[(Option<String>, String)], platforms: &[String], form: Form) -> Result<(), Failure> {
-    Platforms::parse(platforms).map_err(|fault| Failure::Usage(format!("--platform: {fault}")))?;
+pub fn pull(config: &Config, texts: &[(Option<String>, String)], platforms: &[String], form: Form) -> Result<(), ExitError> {
+    Platforms::parse(platforms).map_err(|fault| ExitError::Usage(format!("--platform: {fault}")))?;
     let images = images(config, texts)?;
     let warmed = block_on(ask_all(config, &images, platforms, form))?;
     let incomplete = warmed.iter().filter(|image| !image.complete).count();
@@ -29,34 +30,34 @@ pub fn pull(config: &Config, texts: &[(Option<String>, String)], platforms: &[St
     form.print(&Answer::Pulled(warmed))?;
     match incomplete {
         0 => Ok(()),
-        _ => Err(Failure::Failed(format!("{incomplete} of {of} images are incomplete"))),
+        _ => Err(ExitError::Failed(format!("{incomplete} of {of} images are incomplete"))),
     }
 }
 
 /// The images that are meant, each once. All that are none are named at once.
-fn images(config: &Config, texts: &[(Option<String>, String)]) -> Result<Vec<String>, Failure> {
+fn images(config: &Config, texts: &[(Option<String>, String)]) -> Result<Vec<String>, ExitError> {
     let (mut images, mut seen, mut faults) = (Vec::new(), HashSet::new(), Vec::new());
     for (place, text) in texts {
-        match super::image(text, config) {
+        match control::image(text, config) {
             Ok(image) if seen.insert(image.clone()) => images.push(image),
             Ok(_) => {}
             Err(fault) => faults.push(place.as_ref().map_or_else(|| fault.clone(), |place| format!("{place}: {fault}"))),
         }
     }
     match (faults.is_empty(), images.is_empty()) {
-        (false, _) => Err(Failure::Usage(faults.join("\n"))),
-        (true, true) => Err(Failure::Usage("no image is named; write references such as alpine:3.20, or -f FILE with one a line".into())),
+        (false, _) => Err(ExitError::Usage(faults.join("\n"))),
+        (true, true) => Err(ExitError::Usage("no image is named; write references such as alpine:3.20, or -f FILE with one a line".into())),
         (true, false) => Ok(images),
     }
 }
 
 /// Asks, in as many questions as it takes.
-async fn ask_all(config: &Config, images: &[String], platforms: &[String], form: Form) -> Result<Vec<Warmed>, Failure> {
+async fn ask_all(config: &Config, images: &[String], platforms: &[String], form: Form) -> Result<Vec<Warmed>, ExitError> {
     let mut warmed = Vec::new();
     for images in parts(images) {
         match answer(config, Ask::Pull { images: images.to_vec(), platforms: platforms.to_vec() }, form).await? {
             Answer::Pulled(mut part) => warmed.append(&mut part),
-            _ => return Err(Failure::Failed("the daemon answered another question; is it of another version?".into())),
+            _ => return Err(ExitError::Failed("the daemon answered another question; is it of another version?".into())),
         }
     }
     Ok(warmed)
@@ -81,10 +82,10 @@ fn parts(images: &[String]) -> Vec<&[String]> {
 ///
 /// # Errors
 /// When it cannot be read.
-pub fn read_list(path: &Path) -> Result<Vec<(Option<String>, String)>, Failure> {
+pub fn read_list(path: &Path) -> Result<Vec<(Option<String>, String)>, ExitError> {
     let is_stdin = path.as_os_str() == "-";
     let shown = if is_stdin { "stdin".to_owned() } else { path.display().to_string() };
-    let fail = |error: io::Error| Failure::Usage(format!("{shown}: {error}"));
+    let fail = |error: io::Error| ExitError::Usage(format!("{shown}: {error}"));
     let mut text = String::new();
     let read = if is_stdin {
         io::stdin().take(LIST_BYTES_MAX).read_to_string(&mut text)
@@ -93,7 +94,7 @@ pub fn read_list(path: &Path) -> Result<Vec<(Option<String>, String)>, Failure> 
     };
     let is_cut = read.map_err(fail)? as u64 == LIST_BYTES_MAX;
     if is_cut {
-        return Err(Failure::Usage(format!("{shown}: more than {} MiB are no list of images", LIST_BYTES_MAX >> 20)));
+        return Err(ExitError::Usage(format!("{shown}: more than {} MiB are no list of images", LIST_BYTES_MAX >> 20)));
     }
     let reference = |line: &str| line.split('#').next().unwrap_or_default().trim().to_owned();
     let lines = text.lines().map(reference).enumerate().filter(|(_, reference)| !reference.is_empty());

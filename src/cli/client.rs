@@ -1,4 +1,4 @@
-//! A command's end: asks the daemon that holds the cache directory, or, where none does, takes the lock and answers itself.
+//! A command's end of `control.sock`: asks the daemon that holds the cache directory, or, where none does, takes the lock and answers itself.
 
 use std::io;
 use std::sync::Arc;
@@ -14,11 +14,12 @@ use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::{Answer, Ask, Control, Form, LINES_MAX, Line, Parts};
-use crate::app::{self, World};
-use crate::cli::Failure;
+use super::print::Form;
+use crate::exit::ExitError;
 use crate::config::Config;
+use crate::control::{Answer, Ask, Control, LINES_MAX, Line, Parts};
 use crate::store;
+use crate::world::{self, World};
 
 /// A daemon that says nothing for so long is stuck.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
@@ -32,21 +33,21 @@ const LINE_BYTES_MAX: usize = 16 << 20;
 ///
 /// # Errors
 /// When nobody could answer, or what was found is bad.
-pub fn run(config: &Config, ask: Ask, form: Form) -> Result<(), Failure> {
+pub fn run(config: &Config, ask: Ask, form: Form) -> Result<(), ExitError> {
     let answer = block_on(answer(config, ask, form))?;
     form.print(&answer)?;
     match answer {
         Answer::Verified(report) if report.is_bad() => {
-            Err(Failure::Failed("the cache is damaged; larder verify --repair puts the damage aside".into()))
+            Err(ExitError::Failed("the cache is damaged; larder verify --repair puts the damage aside".into()))
         }
         _ => Ok(()),
     }
 }
 
 /// Runs a command to its end.
-pub(super) fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+pub(super) fn block_on<T>(work: impl Future<Output = Result<T, ExitError>>) -> Result<T, ExitError> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-    let runtime = runtime.map_err(|error| Failure::Failed(format!("cannot start the runtime: {error}")))?;
+    let runtime = runtime.map_err(|error| ExitError::Failed(format!("cannot start the runtime: {error}")))?;
     runtime.block_on(work)
 }
 
@@ -54,31 +55,31 @@ pub(super) fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Res
 ///
 /// # Errors
 /// When nobody could answer.
-pub async fn answer(config: &Config, ask: Ask, form: Form) -> Result<Answer, Failure> {
+pub async fn answer(config: &Config, ask: Ask, form: Form) -> Result<Answer, ExitError> {
     let until = Instant::now() + START_MAX;
     loop {
         match UnixStream::connect(store::control_path(&config.cache.path)).await {
             Ok(stream) => return over(stream, &ask, form).await,
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {}
-            Err(error) => return Err(Failure::Failed(format!("{}: {error}", store::control_path(&config.cache.path).display()))),
+            Err(error) => return Err(ExitError::Failed(format!("{}: {error}", store::control_path(&config.cache.path).display()))),
         }
         match stopped(config, ask.clone(), form).await {
             // A daemon that is about to listen, or to be gone.
-            Err(Failure::CacheLocked(_)) if Instant::now() < until => tokio::time::sleep(START_INTERVAL).await,
+            Err(ExitError::CacheLocked(_)) if Instant::now() < until => tokio::time::sleep(START_INTERVAL).await,
             answered => return answered,
         }
     }
 }
 
 /// Over the daemon's socket.
-async fn over(stream: UnixStream, ask: &Ask, form: Form) -> Result<Answer, Failure> {
-    let broken = |error: hyper::Error| Failure::Failed(format!("the daemon's answer broke off: {error}"));
+async fn over(stream: UnixStream, ask: &Ask, form: Form) -> Result<Answer, ExitError> {
+    let broken = |error: hyper::Error| ExitError::Failed(format!("the daemon's answer broke off: {error}"));
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
     tokio::spawn(connection);
     let (method, target) = ask.request();
     let request = Request::builder().method(method).uri(target).header(HOST, "larder").body(Empty::<Bytes>::new());
-    let request = request.map_err(|error| Failure::Usage(error.to_string()))?;
-    let silent = |_| Failure::Failed(format!("the daemon has said nothing for {} s", SILENCE_MAX.as_secs()));
+    let request = request.map_err(|error| ExitError::Usage(error.to_string()))?;
+    let silent = |_| ExitError::Failed(format!("the daemon has said nothing for {} s", SILENCE_MAX.as_secs()));
     let mut body = tokio::time::timeout(SILENCE_MAX, sender.send_request(request)).await.map_err(silent)?.map_err(broken)?.into_body();
     let mut heard = BytesMut::new();
     while let Some(frame) = tokio::time::timeout(SILENCE_MAX, body.frame()).await.map_err(silent)? {
@@ -86,7 +87,7 @@ async fn over(stream: UnixStream, ask: &Ask, form: Form) -> Result<Answer, Failu
         while let Some(end) = heard.iter().position(|byte| *byte == b'\n') {
             let line = heard.split_to(end + 1);
             let line = serde_json::from_slice(&line)
-                .map_err(|error| Failure::Failed(format!("the daemon says what cannot be understood: {error}")))?;
+                .map_err(|error| ExitError::Failed(format!("the daemon says what cannot be understood: {error}")))?;
             if let Some(answer) = hear(line, form)? {
                 return Ok(answer);
             }
@@ -95,33 +96,33 @@ async fn over(stream: UnixStream, ask: &Ask, form: Form) -> Result<Answer, Failu
             break;
         }
     }
-    Err(Failure::Failed("the daemon's answer broke off".into()))
+    Err(ExitError::Failed("the daemon's answer broke off".into()))
 }
 
 /// In the daemon's place, which is not running.
-async fn stopped(config: &Config, ask: Ask, form: Form) -> Result<Answer, Failure> {
+async fn stopped(config: &Config, ask: Ask, form: Form) -> Result<Answer, ExitError> {
     let world = World::system();
     if !store::is_cache(&config.cache.path) {
-        return Err(Failure::CacheUnusable(format!(
+        return Err(ExitError::CacheUnusable(format!(
             "{} is no cache directory; --config names another configuration",
             config.cache.path.display()
         )));
     }
-    let metrics = app::metrics(config);
+    let metrics = world::metrics(config);
     let gate = world.gate.clone();
-    let (store, mirror) = app::open_mirror(config, &world, &metrics)?;
+    let (store, mirror) = world::open_mirror(config, &world, &metrics)?;
     let (sender, mut lines) = mpsc::channel(LINES_MAX);
     let is_pull = matches!(ask, Ask::Pull { .. });
     let control = Control::new(Parts { store: Arc::clone(&store), mirror, gate: gate.clone(), metrics }, world.clock, None);
     let running = tokio::spawn(control.run(ask, sender));
-    let mut answer = Err(Failure::Failed("it ended without an answer".into()));
+    let mut answer = Err(ExitError::Failed("it ended without an answer".into()));
     loop {
         let line = tokio::select! {
             line = lines.recv() => line,
             // Ends cleanly, so that what was downloaded need not be doubted at the next start.
             Ok(()) = tokio::signal::ctrl_c(), if is_pull => {
                 running.abort();
-                answer = Err(Failure::Failed("interrupted; what is complete is kept, and half a download goes on the next time".into()));
+                answer = Err(ExitError::Failed("interrupted; what is complete is kept, and half a download goes on the next time".into()));
                 break;
             }
         };
@@ -135,7 +136,7 @@ async fn stopped(config: &Config, ask: Ask, form: Form) -> Result<Answer, Failur
     answer
 }
 
-fn hear(line: Line, form: Form) -> Result<Option<Answer>, Failure> {
+fn hear(line: Line, form: Form) -> Result<Option<Answer>, ExitError> {
     match line {
         Line::Progress(progress) => {
             form.progress(&progress);
@@ -146,7 +147,7 @@ fn hear(line: Line, form: Form) -> Result<Option<Answer>, Failure> {
             Ok(None)
         }
         Line::Done(answer) => Ok(Some(answer)),
-        Line::Failed(why) => Err(Failure::Failed(why)),
-        Line::Refused(why) => Err(Failure::Usage(why)),
+        Line::Failed(why) => Err(ExitError::Failed(why)),
+        Line::Refused(why) => Err(ExitError::Usage(why)),
     }
 }

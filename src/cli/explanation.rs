@@ -2,12 +2,12 @@
 
 use std::fmt::Write as _;
 
-use super::ask::Explained;
-use super::print::{age, size};
+use crate::control::Explained;
 use crate::mirror::explain::{
     Content, Credential, Eviction, Explanation, Host, Image, Kind, Next, Pulls, Question, Readers, Rest, Served, Source, Tag, Why,
 };
 use crate::store::{Keeps, Place};
+use crate::units::{age, size};
 
 /// Where the facts begin.
 const MARGIN: usize = 15;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::cli::Failure;
+use crate::exit::ExitError;
 use crate::config::{Config, UpstreamConfig};
 use crate::metrics::Metrics;
 use crate::rng::Rng;
@@ -36,13 +36,13 @@ impl Checked {
     ///
     /// # Errors
     /// With the names of the upstreams that do not.
-    pub fn verdict(&self) -> Result<(), Failure> {
+    pub fn verdict(&self) -> Result<(), ExitError> {
         match self.failing.len() {
             0 => Ok(()),
             failing => {
                 let names = self.failing.join(", ");
                 let does = if failing == 1 { "does" } else { "do" };
-                Err(Failure::Failed(format!("{failing} of {} upstreams {does} not work as configured: {names}", self.upstreams)))
+                Err(ExitError::Failed(format!("{failing} of {} upstreams {does} not work as configured: {names}", self.upstreams)))
             }
         }
     }
@@ -52,9 +52,9 @@ impl Checked {
 ///
 /// # Errors
 /// When an upstream's files cannot be used, as `serve` would not start.
-pub fn run(config: &Config) -> Result<Checked, Failure> {
+pub fn run(config: &Config) -> Result<Checked, ExitError> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| Failure::Failed(format!("cannot start the runtime: {error}")))?;
+    let runtime = runtime.map_err(|error| ExitError::Failed(format!("cannot start the runtime: {error}")))?;
     let checked = runtime.block_on(check(config, Arc::new(TcpConnect), Arc::new(Rng::from_entropy())));
     // A resolver that never answers must not keep the command from ending.
     runtime.shutdown_background();
@@ -65,12 +65,12 @@ pub fn run(config: &Config) -> Result<Checked, Failure> {
 ///
 /// # Errors
 /// When an upstream's files cannot be used.
-pub async fn check(config: &Config, connect: Arc<dyn Connect>, rng: Arc<Rng>) -> Result<Checked, Failure> {
+pub async fn check(config: &Config, connect: Arc<dyn Connect>, rng: Arc<Rng>) -> Result<Checked, ExitError> {
     let metrics = Arc::new(Metrics::new(config.upstreams.keys()));
     let mut asking = JoinSet::new();
     for (place, upstream) in config.upstreams.values().enumerate() {
         let client = Upstream::new(upstream, Arc::clone(&connect), &metrics, Arc::clone(&rng))
-            .map_err(|error| Failure::Usage(format!("upstreams.{}: {error}", upstream.name)))?;
+            .map_err(|error| ExitError::Usage(format!("upstreams.{}: {error}", upstream.name)))?;
         asking.spawn(async move { (place, client.probe(Instant::now() + DEADLINE).await) });
     }
     let mut found = asking.join_all().await;

@@ -1,4 +1,4 @@
-//! How a request was answered: one closed word for the log field, the metric label and the `Cache-Status` header.
+//! The closed enums that the access log, the metrics and the headers share: one word each, the same everywhere. Pure.
 
 /// The contract's closed enum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -117,5 +117,78 @@ impl BypassReason {
             BypassReason::TooLarge => "too-large",
             BypassReason::DiskError => "disk-error",
         }
+    }
+}
+
+/// What a request is about, as a metric label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    Manifest,
+    Blob,
+    /// `/v2/`, listings, health, and whatever is not found.
+    Other,
+}
+
+impl Kind {
+    pub const LABELS: [&'static str; 3] = ["manifest", "blob", "other"];
+
+    pub fn as_str(self) -> &'static str {
+        Kind::LABELS[self as usize]
+    }
+}
+
+/// What upstream is asked for, as a metric label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum UpstreamKind {
+    Manifest,
+    Blob,
+    Token,
+    Listing,
+}
+
+impl UpstreamKind {
+    pub const LABELS: [&'static str; 4] = ["manifest", "blob", "token", "listing"];
+
+    pub fn as_str(self) -> &'static str {
+        UpstreamKind::LABELS[self as usize]
+    }
+}
+
+/// How a fill ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FillResult {
+    Stored,
+    Bypassed,
+    Failed,
+}
+
+impl FillResult {
+    pub const LABELS: [&'static str; 3] = ["stored", "bypassed", "failed"];
+}
+
+/// Why upstream did not answer a question: the `reason` label of `upstream_errors_total` and `upstream_retries_total`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorReason {
+    NotFound,
+    Denied,
+    Credential,
+    RateLimited,
+    Timeout,
+    Corrupt,
+    Dns,
+    Connect,
+    Tls,
+    /// An address that larder may not connect to.
+    Blocked,
+    Status,
+    Broken,
+}
+
+impl ErrorReason {
+    pub const LABELS: [&'static str; 12] =
+        ["not_found", "denied", "credential", "rate_limited", "timeout", "corrupt", "dns", "connect", "tls", "blocked", "status", "broken"];
+
+    pub fn as_str(self) -> &'static str {
+        ErrorReason::LABELS[self as usize]
     }
 }

@@ -15,11 +15,11 @@ use tokio::time::Instant;
 pub use distribution::{Translation, Untranslatable, translate};
 pub use summary::{Blobs, Counts, Summary};
 
-use crate::app::{self, World};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::gate::Gate;
 use crate::store::{OpenError, StoreError};
+use crate::world::{self, World};
 use taking::Taking;
 use tree::Tree;
 
@@ -36,7 +36,7 @@ pub struct Request {
 
 /// Why nothing was taken over, or no more.
 #[derive(Debug, thiserror::Error)]
-pub enum Failure {
+pub enum ImportError {
     #[error("{0}")]
     Directory(String),
     #[error("--upstream {0} is not one of the upstreams of the configuration")]
@@ -58,14 +58,14 @@ pub enum Failure {
 ///
 /// # Errors
 /// When the registry or the cache directory cannot be used, or a disk fails.
-pub fn registry2(config: &Config, request: &Request, clock: Clock, tell: &mut dyn FnMut(&str)) -> Result<Summary, Failure> {
+pub fn registry2(config: &Config, request: &Request, clock: Clock, tell: &mut dyn FnMut(&str)) -> Result<Summary, ImportError> {
     let begin = Instant::now();
-    let upstream = config.upstream(&request.upstream).ok_or_else(|| Failure::Upstream(request.upstream.clone()))?;
-    let tree = Tree::open(&request.directory).map_err(Failure::Directory)?;
+    let upstream = config.upstream(&request.upstream).ok_or_else(|| ImportError::Upstream(request.upstream.clone()))?;
+    let tree = Tree::open(&request.directory).map_err(ImportError::Directory)?;
     check_owner(&config.cache.path)?;
-    let metrics = app::metrics(config);
+    let metrics = world::metrics(config);
     let world = World { gate: Gate::Inline, clock: clock.clone(), ..World::system() };
-    let store = app::open_store(config, &world, &metrics)?;
+    let store = world::open_store(config, &world, &metrics)?;
     let mut taking = Taking::new(&tree, Arc::clone(&store), (&config.cache, upstream), clock, request.copy, tell);
     let taken = taking.run();
     let mut summary = taking.end();
@@ -91,10 +91,10 @@ pub fn translate_file(path: &Path, environment: impl IntoIterator<Item = (String
 }
 
 /// root's files under a daemon's directory would be there, and unreadable.
-fn check_owner(cache: &Path) -> Result<(), Failure> {
+fn check_owner(cache: &Path) -> Result<(), ImportError> {
     let Ok(metadata) = std::fs::metadata(cache) else { return Ok(()) };
     if metadata.uid() == rustix::process::geteuid().as_raw() {
         return Ok(());
     }
-    Err(Failure::Owner { path: cache.to_owned(), owner: metadata.uid() })
+    Err(ImportError::Owner { path: cache.to_owned(), owner: metadata.uid() })
 }
