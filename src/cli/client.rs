@@ -15,9 +15,9 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::print::Form;
-use crate::exit::ExitError;
 use crate::config::Config;
 use crate::control::{Answer, Ask, Control, LINES_MAX, Line, Parts};
+use crate::exit::ExitError;
 use crate::store;
 use crate::world::{self, World};
 

@@ -10,8 +10,8 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::exit::ExitError;
 use crate::config::{Config, UpstreamConfig};
+use crate::exit::ExitError;
 use crate::metrics::Metrics;
 use crate::rng::Rng;
 use crate::upstream::Upstream;

@@ -6,9 +6,9 @@ use std::path::Path;
 
 use super::client::{answer, block_on};
 use super::print::Form;
-use crate::exit::ExitError;
 use crate::config::Config;
 use crate::control::{self, Answer, Ask};
+use crate::exit::ExitError;
 use crate::mirror::{Platforms, Warmed};
 
 /// Of a question: a request's head has 64 KiB.

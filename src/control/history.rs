@@ -60,7 +60,10 @@ impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Tally { pulls, counted_gets, hidden_minutes, .. } = self;
         let saved = size(self.saved_bytes());
-        write!(f, "7 days: {pulls} pulls, {counted_gets} counted upstream GETs, {saved} not downloaded, {hidden_minutes} outage minutes hidden")
+        write!(
+            f,
+            "7 days: {pulls} pulls, {counted_gets} counted upstream GETs, {saved} not downloaded, {hidden_minutes} outage minutes hidden"
+        )
     }
 }
 

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 
-use super::maker::Maker;
 use super::Totals;
+use super::maker::Maker;
 use crate::labels::{ErrorReason, FillResult, Kind, Outcome, StaleReason, UpstreamKind};
 
 /// Status classes of the answers upstreams gave.

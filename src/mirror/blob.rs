@@ -6,8 +6,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::fill::{Fill, Interest, Opened};
-use crate::labels::Outcome;
 use super::{Asked, Error, Mirror, Repository, What};
+use crate::labels::Outcome;
 use crate::oci::{Digest, MIB};
 use crate::store::{Blob, Link, Phase, Tail, Vouched};
 use crate::upstream::{Call, Exchange, UpstreamError};

@@ -15,11 +15,11 @@ use std::time::{Duration, UNIX_EPOCH};
 use tokio::time::Instant;
 
 use super::freshness::{self, Answer, Freshness, Held, Said};
-use crate::labels::Outcome;
 use super::visibility::Shown;
 use super::{Asked, Error, Mirror, Repository, What};
 use crate::clock::Timestamp;
 use crate::config::Visibility;
+use crate::labels::Outcome;
 use crate::labels::UpstreamKind;
 use crate::oci::{self, Descriptor, Digest, Reference};
 use crate::store::{Link, TagRecord};

@@ -15,13 +15,13 @@ use tokio::time::Instant;
 pub use error::FillError;
 
 use super::flight::{Entry, Flights, Joined};
-use crate::labels::BypassReason;
 use super::queue::{Overloaded, Queue};
 use super::transfer::{Intake, Transfer, broken};
 use super::{Repository, Source};
 use crate::gate::Gate;
-use crate::metrics::Metrics;
+use crate::labels::BypassReason;
 use crate::labels::FillResult;
+use crate::metrics::Metrics;
 use crate::oci::{Digest, RepositoryName};
 use crate::rng::Rng;
 use crate::store::{FileReader, PartialBlob, Phase, Store, StoreError, Tail, Verifier};

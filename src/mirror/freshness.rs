@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use crate::labels::{Outcome, StaleReason};
 use crate::clock::Timestamp;
 use crate::config::Patterns;
+use crate::labels::{Outcome, StaleReason};
 use crate::oci::Tag;
 use crate::store::TagRecord;
 use crate::upstream::UpstreamError;

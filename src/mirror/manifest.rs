@@ -8,9 +8,9 @@ use tokio::time::Instant;
 
 use super::blob::within;
 use super::flight::Pending;
-use crate::labels::Outcome;
 use super::patience::Since;
 use super::{Asked, Error, Mirror, Repository, What};
+use crate::labels::Outcome;
 use crate::oci::{Descriptor, Digest, InvalidManifest, Manifest, MediaType, Reference};
 use crate::store::Link;
 use crate::upstream::{Call, Exchange, ManifestHead, UpstreamError};

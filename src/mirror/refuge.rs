@@ -8,8 +8,8 @@ use tokio::time::Instant;
 
 use super::blob::{listed_size, within};
 use super::fill::{HEADERS_TIMEOUT, Interest};
-use crate::labels::Outcome;
 use super::{Error, Mirror, Repository};
+use crate::labels::Outcome;
 use crate::oci::Digest;
 use crate::store::{Blob, Lost, TailReader};
 

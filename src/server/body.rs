@@ -11,8 +11,8 @@ use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 
 use super::record::Record;
-use crate::mirror::{Refuge, Rest};
 use crate::labels::Outcome;
+use crate::mirror::{Refuge, Rest};
 use crate::store::{Blob, TailReader, Unreadable};
 
 /// How often a body may lose its file: a stored one, then that of the new download.

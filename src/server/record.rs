@@ -11,11 +11,11 @@ use tokio::time::Instant;
 
 use super::connection::Peer;
 use crate::clock::Clock;
+use crate::labels::Kind;
+use crate::labels::Outcome;
 use crate::log::{AccessLine, AccessLog};
 use crate::metrics::{Metrics, UpstreamMetrics};
-use crate::labels::Kind;
 use crate::mirror::Repository;
-use crate::labels::Outcome;
 use crate::oci::{Digest, ErrorCode, Reference, Tag};
 use crate::store::RepositoryKey;
 use crate::upstream::Exchange;

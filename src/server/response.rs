@@ -8,8 +8,8 @@ use http::{HeaderName, HeaderValue, Response, StatusCode};
 
 use super::body::Content;
 use super::range::Selection;
-use crate::mirror::{Listing, ManifestAnswer, ReferrersPage, Refuge};
 use crate::labels::Outcome;
+use crate::mirror::{Listing, ManifestAnswer, ReferrersPage, Refuge};
 use crate::oci::{Digest, MediaType, Tag};
 
 const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");

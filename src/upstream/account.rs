@@ -4,13 +4,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use globset::{GlobBuilder, GlobMatcher};
 
-use super::auth::Auth;
-use super::budget::Budget;
-use super::credentials::Source;
-use super::pace::Pace;
-use super::rest::Rest;
-use super::signer::Signer;
-use super::wire::Wire;
+use super::auth::credentials::Source;
+use super::auth::lockout::Signer;
+use super::auth::unauthorized::Auth;
+use super::http::exchange::Wire;
+use super::limits::breaker::Rest;
+use super::limits::pull_limit::Budget;
+use super::limits::throttle::Pace;
 use crate::config::UpstreamConfig;
 use crate::oci::RepositoryName;
 use crate::rng::Rng;

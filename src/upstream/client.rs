@@ -8,19 +8,19 @@ use http::{Method, StatusCode};
 
 use super::UpstreamError;
 use super::account::{Account, Scope};
-use super::body::{BlobStream, check_encoding, content_length, content_range};
+use super::auth::credentials::{Environment, Source};
 use super::call::Call;
-use super::connect::Connect;
-use super::credentials::{Environment, Source};
+use super::connect::seam::Connect;
+use super::connect::tls::SetupError;
 use super::endpoint::Endpoint;
+use super::http::body::{BlobStream, check_encoding, content_length, content_range};
+use super::http::exchange::{Answer, Wire};
+use super::http::meaning::Failure;
+use super::http::url::{Origin, Url};
 use super::request::{Asker, Question};
-use super::retry::Failure;
-use super::tls::SetupError;
-use super::url::{Origin, Url};
-use super::wire::{Answer, Wire};
 use crate::config::{BaseUrl, UpstreamConfig, Visibility};
-use crate::metrics::Metrics;
 use crate::labels::UpstreamKind;
+use crate::metrics::Metrics;
 use crate::oci::{Digest, MANIFEST_BYTES_MAX, Reference, RepositoryName};
 use crate::rng::Rng;
 

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::account::Account;
-use super::url::Url;
-use super::wire::Wire;
+use super::http::exchange::Wire;
+use super::http::url::Url;
 
 /// A host, and what is known of it.
 pub(super) struct Endpoint {

@@ -1,16 +1,18 @@
 //! What a registry lists, page by page. Where the next page is, is said by its `Link` alone: the query there is opaque, and is
 //! asked for byte for byte.
 
+mod link;
+
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, LINK};
 use http::{Method, StatusCode};
 
-use super::body::{check_encoding, content_length};
+use super::UpstreamError;
 use super::call::Call;
 use super::client::Upstream;
+use super::http::body::{check_encoding, content_length};
+use super::http::exchange::Answer;
 use super::request::Question;
-use super::wire::Answer;
-use super::{UpstreamError, link};
 use crate::config::Known;
 use crate::labels::UpstreamKind;
 use crate::oci::{Digest, MIB, MediaType, RepositoryName};

@@ -8,16 +8,16 @@ use http::{Method, StatusCode};
 use tokio::time::Instant;
 
 use super::account::{Account, Scope, closest};
-use super::budget::Budget;
 use super::call::Call;
 use super::endpoint::Endpoint;
-use super::pace::Asking;
-use super::rest::Backoff;
-use super::retry::{self, ATTEMPTS_MAX, Failure, LimitOf, Limited};
-use super::wire::{Answer, Outgoing};
+use super::http::exchange::{Answer, Outgoing};
+use super::http::meaning::{self, ATTEMPTS_MAX, Failure, LimitOf, Limited};
+use super::limits::breaker::Backoff;
+use super::limits::pull_limit::Budget;
+use super::limits::throttle::Asking;
 use super::{UnavailableReason, UpstreamError};
-use crate::metrics::UpstreamMetrics;
 use crate::labels::UpstreamKind;
+use crate::metrics::UpstreamMetrics;
 use crate::oci::RepositoryName;
 use crate::rng::Rng;
 

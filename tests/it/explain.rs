@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use larder::config::{CredentialConfig, CredentialKind, Credentials, Secret, Visibility};
 use larder::cli::{self, Form};
+use larder::config::{CredentialConfig, CredentialKind, Credentials, Secret, Visibility};
 use larder::control::{self, Answer, Ask, Explained};
 use larder::mirror::explain::{Kind, Question, Readers, Why};
 use larder::store::Keeps;

@@ -8,9 +8,9 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
+use larder::cli::import::{self, ImportError, Request, Summary};
 use larder::clock::Clock;
 use larder::config::Config;
-use larder::cli::import::{self, ImportError, Request, Summary};
 use larder::exit::ExitError;
 use larder::metrics::Metrics;
 use larder::oci::{Algorithm, Digest};

@@ -6,8 +6,8 @@ mod logins;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use larder::config::UpstreamConfig;
 use larder::cli::online::{Checked, check};
+use larder::config::UpstreamConfig;
 use larder::rng::Rng;
 
 use tempfile::TempDir;

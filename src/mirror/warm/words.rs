@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
 
-use crate::mirror::Error;
 use crate::labels::{BypassReason, StaleReason};
+use crate::mirror::Error;
 use crate::oci::Digest;
 
 /// What became of one image.

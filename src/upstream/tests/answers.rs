@@ -191,7 +191,11 @@ async fn registry_32_a_rest_is_what_was_asked_for_or_refused() {
         });
         let (upstream, _) = upstream(&config(), &net);
         let got = upstream.get_blob(&repository(), &digest(), 2, &call()).await;
-        assert_eq!(got.map(|stream| (stream.offset, stream.size)).map_err(|error| error.reason().as_str()), expected, "{status} {headers:?}");
+        assert_eq!(
+            got.map(|stream| (stream.offset, stream.size)).map_err(|error| error.reason().as_str()),
+            expected,
+            "{status} {headers:?}"
+        );
     }
 }
 

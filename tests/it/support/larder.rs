@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use larder::app::App;
-use larder::world::{BuildError, World};
 use larder::clock::{Clock, Timestamp};
 use larder::config::{
     AdminConfig, BaseUrl, CacheConfig, Config, FillsConfig, LogConfig, LogFormat, NoProxy, Patterns, ServerConfig, UpstreamConfig,
@@ -18,6 +17,7 @@ use larder::metrics::Metrics;
 use larder::rng::Rng;
 use larder::server::connection::{self, Peer};
 use larder::store::disk::{Disk, SystemDisk};
+use larder::world::{BuildError, World};
 use tempfile::TempDir;
 use tokio::io::DuplexStream;
 use tokio_util::sync::CancellationToken;
