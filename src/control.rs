@@ -15,7 +15,8 @@ pub use history::Tally;
 pub use server::Server;
 pub use target::{canonical, image};
 
-use std::sync::{Arc, Mutex, PoisonError};
+use parking_lot::Mutex;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc::{self, Sender};
@@ -88,7 +89,7 @@ impl Control {
     fn note(&self) {
         let (now, totals) = (self.clock.now(), self.parts.metrics.totals());
         let told = {
-            let mut record = self.record.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut record = self.record.lock();
             let tally = Tally::between(&record.totals, &totals);
             record.totals = totals;
             record.history.add(now, &tally);
@@ -102,7 +103,7 @@ impl Control {
     /// Writes the history down. Blocks.
     pub fn write_history(&self) {
         self.note();
-        let history = self.record.lock().unwrap_or_else(PoisonError::into_inner).history.clone();
+        let history = self.record.lock().history.clone();
         let written = serde_json::to_vec(&history).map_err(std::io::Error::other).and_then(|bytes| self.parts.store.write_history(&bytes));
         if let Err(error) = written {
             tracing::debug!(%error, "the history of the last minutes was not written down");
@@ -190,7 +191,7 @@ impl Control {
             Traffic { seconds: since.elapsed().as_secs(), requests, hits, sent_bytes, received_bytes }
         });
         let week = {
-            let record = self.record.lock().unwrap_or_else(PoisonError::into_inner);
+            let record = self.record.lock();
             let mut week = record.history.week(self.clock.now());
             week.add(&Tally::between(&record.totals, &self.parts.metrics.totals()));
             week

@@ -21,6 +21,7 @@ pub mod gate;
 pub mod labels;
 pub mod log;
 pub mod metrics;
+pub mod percent;
 pub mod rng;
 pub mod shutdown;
 pub mod units;

@@ -1,6 +1,6 @@
 //! Randomness as a value, so that a simulation can own it: jitter and request ids, nothing secret.
 
-use std::sync::{Mutex, PoisonError};
+use parking_lot::Mutex;
 use std::time::Duration;
 
 /// A seeded generator, shared by reference.
@@ -17,12 +17,12 @@ impl Rng {
     }
 
     pub fn u128(&self) -> u128 {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).u128(..)
+        self.0.lock().u128(..)
     }
 
     /// Between half of `duration` and all of it.
     pub fn jitter(&self, duration: Duration) -> Duration {
-        let share = self.0.lock().unwrap_or_else(PoisonError::into_inner).f64();
+        let share = self.0.lock().f64();
         duration.mul_f64(0.5 + share / 2.0)
     }
 }

@@ -1,7 +1,8 @@
 //! When to stop, and whether to send requests here: the two things the whole process knows about its own life.
 
+use parking_lot::Mutex;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -58,11 +59,11 @@ impl Readiness {
         if self.stop.is_cancelled() {
             return Err("draining");
         }
-        self.hindrance.lock().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
+        self.hindrance.lock().map_or(Ok(()), Err)
     }
 
     fn set(&self, hindrance: Option<&'static str>) {
-        *self.hindrance.lock().unwrap_or_else(PoisonError::into_inner) = hindrance;
+        *self.hindrance.lock() = hindrance;
     }
 }
 

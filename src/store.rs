@@ -58,11 +58,12 @@ pub use trust::Vouched;
 pub use uptime::DaemonTime;
 pub use verify::{Progress as VerifyProgress, Report};
 
+use parking_lot::{Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::collections::HashSet;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -361,20 +362,16 @@ impl Store {
     }
 
     fn ledger(&self) -> MutexGuard<'_, Ledger> {
-        lock(&self.ledger)
+        self.ledger.lock()
     }
 
     fn links(&self) -> RwLockReadGuard<'_, Links> {
-        self.links.read().unwrap_or_else(PoisonError::into_inner)
+        self.links.read()
     }
 
     fn links_mut(&self) -> RwLockWriteGuard<'_, Links> {
-        self.links.write().unwrap_or_else(PoisonError::into_inner)
+        self.links.write()
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn check(digest: &Digest, bytes: &[u8]) -> io::Result<()> {

@@ -9,6 +9,7 @@ use secrecy::{ExposeSecret, SecretString};
 use super::BaseUrl;
 use super::environment::Variables;
 use super::value::{self, Fault};
+use crate::percent;
 
 /// The word that says: no proxy, whatever the environment says.
 const NONE: &str = "none";
@@ -27,7 +28,7 @@ impl ProxyUrl {
     pub(super) fn redacted(&self) -> String {
         let Some(userinfo) = &self.userinfo else { return self.url.to_string() };
         let username = userinfo.expose_secret().split_once(':').map_or("", |(username, _)| username);
-        format!("{}", self.url).replacen("://", &format!("://{}:REDACTED@", encode(username)), 1)
+        format!("{}", self.url).replacen("://", &format!("://{}:REDACTED@", percent::encode(username)), 1)
     }
 }
 
@@ -62,26 +63,11 @@ pub(super) fn shown(proxy: Option<&ProxyUrl>) -> String {
 fn decode_userinfo(text: &str) -> Result<SecretString, Fault> {
     let (username, password) = text.split_once(':').unwrap_or((text, ""));
     let fault = || "has a username or password that is not percent-encoded text".to_owned();
-    let (username, password) = (decode(username).ok_or_else(fault)?, decode(password).ok_or_else(fault)?);
+    let (username, password) = (percent::decode(username).ok_or_else(fault)?, percent::decode(password).ok_or_else(fault)?);
     if username.contains(':') {
         return Err("has a colon in its username, which HTTP's Basic authentication cannot send".into());
     }
     Ok(SecretString::from(format!("{username}:{password}")))
-}
-
-fn decode(text: &str) -> Option<String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.bytes();
-    while let Some(byte) = rest.next() {
-        let hex = |digit: Option<u8>| char::from(digit?).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
-        bytes.push(if byte == b'%' { hex(rest.next())? << 4 | hex(rest.next())? } else { byte });
-    }
-    String::from_utf8(bytes).ok()
-}
-
-fn encode(text: &str) -> String {
-    let unreserved = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
-    text.bytes().map(|byte| if unreserved(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
 }
 
 /// What the environment says about proxies.

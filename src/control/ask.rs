@@ -1,14 +1,12 @@
 //! The words between a command and the daemon. Fields are added, never changed: the two ends may be of different versions.
 
-use std::fmt::Write as _;
-
 use http::Method;
 use serde::{Deserialize, Serialize};
 
 use super::history::Tally;
 use crate::mirror::explain::Explanation;
 use crate::mirror::{WarmProgress, Warmed};
-use crate::server::route::query_value;
+use crate::percent;
 use crate::store::{Inventory, Purged, Report, VerifyProgress};
 
 /// A question.
@@ -38,7 +36,7 @@ impl Ask {
             Ask::Stats => (Method::GET, "/v1/stats".into()),
             Ask::Verify { repair } => (Method::POST, format!("/v1/verify?repair={repair}")),
             Ask::Purge(what) => (Method::POST, format!("/v1/purge?{what}")),
-            Ask::Explain(what) => (Method::GET, format!("/v1/explain?ref={}", escaped(what))),
+            Ask::Explain(what) => (Method::GET, format!("/v1/explain?ref={}", percent::encode(what))),
             Ask::Pull { images, platforms } => {
                 let pairs = |key: &'static str, values: &[String]| values.iter().map(|value| format!("{key}={value}")).collect::<Vec<_>>();
                 let query = [pairs("image", images), pairs("platform", platforms)].concat().join("&");
@@ -53,7 +51,7 @@ impl Ask {
             (&Method::GET, "/v1/stats") => Some(Ask::Stats),
             (&Method::POST, "/v1/verify") => Some(Ask::Verify { repair: query == Some("repair=true") }),
             (&Method::POST, "/v1/purge") => Some(Ask::Purge(query?.to_owned())),
-            (&Method::GET, "/v1/explain") => query_value(query?, "ref").map(Ask::Explain),
+            (&Method::GET, "/v1/explain") => percent::query_value(query?, "ref").map(Ask::Explain),
             (&Method::POST, "/v1/pull") => {
                 let pairs = query?.split('&').filter_map(|pair| pair.split_once('='));
                 let of = |key: &str| pairs.clone().filter(|(name, _)| *name == key).map(|(_, value)| value.to_owned()).collect::<Vec<_>>();
@@ -62,18 +60,6 @@ impl Ask {
             _ => None,
         }
     }
-}
-
-/// For a query, whatever it holds.
-fn escaped(text: &str) -> String {
-    text.bytes().fold(String::with_capacity(text.len()), |mut escaped, byte| {
-        if byte.is_ascii_alphanumeric() || b"-._~/:".contains(&byte) {
-            escaped.push(char::from(byte));
-        } else {
-            let _ = write!(escaped, "%{byte:02X}");
-        }
-        escaped
-    })
 }
 
 /// A line of an answer. The last is neither `Progress` nor `Warming`.

@@ -1,7 +1,8 @@
 //! The bounded buffer between whoever logs and the one thread that writes.
 
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use std::io::{self, Write};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use prometheus::IntCounter;
@@ -63,7 +64,7 @@ impl LogWriter {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Pending> {
-        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+        self.pending.lock()
     }
 
     /// Writes until closed, a buffer at a time: while one is being written, the other fills.
@@ -73,7 +74,7 @@ impl Shared {
             let mut pending = self.lock();
             while pending.lines.is_empty() && !pending.closing {
                 pending.idle = true;
-                pending = self.changed.wait(pending).unwrap_or_else(PoisonError::into_inner);
+                self.changed.wait(&mut pending);
             }
             if pending.lines.is_empty() {
                 pending.closed = true;
@@ -94,7 +95,7 @@ impl Drop for Flush {
         let mut pending = self.0.lock();
         pending.closing = true;
         self.0.changed.notify_all();
-        let _ = self.0.changed.wait_timeout_while(pending, FLUSH_TIMEOUT, |pending| !pending.closed);
+        self.0.changed.wait_while_for(&mut pending, |pending| !pending.closed, FLUSH_TIMEOUT);
     }
 }
 

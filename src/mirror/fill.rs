@@ -4,9 +4,10 @@
 
 mod error;
 
+use parking_lot::Mutex;
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -138,14 +139,14 @@ impl Fill {
         if interest != Interest::Stored {
             self.has_readers.store(true, Ordering::Relaxed);
         }
-        let mut wanted = lock(&self.wanted);
+        let mut wanted = self.wanted.lock();
         if !wanted.asked.contains(repository) && !wanted.pending.contains(repository) {
             wanted.pending.push_back(repository.clone());
         }
     }
 
     fn next(&self) -> Option<RepositoryName> {
-        let mut wanted = lock(&self.wanted);
+        let mut wanted = self.wanted.lock();
         let name = wanted.pending.pop_front()?;
         wanted.asked.push(name.clone());
         Some(name)
@@ -271,7 +272,7 @@ impl Task {
         };
         loop {
             let Some(name) = self.fill.next() else {
-                if self.entry.retire_if(|fill| lock(&fill.wanted).pending.is_empty()) {
+                if self.entry.retire_if(|fill| fill.wanted.lock().pending.is_empty()) {
                     return self.fills.discard(held).await;
                 }
                 continue;
@@ -285,7 +286,7 @@ impl Task {
                 // What the partial holds is not where upstream's blob goes on (it may even be all of it): from the start, then.
                 Err(UpstreamError::Corrupt { .. }) if received > 0 => {
                     self.fills.discard(held.take()).await;
-                    lock(&self.fill.wanted).pending.push_front(name);
+                    self.fill.wanted.lock().pending.push_front(name);
                 }
                 Err(error @ (UpstreamError::NotFound | UpstreamError::Denied { .. } | UpstreamError::CredentialRefused { .. })) => {
                     self.refuse(name, error);
@@ -389,8 +390,4 @@ impl Fills {
             self.gate.run(move || partial.discard()).await;
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

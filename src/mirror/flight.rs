@@ -1,10 +1,11 @@
 //! One job a key, whose outcome everybody gets. An entry lives exactly as long as its task, panic included (invariant 8):
 //! the task owns the [`Entry`], and dropping it is what ends the flight.
 
+use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::future::Future;
 use std::hash::Hash;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use tokio::sync::watch;
 
@@ -33,7 +34,7 @@ impl<K: Eq + Hash + Clone, T> Flights<K, T> {
     /// Joins the job of this key, or begins one, if `make` still finds something to do while nobody can join or end it.
     /// `visit` sees the running job while it cannot end.
     pub fn join(&self, key: K, visit: impl FnOnce(&T), make: impl FnOnce() -> Option<T>) -> Joined<K, T> {
-        let mut running = lock(&self.running);
+        let mut running = self.running.lock();
         if let Some(flight) = running.get(&key) {
             visit(flight);
             return Joined::Running(Arc::clone(flight));
@@ -45,7 +46,7 @@ impl<K: Eq + Hash + Clone, T> Flights<K, T> {
 
     /// Leaves the running job of this key to itself, if `is_stale`: who asks from now on begins anew.
     pub fn leave(&self, key: &K, is_stale: impl FnOnce(&T) -> bool) {
-        let mut running = lock(&self.running);
+        let mut running = self.running.lock();
         if running.get(key).is_some_and(|flight| is_stale(flight)) {
             running.remove(key);
         }
@@ -53,7 +54,7 @@ impl<K: Eq + Hash + Clone, T> Flights<K, T> {
 
     /// The running job of this key.
     pub fn get(&self, key: &K) -> Option<Arc<T>> {
-        lock(&self.running).get(key).cloned()
+        self.running.lock().get(key).cloned()
     }
 }
 
@@ -72,7 +73,7 @@ impl<K: Eq + Hash, T> Entry<K, T> {
 
     /// Ends the flight before its task ends, if `done` still says so while nobody can join.
     pub fn retire_if(&self, done: impl FnOnce(&T) -> bool) -> bool {
-        let mut running = lock(&self.running);
+        let mut running = self.running.lock();
         let retires = done(&self.flight);
         if retires && running.get(&self.key).is_some_and(|flight| Arc::ptr_eq(flight, &self.flight)) {
             running.remove(&self.key);
@@ -93,10 +94,6 @@ impl<K: Eq + Hash, T> Drop for Entry<K, T> {
             self.metrics.task_panics.inc();
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Flights of jobs that end in one value.

@@ -72,7 +72,7 @@ impl Transfer<'_> {
             if !error.is_transient() || self.breaks > BREAKS_MAX {
                 return Err(error);
             }
-            task.source.metrics.retried(&error);
+            task.source.metrics.retried(error.reason());
             let received = self.tail.progress().received;
             tracing::info!(upstream = %task.source.name(), digest = %task.fill.digest, received, %error, "a download broke; it goes on");
             tokio::time::sleep(task.fills.rng.jitter(BREAK_PAUSE * 2_u32.pow(self.breaks))).await;

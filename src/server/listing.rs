@@ -1,7 +1,8 @@
 //! The queries of listings, and the links from one page to the next. Pure.
 
-use super::route::{QUERY_LENGTH_MAX, RouteError, values};
+use super::route::{QUERY_LENGTH_MAX, RouteError};
 use crate::oci::Tag;
+use crate::percent::query_values;
 
 /// A listing's query.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -40,7 +41,7 @@ impl Query {
     /// # Errors
     /// When `n` is no number, or `last` no text.
     pub fn window(&self) -> Result<Window, RouteError> {
-        let value = |key| match values(self.passed_on.as_deref().unwrap_or_default(), key).next() {
+        let value = |key| match query_values(self.passed_on.as_deref().unwrap_or_default(), key).next() {
             Some(None) => Err(RouteError::Page),
             value => Ok(value.flatten()),
         };

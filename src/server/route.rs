@@ -10,6 +10,7 @@ use http::Method;
 
 use crate::mirror::{Root, Target};
 use crate::oci::{Digest, InvalidDigest, InvalidName, Reference, RepositoryName};
+use crate::percent::query_values;
 
 /// Longest path that is looked at; a prefix, the longest name and a sha512 digest take some 700 bytes.
 const PATH_LENGTH_MAX: usize = 1024;
@@ -165,42 +166,11 @@ fn parse_reference(text: &str) -> Result<Reference, RouteError> {
 }
 
 fn namespace(query: Option<&str>) -> Result<Option<String>, RouteError> {
-    let mut all = query.into_iter().flat_map(|query| values(query, "ns"));
+    let mut all = query.into_iter().flat_map(|query| query_values(query, "ns"));
     let Some(first) = all.next() else { return Ok(None) };
     let host = first.as_deref().and_then(lower_host).ok_or(RouteError::Namespace)?;
     // Two that differ could be read one way here and another way by whatever stands in front of us.
     if all.all(|other| other == first) { Ok(Some(host)) } else { Err(RouteError::Namespace) }
-}
-
-/// The first value of a query parameter, decoded; `None` if it is absent or its escapes are malformed.
-pub fn query_value(query: &str, key: &str) -> Option<String> {
-    values(query, key).next().flatten()
-}
-
-pub(super) fn values<'a>(query: &'a str, key: &'a str) -> impl Iterator<Item = Option<String>> + 'a {
-    query
-        .split('&')
-        .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
-        .filter(move |(name, _)| *name == key)
-        .map(|(_, value)| decode(value))
-}
-
-/// Decodes `%XX` and `+`; `None` for what is not UTF-8 or not an escape.
-fn decode(text: &str) -> Option<String> {
-    let mut bytes = text.bytes();
-    let mut decoded = Vec::with_capacity(text.len());
-    while let Some(byte) = bytes.next() {
-        decoded.push(match byte {
-            b'%' => hex_digit(bytes.next()?)? << 4 | hex_digit(bytes.next()?)?,
-            b'+' => b' ',
-            _ => byte,
-        });
-    }
-    String::from_utf8(decoded).ok()
-}
-
-fn hex_digit(byte: u8) -> Option<u8> {
-    char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok())
 }
 
 /// `host[:port]` in lower case: a name of dot-separated labels, or an IPv6 address in brackets.

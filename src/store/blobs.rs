@@ -1,9 +1,10 @@
 //! Reading: a stored blob, leased against eviction, and the file reads it shares with the tail of a growing one.
 
+use parking_lot::Mutex;
 use std::io;
 use std::ops::Range;
 use std::os::fd::BorrowedFd;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -132,13 +133,13 @@ impl Lease {
     /// `None` when the item is not there.
     pub(super) fn take(ledger: &Arc<Mutex<Ledger>>, digest: Digest) -> Option<Lease> {
         let item = Item::Stored(digest);
-        let stay = ledger.lock().unwrap_or_else(PoisonError::into_inner).lease(&item)?;
+        let stay = ledger.lock().lease(&item)?;
         Some(Lease { ledger: Arc::clone(ledger), item, stay })
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.ledger.lock().unwrap_or_else(PoisonError::into_inner).release(&self.item, self.stay);
+        self.ledger.lock().release(&self.item, self.stay);
     }
 }

@@ -1,6 +1,7 @@
 //! Read buffers that are used again: a fresh 128 KiB for each chunk would cost as much as the read.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use parking_lot::Mutex;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -15,7 +16,7 @@ pub struct Buffers(Arc<Mutex<Vec<Box<[u8]>>>>);
 
 impl Buffers {
     pub fn take(&self) -> Buffer {
-        let idle = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let idle = self.0.lock().pop();
         Buffer { bytes: idle.unwrap_or_else(|| vec![0; CHUNK].into()), filled: 0, pool: self.clone() }
     }
 }
@@ -49,7 +50,7 @@ impl AsRef<[u8]> for Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        let mut idle = self.pool.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut idle = self.pool.0.lock();
         if idle.len() < IDLE_MAX {
             idle.push(std::mem::take(&mut self.bytes));
         }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::evict::{GRACE, Item, Ledger, Standing};
 use super::refs::TagRecord;
-use super::{RepositoryKey, Store, StoreError, check, disk, io_error, lock};
+use super::{RepositoryKey, Store, StoreError, check, disk, io_error};
 use crate::oci::{Digest, MANIFEST_BYTES_MAX, Tag};
 
 /// Items of the order that are counted at a time: pulls get the ledger in between.
@@ -99,7 +99,7 @@ impl Store {
 
     /// The pins that keep an object, and the tags by which they do.
     pub fn pinned_by(&self, digest: &Digest) -> Vec<(String, Tag)> {
-        let pins = lock(&self.pins);
+        let pins = self.pins.lock();
         pins.keeping(&self.links(), digest)
     }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::disk::DiskFile;
 use super::evict::Item;
 use super::index::Record;
-use super::{Store, StoreError, io_error, lock};
+use super::{Store, StoreError, io_error};
 use crate::oci::Digest;
 
 impl Store {
@@ -24,7 +24,7 @@ impl Store {
         };
         let bounds = self.bounds(false);
         {
-            let _files = lock(&self.files);
+            let _files = self.files.lock();
             self.records.in_place_of(&target, moved).map_err(|error| self.write_error("rename", &target, error))?;
             let mut ledger = self.ledger();
             ledger.unreserve(reserved);
@@ -59,7 +59,7 @@ impl Store {
 
     /// Tries again to remove what could not be removed. Under the file lock, as it may stand under a blob's name.
     pub(super) fn sweep(&self) {
-        let _files = lock(&self.files);
+        let _files = self.files.lock();
         self.records.sweep();
     }
 
@@ -92,7 +92,7 @@ impl Store {
         self.could_not_write(&source);
         if full {
             // Somebody else has written meanwhile.
-            *lock(&self.space) = None;
+            *self.space.lock() = None;
         }
         if full { StoreError::Full } else { io_error(operation, path, source) }
     }

@@ -1,12 +1,12 @@
 //! Whether the cache takes what is written to it. A write that fails says no; the next one that succeeds, or a try every few
 //! seconds, says yes again: when a disk has room once more, nobody need tell larder.
 
+use parking_lot::Mutex;
 use std::io;
-use std::sync::Mutex;
 
 use rustix::io::Errno;
 
-use super::{Store, lock};
+use super::Store;
 
 /// A full disk is believed to have room again when so much is free beyond `cache.min_free`.
 const ROOM_BYTES: u64 = 1 << 20;
@@ -54,11 +54,11 @@ pub(super) struct Health {
 impl Store {
     /// Why nothing is stored at present.
     pub fn trouble(&self) -> Option<Trouble> {
-        *lock(&self.health.trouble)
+        *self.health.trouble.lock()
     }
 
     pub(super) fn is_in_trouble(&self, trouble: Trouble) {
-        let before = lock(&self.health.trouble).replace(trouble);
+        let before = self.health.trouble.lock().replace(trouble);
         self.metrics.cache_writable.set(0);
         if before != Some(trouble) {
             tracing::error!(why = trouble.as_str(), "the cache cannot be written; what is not held passes through");
@@ -72,7 +72,7 @@ impl Store {
     /// Something was written.
     pub(super) fn is_well(&self) {
         // Whoever cannot find the directory by its path does not store in it, however well that would go.
-        if lock(&self.health.trouble).take_if(|trouble| *trouble != Trouble::Gone).is_some() {
+        if self.health.trouble.lock().take_if(|trouble| *trouble != Trouble::Gone).is_some() {
             tracing::info!("the cache can be written again");
         }
         self.metrics.cache_writable.set(i64::from(self.trouble().is_none()));
@@ -83,7 +83,7 @@ impl Store {
         if !self.disk.is_in_place() {
             return self.is_in_trouble(Trouble::Gone);
         }
-        lock(&self.health.trouble).take_if(|trouble| *trouble == Trouble::Gone);
+        self.health.trouble.lock().take_if(|trouble| *trouble == Trouble::Gone);
         let written = match self.trouble() {
             Some(Trouble::Full) if !self.has_space() => return,
             // All that may leave has left by now, and still no fill would be stored.

@@ -1,10 +1,10 @@
 //! What the index is told beside what comes and goes: uses, once a minute; and all there is, slowly, after it was lost.
 
-use std::sync::Mutex;
+use parking_lot::Mutex;
 
+use super::Store;
 use super::evict::Item;
 use super::index::Record;
-use super::{Store, lock};
 use crate::oci::Digest;
 
 /// Objects that are put each time, while the index is filled again: half a second of one processor.
@@ -28,7 +28,7 @@ impl Store {
         if self.index.take_loss() {
             self.refill_index();
         }
-        let mut refill = lock(&self.hints.refill);
+        let mut refill = self.hints.refill.lock();
         if let Some(from) = refill.take() {
             *refill = self.put_portion(from);
         }
@@ -44,7 +44,7 @@ impl Store {
     /// The index lacks what it was told before.
     pub(super) fn refill_index(&self) {
         tracing::info!("the index is filled again from what is known");
-        *lock(&self.hints.refill) = Some(0);
+        *self.hints.refill.lock() = Some(0);
     }
 
     /// Says where to go on.

@@ -12,11 +12,12 @@ mod place;
 mod tests;
 mod worker;
 
+use parking_lot::Mutex;
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, SyncSender, TrySendError};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::links::Children;
@@ -203,7 +204,7 @@ impl Drop for Index {
     /// Writes what is queued, and flushes.
     fn drop(&mut self) {
         self.queue = None;
-        if super::lock(&self.ended).recv_timeout(STOP_TIMEOUT) == Err(mpsc::RecvTimeoutError::Timeout) {
+        if self.ended.lock().recv_timeout(STOP_TIMEOUT) == Err(mpsc::RecvTimeoutError::Timeout) {
             tracing::warn!("the index was not closed in time; the next start may read the files");
         }
     }

@@ -1,10 +1,10 @@
 //! One process a directory, and the marks of how the last one left.
 
+use parking_lot::Mutex;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
 
 use rustix::fs::{FlockOperation, OFlags};
 use rustix::io::Errno;
@@ -99,12 +99,12 @@ impl DirectoryLock {
     }
 
     pub(super) fn marks(&self) -> Marks {
-        *self.marks.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.marks.lock()
     }
 
     /// Notes that everything that is held was hashed.
     pub(super) fn examined(&self, at: Timestamp) -> io::Result<()> {
-        *self.marks.lock().unwrap_or_else(PoisonError::into_inner) = Marks { doubt: false, examined_at: Some(at) };
+        *self.marks.lock() = Marks { doubt: false, examined_at: Some(at) };
         self.write(None)
     }
 

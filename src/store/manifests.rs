@@ -11,7 +11,7 @@ use super::evict::Item;
 use super::index::Record;
 use super::partial::{PartialBlob, Verifier};
 use super::refs::TagRecord;
-use super::{RepositoryKey, Store, StoreError, TOUCH_INTERVAL, check, io_error, links, lock};
+use super::{RepositoryKey, Store, StoreError, TOUCH_INTERVAL, check, io_error, links};
 use crate::clock::Timestamp;
 use crate::oci::{Digest, MANIFEST_BYTES_MAX, Manifest, MediaType, Tag};
 
@@ -165,7 +165,7 @@ impl Store {
         let path = self.layout.tag(&key.0, &key.1);
         let write = || self.refs.set_tag(key, record.clone()).map_err(|error| self.write_error("write", &path, error));
         let written = self.with_record_room(write).inspect_err(|_| self.refs.remember_tag(key, record.clone()));
-        if lock(&self.pins).name(key, digest) {
+        if self.pins.lock().name(key, digest) {
             self.repin();
         }
         if !self.contains(&digest) {
@@ -177,7 +177,7 @@ impl Store {
 
     /// Removes a repository's record of a manifest, the tags that name it, and what they pin.
     pub(super) fn remove_manifest_ref(&self, repository: &RepositoryKey, digest: &Digest) -> io::Result<()> {
-        if lock(&self.pins).forget_in(repository, digest) {
+        if self.pins.lock().forget_in(repository, digest) {
             self.repin();
         }
         self.refs.drop_manifest(repository, digest)
@@ -185,7 +185,7 @@ impl Store {
 
     /// Removes the record of a tag, and what it pins.
     pub(super) fn remove_tag(&self, key: &(RepositoryKey, Tag)) -> io::Result<()> {
-        if lock(&self.pins).unname(key) {
+        if self.pins.lock().unname(key) {
             self.repin();
         }
         self.refs.drop_tag(key)

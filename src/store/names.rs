@@ -1,9 +1,9 @@
 //! Digests under short numbers, since the store knows a million of them and what belongs to each. A digest is kept once,
 //! for the ledger and the links together.
 
+use parking_lot::RwLock;
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
-use std::sync::{PoisonError, RwLock};
 
 use hashbrown::HashTable;
 
@@ -65,13 +65,13 @@ struct Table {
 
 impl Names {
     pub fn find(&self, digest: &Digest) -> Option<Id> {
-        let table = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let table = self.0.read();
         table.find(&split(digest))
     }
 
     /// The number of a digest from now on.
     pub fn take(&self, digest: &Digest, user: User) -> Id {
-        let mut table = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut table = self.0.write();
         let parts = split(digest);
         let id = table.find(&parts).unwrap_or_else(|| table.enter(parts));
         if let Some(name) = table.names.get_mut(id.index()) {
@@ -82,7 +82,7 @@ impl Names {
 
     /// The user has nothing under this number any more.
     pub fn give_back(&self, id: Id, user: User) {
-        let mut table = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut table = self.0.write();
         if let Some(name) = table.names.get_mut(id.index()).filter(|name| name.users != 0) {
             name.users &= !(user as u8);
             if name.users == 0 {
@@ -93,7 +93,7 @@ impl Names {
 
     /// `None` for a number that nobody uses.
     pub fn digest(&self, id: Id) -> Option<Digest> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).digest(id)
+        self.0.read().digest(id)
     }
 }
 
@@ -195,7 +195,7 @@ mod tests {
                 }
             }
             let in_use: std::collections::HashSet<u8> = taken.keys().map(|(n, _)| *n).collect();
-            prop_assert!(names.0.read().unwrap().names.len() <= 30 && names.0.read().unwrap().places.len() == in_use.len());
+            prop_assert!(names.0.read().names.len() <= 30 && names.0.read().places.len() == in_use.len());
         }
     }
 }

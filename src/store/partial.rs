@@ -1,10 +1,11 @@
 //! Writing: a blob that is not yet believed, and the one way in which it becomes one that is.
 
+use parking_lot::Mutex;
 use std::collections::HashSet;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 
@@ -12,7 +13,7 @@ use super::blobs::FileReader;
 use super::disk::DiskFile;
 use super::evict::Item;
 use super::health::Trouble;
-use super::{Store, StoreError, lock};
+use super::{Store, StoreError};
 use crate::oci::{Descriptor, Digest, Hasher};
 
 /// Promised at a time to a blob whose size nobody announced.
@@ -94,14 +95,14 @@ struct Claim {
 impl Claim {
     /// `None` while somebody writes there.
     fn take(store: &Arc<Store>, path: &Path) -> Option<Claim> {
-        let is_free = lock(&store.writing.paths).insert(path.to_owned());
+        let is_free = store.writing.paths.lock().insert(path.to_owned());
         is_free.then(|| Claim { store: Arc::clone(store), path: path.to_owned() })
     }
 }
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        lock(&self.store.writing.paths).remove(&self.path);
+        self.store.writing.paths.lock().remove(&self.path);
     }
 }
 

@@ -7,7 +7,7 @@ use std::io;
 use serde::{Deserialize, Serialize};
 
 use super::evict::Item;
-use super::{RepositoryKey, Store, disk, lock};
+use super::{RepositoryKey, Store, disk};
 use crate::oci::Digest;
 
 /// What to let go of.
@@ -169,7 +169,7 @@ impl Store {
             }
             let children = self.children(&digest);
             {
-                let _files = lock(&self.files);
+                let _files = self.files.lock();
                 let (held, item) = (self.contains(&digest), Item::Stored(digest));
                 let freed = self.remove_item(&item);
                 if let Err(error) = disk::remove_if_there(&*self.disk, &self.layout.blob(&digest)) {

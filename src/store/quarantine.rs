@@ -1,13 +1,14 @@
 //! What was found damaged is put aside for people to look at: counted like everything else, and never much.
 
+use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::io;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use super::disk::DiskFile;
 use super::evict::Item;
 use super::tail::Tail;
-use super::{Store, layout, lock};
+use super::{Store, layout};
 use crate::oci::Digest;
 
 /// Files kept; the oldest goes first.
@@ -28,14 +29,14 @@ impl Quarantine {
     }
 
     fn add(&self, digest: Digest, allocated: u64) {
-        let mut kept = lock(&self.kept);
+        let mut kept = self.kept.lock();
         kept.retain(|(other, _)| *other != digest);
         kept.push_back((digest, allocated));
     }
 
     /// The next that has to go.
     fn too_many(&self) -> Option<Digest> {
-        let mut kept = lock(&self.kept);
+        let mut kept = self.kept.lock();
         let over = kept.len() > FILES_MAX || kept.iter().map(|(_, bytes)| bytes).sum::<u64>() > self.max_bytes;
         if over { kept.pop_front().map(|(digest, _)| digest) } else { None }
     }
@@ -44,7 +45,7 @@ impl Quarantine {
 impl Store {
     /// A stored blob could not be read or was found wrong: it is put aside and held no longer. Blocks.
     pub fn quarantine(&self, digest: &Digest) {
-        let _files = lock(&self.files);
+        let _files = self.files.lock();
         let allocated = self.remove_item(&Item::Stored(*digest));
         match self.put_aside(digest) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => tracing::error!(%digest, "a stored blob is gone"),
@@ -79,7 +80,7 @@ impl Store {
 
     /// Counts what earlier runs have put aside. Blocks.
     pub(super) fn find_quarantined(&self) -> io::Result<()> {
-        let _files = lock(&self.files);
+        let _files = self.files.lock();
         self.records.found(&self.layout.quarantine());
         let mut found = Vec::new();
         for entry in self.disk.list(&self.layout.quarantine())? {

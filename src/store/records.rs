@@ -1,13 +1,13 @@
 //! The small files and the directories of the cache, written so that what they occupy is counted.
 
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::disk::{self, Disk};
-use super::lock;
 use super::partial::{BLOCK, allocation};
 
 /// So many records can be written at a time, if their names fall apart.
@@ -133,7 +133,7 @@ impl Records {
     /// Removes a file that is good for nothing. One that cannot be removed counts, as `unknown` where the disk does not say,
     /// and is tried again.
     pub fn discard(&self, path: &Path, unknown: u64) {
-        let mut litter = lock(&self.litter);
+        let mut litter = self.litter.lock();
         if let Err(error) = disk::remove_if_there(&*self.disk, path) {
             tracing::warn!(path = %path.display(), %error, "a file could not be removed; it is tried again");
             let allocated = self.allocated(path).unwrap_or(unknown);
@@ -147,7 +147,7 @@ impl Records {
     /// # Errors
     /// Those of `make`.
     pub fn in_place_of<T>(&self, path: &Path, make: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
-        let mut litter = lock(&self.litter);
+        let mut litter = self.litter.lock();
         let Some(allocated) = litter.get(path).copied() else {
             drop(litter);
             return make();
@@ -161,12 +161,12 @@ impl Records {
 
     /// Whether there is something that could not be removed.
     pub fn has_litter(&self) -> bool {
-        !lock(&self.litter).is_empty()
+        !self.litter.lock().is_empty()
     }
 
     /// Tries again to remove what could not be removed.
     pub fn sweep(&self) {
-        lock(&self.litter).retain(|path, allocated| {
+        self.litter.lock().retain(|path, allocated| {
             let removed = disk::remove_if_there(&*self.disk, path).is_ok();
             if removed {
                 self.count(*allocated, 0);
@@ -180,7 +180,7 @@ impl Records {
     /// # Errors
     /// When the disk fails.
     pub fn create_directory(&self, path: &Path) -> io::Result<()> {
-        let _alone = lock(&self.directories);
+        let _alone = self.directories.lock();
         let mut absent = Vec::new();
         for path in path.ancestors() {
             match self.disk.stat(path) {
@@ -219,6 +219,6 @@ impl Records {
     fn alone(&self, path: &Path) -> MutexGuard<'_, ()> {
         let name = path.as_os_str().as_encoded_bytes();
         let sum = name.iter().fold(0usize, |sum, byte| sum.wrapping_mul(31).wrapping_add(usize::from(*byte)));
-        lock(&self.files[sum % LOCKS])
+        (self.files[sum % LOCKS]).lock()
     }
 }

@@ -4,11 +4,12 @@
 mod pace;
 mod reading;
 
+use parking_lot::{Mutex, RwLock};
 use std::collections::HashSet;
 use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, mpsc};
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -16,7 +17,7 @@ use tokio::sync::watch;
 use super::links::Link;
 use super::refs::Found;
 use super::uptime::DaemonTime;
-use super::{RepositoryKey, Store, lock};
+use super::{RepositoryKey, Store};
 use crate::gate::Gate;
 use crate::oci::Digest;
 use pace::Pace;
@@ -123,7 +124,7 @@ impl Store {
         let is_known = |digest: &Digest| self.contains(digest) && matches!(self.link(repository, digest), Link::Listed { .. });
         let is_manifest = |digest: &Digest| self.contains(digest) && self.media_type(repository, digest).is_some();
         let looked_at = self.loading.looked_at(repository).try_read();
-        looked_at.is_ok_and(|looked_at| looked_at.contains(repository))
+        looked_at.is_some_and(|looked_at| looked_at.contains(repository))
             && digest.is_none_or(|digest| is_known(digest) || is_manifest(digest))
     }
 
@@ -136,13 +137,13 @@ impl Store {
     /// Reads everything once more where something could not be read. To be called now and then. Blocks.
     pub(super) fn read_again(&self) {
         let now = self.clock.steady();
-        let is_due = now.saturating_sub(*lock(&self.loading.tried)) >= RETRY_INTERVAL;
+        let is_due = now.saturating_sub(*self.loading.tried.lock()) >= RETRY_INTERVAL;
         // What should be gone must not be found again.
         if self.loading.is_under_way() || !is_due || self.records.has_litter() || !self.loading.is_incomplete.swap(false, Ordering::AcqRel)
         {
             return;
         }
-        *lock(&self.loading.tried) = now;
+        *self.loading.tried.lock() = now;
         self.records.begin_again();
         self.count_partial_directories();
         let mut pace = Pace::new(self);
@@ -161,7 +162,7 @@ impl Store {
 
     fn look_now(&self, repository: &RepositoryKey, digest: Option<&Digest>) {
         {
-            let mut looked_at = self.loading.looked_at(repository).write().unwrap_or_else(PoisonError::into_inner);
+            let mut looked_at = self.loading.looked_at(repository).write();
             if !looked_at.contains(repository) {
                 match self.look_at_repository(repository) {
                     Ok(()) => _ = looked_at.insert(repository.clone()),
@@ -197,7 +198,7 @@ impl Store {
     /// An object, and whether this upstream has confirmed it where that matters.
     fn look_at(&self, repository: &RepositoryKey, digest: &Digest) {
         if !self.contains(digest) {
-            let _files = lock(&self.files);
+            let _files = self.files.lock();
             if let Err(error) = self.enter_blob(digest) {
                 tracing::warn!(%digest, %error, "a stored file cannot be looked at");
             }
@@ -231,7 +232,7 @@ impl Store {
     fn finish_loading(&self) {
         let lost = self.ledger().finish_loading();
         for digest in lost {
-            let _files = lock(&self.files);
+            let _files = self.files.lock();
             if !self.contains(&digest) {
                 self.links_mut().forget(&digest);
                 self.index.remove(digest);
@@ -241,7 +242,7 @@ impl Store {
         self.repin();
         self.trim_all();
         self.loading.is_under_way.store(false, Ordering::Release);
-        self.loading.looked_at.iter().for_each(|looked_at| *looked_at.write().unwrap_or_else(PoisonError::into_inner) = HashSet::new());
+        self.loading.looked_at.iter().for_each(|looked_at| *looked_at.write() = HashSet::new());
         self.observe();
         self.loading.ended.send_replace(true);
     }

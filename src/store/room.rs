@@ -8,7 +8,7 @@ use super::evict::{GRACE, Item, Ledger};
 use super::health::Trouble;
 use super::plan::{Demand, Plan, Victim};
 use super::uptime::DaemonTime;
-use super::{Store, StoreError, disk, lock};
+use super::{Store, StoreError, disk};
 use crate::oci::Digest;
 
 /// A file system may be slow to tell its free space; it is asked that often, and before large promises.
@@ -52,7 +52,7 @@ impl Store {
     /// Promises bytes that are about to be written, and makes room for them: no more than they need.
     pub(super) fn reserve(&self, bytes: u64) -> Result<(), StoreError> {
         let bounds = self.bounds(bytes >= LARGE);
-        let _files = lock(&self.files);
+        let _files = self.files.lock();
         if self.loading.is_under_way() {
             return self.reserve_while_loading(bytes, bounds);
         }
@@ -166,7 +166,7 @@ impl Store {
 
     /// Lets go of the first of what a demand asks for; `false` when that freed nothing.
     fn evict_some(&self, demand: Demand) -> bool {
-        let _files = lock(&self.files);
+        let _files = self.files.lock();
         let victims = self.plan_some(demand, BATCH).victims;
         self.evict(&victims) > 0
     }
@@ -185,7 +185,7 @@ impl Store {
 
     /// Asks for the free space if that is due.
     pub(super) fn bounds(&self, is_due: bool) -> Bounds {
-        let mut space = lock(&self.space);
+        let mut space = self.space.lock();
         let now = self.clock.steady();
         if is_due || space.is_none_or(|(asked, _)| now.saturating_sub(asked) >= SPACE_INTERVAL) {
             let disk = self.disk_bound().unwrap_or(space.map_or(u64::MAX, |(_, disk)| disk));
@@ -277,14 +277,14 @@ impl Store {
         self.memory.invalidate(digest);
         self.trust.forget(digest);
         self.index.remove(*digest);
-        if lock(&self.pins).forget(digest) {
+        if self.pins.lock().forget(digest) {
             self.repin();
         }
     }
 
     /// Says anew what is pinned, since a tag moved or a manifest came.
     pub(super) fn repin(&self) {
-        let pins = lock(&self.pins);
+        let pins = self.pins.lock();
         let pinned = pins.closure(&self.links());
         self.ledger().pin(pinned);
     }

@@ -4,10 +4,11 @@
 //! Where the store stops taking bytes (full, broken, blob too large), what arrives from there on passes through a
 //! bounded ring in RAM, paced by the readers.
 
+use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -82,10 +83,6 @@ struct Seat {
     moved_at: Instant,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl Tail {
     /// A tail over a file that holds `received` bytes already; without a file, in bypass from there on.
     pub fn new(file: Option<FileReader>, received: u64, size: Option<u64>) -> Tail {
@@ -123,11 +120,11 @@ impl Tail {
     /// From here on, nothing more goes to the file.
     pub fn divert(&self) {
         let from = self.progress().received;
-        lock(&self.ring).get_or_insert_with(|| Ring::new(from));
+        self.ring.lock().get_or_insert_with(|| Ring::new(from));
     }
 
     pub fn is_diverted(&self) -> bool {
-        lock(&self.ring).is_some()
+        self.ring.lock().is_some()
     }
 
     /// Publishes bytes that are in the file by now.
@@ -138,7 +135,7 @@ impl Tail {
     /// Publishes bytes that are in no file.
     pub fn pass(&self, chunks: impl IntoIterator<Item = Bytes>) {
         let end = {
-            let mut ring = lock(&self.ring);
+            let mut ring = self.ring.lock();
             let Some(ring) = ring.as_mut() else { return };
             chunks.into_iter().for_each(|chunk| ring.push(chunk));
             ring.end()
@@ -159,7 +156,7 @@ impl Tail {
             if self.make_room(since) {
                 return true;
             }
-            if since.elapsed() > STALLED_READER_TIMEOUT && lock(&self.seats).is_empty() {
+            if since.elapsed() > STALLED_READER_TIMEOUT && self.seats.lock().is_empty() {
                 return false;
             }
             // The time-out only bounds how late a stalled reader is noticed.
@@ -169,9 +166,9 @@ impl Tail {
 
     /// Lets go of what every reader has, and, where that is not enough, of readers that have stalled since `since`.
     fn make_room(&self, since: Instant) -> bool {
-        let mut ring = lock(&self.ring);
+        let mut ring = self.ring.lock();
         let Some(ring) = ring.as_mut() else { return true };
-        let mut seats = lock(&self.seats);
+        let mut seats = self.seats.lock();
         loop {
             let slowest = seats.iter().min_by_key(|(_, seat)| seat.offset).map(|(id, seat)| (*id, seat.offset, seat.moved_at));
             if let Some((_, offset, _)) = slowest {
@@ -193,12 +190,12 @@ impl Tail {
             let wants_ring = end.is_none_or(|end| end > ring.from());
             if start < ring.from() { self.file.is_none() || wants_ring && ring.start() > ring.from() } else { start < ring.start() }
         };
-        let ring = lock(&self.ring);
+        let ring = self.ring.lock();
         if ring.as_ref().is_some_and(passed) {
             return None;
         }
         let seat = self.next_seat.fetch_add(1, Ordering::Relaxed);
-        lock(&self.seats).insert(seat, Seat { offset: start, moved_at: Instant::now() });
+        self.seats.lock().insert(seat, Seat { offset: start, moved_at: Instant::now() });
         drop(ring);
         Some(TailReader { progress: self.subscribe(), tail: Arc::clone(self), seat, offset: start, end, before: Vec::new() })
     }
@@ -223,7 +220,7 @@ impl Tail {
     }
 
     async fn read(&self, offset: u64, max: u64) -> io::Result<Bytes> {
-        let in_file = match lock(&self.ring).as_ref() {
+        let in_file = match self.ring.lock().as_ref() {
             Some(ring) if offset >= ring.from() => return ring.read(offset, max),
             Some(ring) => ring.from() - offset,
             None => u64::MAX,
@@ -328,7 +325,7 @@ impl TailReader {
 
     fn moved(&mut self, bytes: Bytes) -> io::Result<Bytes> {
         self.offset += bytes.len() as u64;
-        match lock(&self.tail.seats).get_mut(&self.seat) {
+        match self.tail.seats.lock().get_mut(&self.seat) {
             Some(seat) => *seat = Seat { offset: self.offset, moved_at: Instant::now() },
             None => return Err(fell_behind()),
         }
@@ -339,7 +336,7 @@ impl TailReader {
 
 impl Drop for TailReader {
     fn drop(&mut self) {
-        lock(&self.tail.seats).remove(&self.seat);
+        self.tail.seats.lock().remove(&self.seat);
         self.tail.moved.notify_one();
     }
 }

@@ -2,16 +2,17 @@
 //!
 //! What is small is hashed whenever it is read into RAM, and needs none of this.
 
+use parking_lot::Mutex;
 use std::collections::{HashMap, HashSet};
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use super::Store;
 use super::blobs::{Blob, Content};
 use super::rehash::{Rehash, Verdict};
 use super::tail::{Phase, Tail};
-use super::{Store, lock};
 use crate::config::VerifyOnRead;
 use crate::oci::Digest;
 
@@ -41,24 +42,24 @@ impl Trust {
         match self.mode {
             VerifyOnRead::Never => false,
             VerifyOnRead::Always => true,
-            VerifyOnRead::AfterUncleanStop => self.doubt.load(Ordering::Acquire) && !lock(&self.known).contains(&key(digest)),
+            VerifyOnRead::AfterUncleanStop => self.doubt.load(Ordering::Acquire) && !self.known.lock().contains(&key(digest)),
         }
     }
 
     pub(super) fn saw(&self, digest: &Digest) {
         if self.doubt.load(Ordering::Acquire) {
-            lock(&self.known).insert(key(digest));
+            self.known.lock().insert(key(digest));
         }
     }
 
     pub(super) fn forget(&self, digest: &Digest) {
-        lock(&self.known).remove(&key(digest));
+        self.known.lock().remove(&key(digest));
     }
 
     /// Nothing is in doubt any more.
     pub(super) fn settle(&self) {
         self.doubt.store(false, Ordering::Release);
-        *lock(&self.known) = HashSet::new();
+        *self.known.lock() = HashSet::new();
     }
 }
 
@@ -95,7 +96,7 @@ impl Store {
     /// The hashing of this blob, begun if it is not under way; `None` for what is in RAM.
     fn hashing(self: &Arc<Store>, blob: &Arc<Blob>) -> Option<Arc<Tail>> {
         let Content::File(reader) = &blob.content else { return None };
-        let mut running = lock(&self.trust.running);
+        let mut running = self.trust.running.lock();
         if let Some(tail) = running.get(&blob.digest) {
             return Some(Arc::clone(tail));
         }
@@ -121,7 +122,7 @@ impl Hashing {
         match rehash.verdict(read) {
             Verdict::Intact => {
                 self.store.trust.saw(&self.digest);
-                lock(&self.store.trust.running).remove(&self.digest);
+                self.store.trust.running.lock().remove(&self.digest);
                 self.tail.finish(Phase::Verified);
             }
             verdict => {
@@ -146,7 +147,7 @@ impl Hashing {
 
 impl Drop for Hashing {
     fn drop(&mut self) {
-        lock(&self.store.trust.running).remove(&self.digest);
+        self.store.trust.running.lock().remove(&self.digest);
         if self.tail.progress().phase == Phase::Receiving {
             self.tail.finish(Phase::Failed);
         }

@@ -1,6 +1,7 @@
 //! One credential at one host of an upstream: its login and tokens, what is left of its pull limit, and which repositories it is for.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use parking_lot::Mutex;
+use std::sync::Arc;
 
 use globset::{GlobBuilder, GlobMatcher};
 
@@ -39,11 +40,11 @@ impl Account {
 
     /// What upstream last said of the pull limit.
     pub(super) fn budget(&self) -> Option<Budget> {
-        self.budget.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.budget.lock().clone()
     }
 
     pub(super) fn budgeted(&self, budget: Option<Budget>) {
-        *self.budget.lock().unwrap_or_else(PoisonError::into_inner) = budget;
+        *self.budget.lock() = budget;
     }
 }
 

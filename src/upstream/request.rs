@@ -329,7 +329,7 @@ impl Tries<'_> {
                 Duration::ZERO
             }
             Failure::Plain(error) if error.is_transient() && self.attempts < ATTEMPTS_MAX => {
-                self.asker.rng.jitter(retry::backoff(self.attempts))
+                self.asker.rng.jitter(meaning::backoff(self.attempts))
             }
             // What is over soon, for a word or a blip, is waited for.
             Failure::Rests(_, left) if self.rested + *left <= RESTED_MAX => {

@@ -1,8 +1,9 @@
 //! What is answered while a large cache directory is still being read: the same as later.
 
+use parking_lot::{Condvar, Mutex};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use larder::config::Visibility;
@@ -23,7 +24,7 @@ struct SlowDisk {
 
 impl SlowDisk {
     fn let_go(&self) {
-        *self.is_let.0.lock().expect("a lock") = true;
+        *self.is_let.0.lock() = true;
         self.is_let.1.notify_all();
     }
 }
@@ -38,8 +39,7 @@ impl Drop for SlowDisk {
 impl Disk for SlowDisk {
     fn list(&self, directory: &Path) -> io::Result<Vec<Entry>> {
         if directory.ends_with("blobs/sha256") {
-            let is_let = self.is_let.0.lock().expect("a lock");
-            drop(self.is_let.1.wait_while(is_let, |is_let| !*is_let).expect("a lock"));
+            self.is_let.1.wait_while(&mut self.is_let.0.lock(), |is_let| !*is_let);
         }
         SystemDisk.list(directory)
     }

@@ -7,6 +7,7 @@ mod cli;
 mod clients;
 mod config;
 mod control;
+mod direction;
 mod doubles;
 mod edge;
 mod eviction;

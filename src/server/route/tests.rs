@@ -161,16 +161,6 @@ fn a_first_component_can_be_taken_off() {
     assert_eq!((plain.whole(), plain.split_first()), ("alpine".parse().ok(), None));
 }
 
-#[test]
-fn a_query_s_values_are_decoded() {
-    let query = "n=5&last=a%2Bb&artifactType=application%2Fx+y&bad=%f";
-    let value = |key| query_value(query, key);
-    assert_eq!(value("n").as_deref(), Some("5"));
-    assert_eq!(value("last").as_deref(), Some("a+b"));
-    assert_eq!(value("artifactType").as_deref(), Some("application/x y"));
-    assert_eq!((value("bad"), value("absent")), (None, None));
-}
-
 const NAME: &str = "[a-z0-9]{1,5}([._-][a-z0-9]{1,5}){0,2}(/[a-z0-9]{1,5}){0,3}";
 const HOST: &str = "[a-z][a-z0-9-]{0,6}(\\.[a-z]{2,5}){1,2}(:[1-9][0-9]{0,3})?";
 

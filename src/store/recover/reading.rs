@@ -16,7 +16,7 @@ use crate::store::index::Record;
 use crate::store::links::Children;
 use crate::store::refs::Found;
 use crate::store::uptime::DaemonTime;
-use crate::store::{RepositoryKey, Store, check, disk, layout, lock};
+use crate::store::{RepositoryKey, Store, check, disk, layout};
 
 /// A use may be written down before the daemon time is, but not by more than this.
 const BELIEVED: Duration = Duration::from_secs(3600);
@@ -75,7 +75,7 @@ impl Store {
     }
 
     fn enter_blobs(&self, algorithm: Algorithm, shelf: &Path, batch: &[disk::Entry], hints: &mut Vec<(Digest, DaemonTime)>) {
-        let _files = lock(&self.files);
+        let _files = self.files.lock();
         for (entry, stat) in batch.iter().zip(self.disk.stats(shelf, batch)) {
             let Ok(digest) = Digest::from_parts(algorithm.as_str(), &entry.name) else {
                 tracing::warn!(file = entry.name, "a file under blobs/ that larder did not write; it is left alone");
@@ -210,7 +210,7 @@ impl Store {
             return self.refs.drop_manifest(repository, digest);
         }
         // Under this lock it comes back, and its record after it.
-        let _files = lock(&self.files);
+        let _files = self.files.lock();
         if self.contains(digest) { Ok(()) } else { self.refs.drop_manifest(repository, digest) }
     }
 
@@ -233,12 +233,12 @@ impl Store {
 
     /// What the pinned tags name.
     fn find_pins(&self) -> io::Result<()> {
-        let repositories = lock(&self.pins).repositories();
+        let repositories = self.pins.lock().repositories();
         for repository in repositories {
             for tag in self.refs.tags(&repository)? {
                 let key = (repository.clone(), tag);
                 if let Some(record) = self.refs.tag(&key)? {
-                    lock(&self.pins).name(&key, record.descriptor.digest);
+                    self.pins.lock().name(&key, record.descriptor.digest);
                 }
             }
         }

@@ -1,7 +1,8 @@
 //! When a login may be tried. A bad password tried for every pull locks the account out; so a refused login is held off for
 //! minutes, or until the secret changes, and an unproven one is tried by one question at a time.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use parking_lot::{Mutex, MutexGuard};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Mutex as AsyncMutex, MutexGuard as AsyncGuard, Semaphore, SemaphorePermit};
@@ -174,6 +175,6 @@ impl Signer {
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+        self.known.lock()
     }
 }

@@ -1,8 +1,9 @@
 //! Bearer tokens: fetched once for any number of waiters, kept for as long as they are good. A `Tokens` belongs to one
 //! host of an upstream and one credential there, so neither needs to be part of a key; the login that was used does.
 
+use parking_lot::Mutex;
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -20,12 +21,13 @@ use super::lockout::{Offer, Place, Signer};
 use super::token_hosts::{self, Trust};
 use crate::labels::UpstreamKind;
 use crate::oci::{KIB, RepositoryName};
+use crate::percent;
 use crate::rng::Rng;
 use crate::upstream::UnavailableReason;
 use crate::upstream::UpstreamError;
 use crate::upstream::http::exchange::{Form, Outgoing, Wire, broken};
 use crate::upstream::http::meaning::{Failure, Limited};
-use crate::upstream::http::url::{Url, escaped};
+use crate::upstream::http::url::Url;
 use crate::upstream::limits::breaker::{Backoff, Rest, Rests};
 
 const TOKENS_MAX: u64 = 10_000;
@@ -134,7 +136,7 @@ impl Tokens {
         offer: &Offer,
         repository: &RepositoryName,
     ) -> Result<Token, watch::Receiver<Option<Fetched>>> {
-        let mut flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut flights = self.flights.lock();
         if let Some(flight) = flights.get(key) {
             return Err(flight.clone());
         }
@@ -203,7 +205,7 @@ impl Tokens {
 
     /// Whether the token server may see what there is to see.
     fn trusted(&self, realm: &Url, anonymous: bool) -> Result<(), UpstreamError> {
-        let trust = realm::judge(&self.wire.origin, &realm.origin, &self.token_hosts);
+        let trust = token_hosts::judge(&self.wire.origin, &realm.origin, &self.token_hosts);
         let realm = &realm.origin;
         match (trust, anonymous) {
             (Trust::Credentials, _) | (Trust::Nothing, true) => Ok(()),
@@ -264,7 +266,7 @@ impl Way {
         }
         fields.extend(self.service.iter().map(|service| ("service", service.as_str())));
         fields.push(("refresh_token", token.expose_secret()));
-        Form(Bytes::from(fields.iter().map(|(name, value)| format!("{name}={}", escaped(value))).collect::<Vec<_>>().join("&")))
+        Form(Bytes::from(fields.iter().map(|(name, value)| format!("{name}={}", percent::encode(value))).collect::<Vec<_>>().join("&")))
     }
 }
 
@@ -293,7 +295,7 @@ impl Entry {
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        self.tokens.flights.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.key);
+        self.tokens.flights.lock().remove(&self.key);
     }
 }
 

@@ -1,10 +1,11 @@
 //! Whom larder believes to be an upstream, and what it shows for itself. A client certificate, and the leave to believe
 //! anybody, hold for the hosts of `urls` alone: their TLS is another than that of every other host.
 
+use parking_lot::Mutex;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use rustls::client::Resumption;
@@ -148,8 +149,8 @@ impl Shared {
         }
     }
 
-    fn locked(&self) -> std::sync::MutexGuard<'_, Current> {
-        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    fn locked(&self) -> parking_lot::MutexGuard<'_, Current> {
+        self.current.lock()
     }
 }
 

@@ -178,7 +178,7 @@ impl Probe<'_> {
             .map_err(|error| UpstreamError::Corrupt { detail: format!("{from} named a token server that is {error}") })?
             .origin;
         let wire = &self.endpoint.wire;
-        let trust = realm::judge(&wire.origin, &realm, &self.upstream.token_hosts);
+        let trust = token_hosts::judge(&wire.origin, &realm, &self.upstream.token_hosts);
         let connection =
             if realm == wire.origin || trust == Trust::Insecure { None } else { Some(wire.survey(&realm, self.deadline).await) };
         let host = if realm.is_default_port() { realm.host } else { format!("{}:{}", realm.host, realm.port) };

@@ -6,6 +6,7 @@ use http::Uri;
 use http::uri::InvalidUri;
 
 use crate::config::BaseUrl;
+use crate::percent;
 
 /// Scheme, host and port: what credentials are bound to.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -123,7 +124,7 @@ impl Url {
         self.target.push_str(separator);
         self.target.push_str(name);
         self.target.push('=');
-        self.target.push_str(&escaped(value));
+        self.target.push_str(&percent::encode(value));
         self
     }
 
@@ -139,18 +140,6 @@ impl Url {
 
 fn without_fragment(text: &str) -> &str {
     text.split('#').next().unwrap_or_default()
-}
-
-/// Percent-encoded, as queries and forms take it.
-pub fn escaped(value: &str) -> String {
-    value.bytes().fold(String::with_capacity(value.len()), |mut escaped, byte| {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            escaped.push(char::from(byte));
-        } else {
-            escaped.push_str(&format!("%{byte:02X}"));
-        }
-        escaped
-    })
 }
 
 fn has_scheme(text: &str) -> bool {

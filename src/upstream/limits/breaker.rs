@@ -2,7 +2,7 @@
 //!
 //! While it rests nobody asks. When the time is over one question goes out as a probe, and what becomes of it decides for all.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use parking_lot::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -202,7 +202,7 @@ impl Rest {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

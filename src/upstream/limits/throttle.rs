@@ -1,8 +1,8 @@
 //! A pace that a registry sets: questions go out one after the other, so far apart. Who would come too late to be answered is
 //! told so at once. A GET goes first: it ends what a HEAD began, and a hundred new HEADs would keep all of them from an end.
 
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::BTreeSet;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -73,7 +73,7 @@ impl Pace {
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+        self.queue.lock()
     }
 }
 

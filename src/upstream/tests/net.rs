@@ -1,9 +1,10 @@
 //! A network of scripted HTTP peers: every request is recorded and answered by one function of it.
 
+use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
@@ -101,11 +102,11 @@ impl Net {
 
     /// `<method> <host><target>` of every request, in order.
     pub(super) fn log(&self) -> Vec<String> {
-        self.seen.lock().expect("a lock").iter().map(|seen| format!("{} {}{}", seen.method, seen.host, seen.target)).collect()
+        self.seen.lock().iter().map(|seen| format!("{} {}{}", seen.method, seen.host, seen.target)).collect()
     }
 
     pub(super) fn to(&self, host: &str) -> Vec<Seen> {
-        self.seen.lock().expect("a lock").iter().filter(|seen| seen.host == host).cloned().collect()
+        self.seen.lock().iter().filter(|seen| seen.host == host).cloned().collect()
     }
 
     fn reply(&self, head: String) -> Reply {
@@ -113,7 +114,7 @@ impl Net {
         let (method, target) = (words.next().unwrap_or_default().to_owned(), words.next().unwrap_or_default().to_owned());
         let mut seen = Seen { host: String::new(), method, target, head, nth: 0 };
         seen.host = seen.header("host").unwrap_or_default().to_owned();
-        let mut all = self.seen.lock().expect("a lock");
+        let mut all = self.seen.lock();
         let same = |other: &&Seen| (&other.host, &other.method, &other.target) == (&seen.host, &seen.method, &seen.target);
         seen.nth = 1 + all.iter().filter(same).count();
         all.push(seen.clone());
@@ -155,7 +156,7 @@ impl Connect for Net {
             if address.ip().to_string() == DEAD {
                 return std::future::pending().await;
             }
-            net.dialled.lock().expect("a lock").push(address);
+            net.dialled.lock().push(address);
             let (ours, theirs): (DuplexStream, DuplexStream) = tokio::io::duplex(64 * 1024);
             let tls = net.tls.clone().filter(|_| address.port() == 443);
             tokio::spawn(async move {

@@ -1,8 +1,9 @@
 //! A disk that tells what was asked of it.
 
+use parking_lot::Mutex;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use larder::store::disk::{Disk, DiskFile, Entry, Stat, SystemDisk};
 
@@ -14,11 +15,11 @@ pub(super) struct NotingDisk {
 
 impl NotingDisk {
     pub(super) fn touched(&self) -> Vec<PathBuf> {
-        self.paths.lock().unwrap().clone()
+        self.paths.lock().clone()
     }
 
     fn note(&self, path: &Path) {
-        self.paths.lock().unwrap().push(path.into());
+        self.paths.lock().push(path.into());
     }
 }
 

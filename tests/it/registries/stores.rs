@@ -1,6 +1,7 @@
 //! Blobs and the stores they come from (A10 27–34).
 
-use std::sync::{Arc, Mutex};
+use parking_lot::Mutex;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::{before, push};
@@ -118,7 +119,7 @@ struct Lines(Arc<Mutex<Vec<u8>>>);
 
 impl std::io::Write for Lines {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
+        self.0.lock().extend_from_slice(bytes);
         Ok(bytes.len())
     }
 
@@ -158,7 +159,7 @@ async fn registry_33_no_signature_token_or_password_is_logged_counted_or_answere
     hub.script(|hub| hub.tokens.revoke());
     larder.clock.advance(Duration::from_secs(3600));
     replies.push(larder.get(&whole.tag("docker.io")).await);
-    let logged = String::from_utf8_lossy(&lines.0.lock().unwrap()).into_owned();
+    let logged = String::from_utf8_lossy(&lines.0.lock()).into_owned();
     assert!(logged.contains("docker.io"), "the log was heard");
     let answered: String = replies.iter().map(|reply| format!("{:?} {:?}", reply.headers, reply.body)).collect();
     for (what, text) in [("log", &logged), ("metrics", &larder.app.metrics.encode()), ("answers", &answered)] {

@@ -8,12 +8,13 @@
 //! disk.harm(7.., Harm::Full);                    // writes, from the seventh on
 //! ```
 
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use std::collections::HashMap;
 use std::io;
 use std::ops::{Bound, RangeBounds};
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use larder::store::disk::{Disk, DiskFile, Entry, Stat, SystemDisk};
 
@@ -162,24 +163,24 @@ impl FaultyDisk {
 
     /// Every read at `offset` or beyond waits, as on a disk that is too slow, until [`FaultyDisk::release`].
     pub fn hold_reads_from(&self, offset: u64) {
-        self.held.0.lock().unwrap_or_else(PoisonError::into_inner).from = Some(offset);
+        self.held.0.lock().from = Some(offset);
     }
 
     pub fn release(&self) {
-        self.held.0.lock().unwrap_or_else(PoisonError::into_inner).from = None;
+        self.held.0.lock().from = None;
         self.held.1.notify_all();
     }
 
     /// Reads that wait.
     pub fn waiting(&self) -> usize {
-        self.held.0.lock().unwrap_or_else(PoisonError::into_inner).waiting
+        self.held.0.lock().waiting
     }
 
     fn wait(&self, offset: u64) {
-        let mut held = self.held.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut held = self.held.0.lock();
         held.waiting += 1;
         while held.from.is_some_and(|from| offset >= from) {
-            held = self.held.1.wait(held).unwrap_or_else(PoisonError::into_inner);
+            self.held.1.wait(&mut held);
         }
         held.waiting -= 1;
     }
@@ -215,7 +216,7 @@ impl FaultyDisk {
     }
 
     fn faults(&self) -> MutexGuard<'_, Faults> {
-        self.faults.lock().unwrap_or_else(PoisonError::into_inner)
+        self.faults.lock()
     }
 
     /// Counts an operation. Says what is to be done to it beside failing it.

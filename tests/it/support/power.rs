@@ -2,11 +2,12 @@
 //! came since is there, torn, zeros or not there. Names come and go in a directory when it is synced, and until then each
 //! directory by itself may have seen all, some or none of its changes.
 
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::path::{Component, Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use larder::store::disk::{Disk, DiskFile, Entry, Stat};
@@ -203,7 +204,7 @@ impl PowerDisk {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     /// The names below the root that lead there.

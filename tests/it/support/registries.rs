@@ -20,9 +20,10 @@ mod nexus;
 mod quay;
 mod tokens;
 
+use parking_lot::{Mutex, MutexGuard};
 use std::ops::Deref;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use larder::config::{BaseUrl, CredentialConfig, Secret, UpstreamConfig};
 use tempfile::TempDir;
@@ -77,7 +78,7 @@ impl<M: Manners + 'static> Double<M> {
     }
 
     fn manners(&self) -> MutexGuard<'_, M> {
-        self.manners.lock().unwrap_or_else(PoisonError::into_inner)
+        self.manners.lock()
     }
 
     /// larder's settings for it, without credentials.

@@ -1,6 +1,7 @@
 //! A tag that moved: one line in the log, one count, and since when the old one was known.
 
-use std::sync::{Arc, Mutex};
+use parking_lot::Mutex;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::{HOUR, LATEST, MOVES, Scene, TTL, line};
@@ -12,7 +13,7 @@ struct Log(Arc<Mutex<Vec<u8>>>);
 
 impl std::io::Write for Log {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
+        self.0.lock().extend_from_slice(bytes);
         Ok(bytes.len())
     }
     fn flush(&mut self) -> std::io::Result<()> {
@@ -30,7 +31,7 @@ impl Log {
     }
 
     fn moves(&self) -> Vec<serde_json::Value> {
-        let text = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
+        let text = String::from_utf8(self.0.lock().clone()).unwrap();
         let events = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
         events.map(|event| event["fields"].clone()).filter(|fields| fields["message"] == "a tag moved").collect()
     }

@@ -1,6 +1,7 @@
 //! Says in the log when a credential cannot be had, and when it can again: once each, for it is asked for all the time.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use parking_lot::Mutex;
+use std::sync::Arc;
 
 use crate::upstream::UpstreamError;
 
@@ -24,7 +25,7 @@ impl Health {
 
     /// `trouble` is in larder's own words: nothing that a file holds or a program has said.
     pub(super) fn note(&self, trouble: Option<&str>) {
-        let mut last = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last = self.trouble.lock();
         if last.as_deref() == trouble {
             return;
         }

@@ -1,8 +1,9 @@
 //! A helper or a credential provider: run once for any number of waiters, its answer kept in memory for as long as it is
 //! good. A run belongs to nobody's request. While an answer is being renewed, and where that fails, the old one serves.
 
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use moka::sync::Cache;
@@ -187,7 +188,7 @@ impl Program {
     }
 
     fn flights(&self) -> MutexGuard<'_, Flights> {
-        self.flights.lock().unwrap_or_else(PoisonError::into_inner)
+        self.flights.lock()
     }
 }
 

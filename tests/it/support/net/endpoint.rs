@@ -1,6 +1,7 @@
 //! What answers at an address.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use parking_lot::Mutex;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
@@ -41,7 +42,7 @@ impl Endpoint {
                 // A client that does not trust the certificate leaves during the handshake; it knows why.
                 if let Ok(stream) = acceptor.accept(stream).await {
                     let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first()).map(|first| first.to_vec());
-                    shown.lock().unwrap_or_else(PoisonError::into_inner).push(certificate);
+                    shown.lock().push(certificate);
                     registry.serve(stream).await;
                 }
             }

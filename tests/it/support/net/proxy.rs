@@ -1,8 +1,9 @@
 //! An HTTP proxy in the network: tunnels by CONNECT, forwards whole URLs, and writes down what it was asked.
 
+use parking_lot::Mutex;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 
 use larder::upstream::connect::Stream;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
@@ -32,17 +33,17 @@ impl FakeProxy {
 
     /// Every request must show this value of `Proxy-Authorization`.
     pub fn require(&self, authorization: &str) {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).password = Some(authorization.into());
+        self.state.lock().password = Some(authorization.into());
     }
 
     /// CONNECT gets these bytes, and the connection stays open.
     pub fn answer_connect(&self, bytes: &str) {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).connect_answer = Some(bytes.into());
+        self.state.lock().connect_answer = Some(bytes.into());
     }
 
     /// The line and headers of every request, in order.
     pub fn heads(&self) -> Vec<String> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).heads.clone()
+        self.state.lock().heads.clone()
     }
 
     /// The request lines without their version.
@@ -76,7 +77,7 @@ impl FakeProxy {
             }
             let head = String::from_utf8_lossy(&head).into_owned();
             let (password, connect_answer) = {
-                let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut state = self.state.lock();
                 state.heads.push(head.clone());
                 (state.password.clone(), state.connect_answer.clone())
             };

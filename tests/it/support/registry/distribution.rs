@@ -11,7 +11,7 @@ use super::{Kind, Request, State};
 impl State {
     pub(super) fn answer(&mut self, request: &Request) -> Answer {
         if let Some(manners) = self.manners.clone() {
-            return manners.lock().unwrap_or_else(std::sync::PoisonError::into_inner).answer(request, self);
+            return manners.lock().answer(request, self);
         }
         match request.kind {
             Kind::Token => self.auth.token(request),

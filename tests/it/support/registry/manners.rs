@@ -1,6 +1,7 @@
 //! Another registry than Distribution: it answers for itself, and notes what no honest client would have sent.
 
-use std::sync::{Arc, Mutex};
+use parking_lot::Mutex;
+use std::sync::Arc;
 
 use super::answer::Answer;
 use super::{FakeRegistry, Request, State};

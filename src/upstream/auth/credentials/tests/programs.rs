@@ -1,8 +1,8 @@
 //! Helpers and credential providers, as scripts.
 
+use parking_lot::Mutex;
 use std::collections::BTreeSet;
 use std::io;
-use std::sync::Mutex;
 
 use tokio::task::JoinSet;
 
@@ -200,7 +200,7 @@ struct Lines(Arc<Mutex<Vec<u8>>>);
 
 impl io::Write for Lines {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().expect("no panic").extend_from_slice(bytes);
+        self.0.lock().extend_from_slice(bytes);
         Ok(bytes.len())
     }
 
@@ -227,7 +227,7 @@ async fn credential_11_a_failure_is_logged_once_and_no_secret_ever() {
         let held = token.login(&repository("a")).await;
         tracing::trace!(?held, bad = ?bad.login(&repository("a")).await, none = ?none.login(&repository("a")).await, "said");
     }
-    let text = String::from_utf8(lines.0.lock().expect("no panic").clone()).expect("text");
+    let text = String::from_utf8(lines.0.lock().clone()).expect("text");
     let times = |words: &str| text.lines().filter(|line| line.contains(words) && !line.contains("said")).count();
     assert_eq!((times("token: it is empty"), times("had again"), times("test failed"), times("holds no login")), (2, 1, 1, 1), "{text}");
     assert!(text.contains("IdentityToken") && !text.contains("hunter2"), "{text}");
