@@ -15,7 +15,7 @@ use crate::clock::Clock;
 use crate::config::{Config, PinnedImages, Visibility};
 use crate::control::{self, Control};
 use crate::gate::Gate;
-use crate::log::AccessLog;
+use crate::log::{self, AccessLog};
 use crate::metrics::Metrics;
 use crate::mirror::{self, Mirror, Pinned, Repositories, Source, TagRules};
 use crate::oci::Platform;
@@ -275,12 +275,18 @@ fn repositories(config: &Config, world: &World, metrics: &Arc<Metrics>) -> Resul
     Repositories::new(sources, &aliases, &hosts, &config.default_upstream).ok_or(Failure::Repositories)
 }
 
-/// The daemon, from a valid configuration to its clean end.
+/// The daemon, from a valid configuration to its clean end. Not `async`: the code of a future is compiled where it is
+/// polled, and this one is the whole program, which the binary would compile a second time.
 ///
 /// # Errors
 /// When it cannot begin.
-pub async fn serve(config: Config, log: AccessLog, metrics: Arc<Metrics>) -> Result<(), cli::Failure> {
-    run(config, log, metrics).await.map_err(cli::Failure::from)
+pub fn serve(config: Config) -> Result<(), cli::Failure> {
+    let metrics = metrics(&config);
+    // Kept to the end, so that the last line is written.
+    let (access_log, _flush) = log::start(&config.log, &metrics).map_err(|error| cli::Failure::Usage(error.to_string()))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| cli::Failure::Failed(format!("cannot start the runtime: {error}")))?;
+    runtime.block_on(run(config, access_log, metrics)).map_err(cli::Failure::from)
 }
 
 async fn run(config: Config, log: AccessLog, metrics: Arc<Metrics>) -> Result<(), Failure> {

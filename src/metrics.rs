@@ -2,6 +2,7 @@
 //! names; what the hot path touches is resolved once, so that a request costs a few atomic additions.
 
 mod maker;
+mod process;
 mod upstream;
 
 use std::collections::HashMap;
@@ -13,6 +14,7 @@ use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, I
 use crate::clock::Timestamp;
 use crate::mirror::Outcome;
 use maker::Maker;
+use process::ProcessCollector;
 use upstream::Families;
 pub use upstream::{FillResult, UpstreamKind, UpstreamMetrics};
 
@@ -111,7 +113,7 @@ impl Metrics {
         };
         let build_info = make.gauges("build_info", "Always 1", &["version"]);
         build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
-        let process = prometheus::process_collector::ProcessCollector::for_self();
+        let process = ProcessCollector::new().expect("constant names are valid");
         registry.register(Box::new(process)).expect("process metrics register once");
 
         Metrics {
