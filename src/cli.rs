@@ -176,8 +176,9 @@ impl From<ImportError> for ExitError {
     }
 }
 
-/// Does what the arguments say. `serve` is the daemon itself, which only the binary brings along.
-pub fn run(arguments: impl IntoIterator<Item = OsString>, serve: impl FnOnce(Config) -> Result<(), ExitError>) -> ExitCode {
+/// Does what the arguments say. `serve` is the daemon itself, which only the binary brings along. Not generic: what is, is
+/// compiled into the binary.
+pub fn run(arguments: Vec<OsString>, serve: fn(Config) -> Result<(), ExitError>) -> ExitCode {
     let arguments = match Arguments::try_parse_from(arguments) {
         Ok(arguments) => arguments,
         // clap prints help on stdout with 0, and a mistake on stderr with 2.

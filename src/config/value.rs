@@ -217,7 +217,7 @@ pub(super) fn log_level(text: &str) -> Result<String, Fault> {
         None => is_level(part),
         Some((target, level)) => !target.is_empty() && is_level(level),
     });
-    if fits && tracing_subscriber::EnvFilter::try_new(text).is_ok() {
+    if fits && text.parse::<tracing_subscriber::filter::Targets>().is_ok() {
         return Ok(text.to_owned());
     }
     Err(format!("`{text}` is not a level; write one of {}, or a filter such as larder=debug,hyper=warn", levels.join(", ")))
