@@ -50,6 +50,7 @@ pub struct Config {
     pub admin: AdminConfig,
     pub cache: CacheConfig,
     pub fills: FillsConfig,
+    pub limits: LimitsConfig,
     /// The key in `upstreams` for requests that name none.
     pub default_upstream: String,
     /// By the registry host as image names have it.
@@ -176,6 +177,15 @@ impl Default for FillsConfig {
     fn default() -> FillsConfig {
         FillsConfig { max_concurrent: 64, max_concurrent_per_upstream: 32, queue_timeout: Duration::from_secs(20) }
     }
+}
+
+/// Requests to upstreams that are no downloads of blobs: for manifests, tags, lists and tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LimitsConfig {
+    /// Requests in flight to all upstreams together, at least 1.
+    pub questions: usize,
+    /// Of these, to one upstream: at least 1, and never more than `questions`.
+    pub questions_per_upstream: usize,
 }
 
 /// One registry as larder may use it.

@@ -25,7 +25,7 @@ impl Kind {
 }
 
 /// Every key that means something. `*` stands for the name of an upstream. `config.example.yaml` explains each.
-pub const KEYS: [(&str, Kind); 54] = [
+pub const KEYS: [(&str, Kind); 56] = [
     ("server.listen", Kind::List),
     ("server.listen.address", Kind::Entry),
     ("server.listen.default_upstream", Kind::Entry),
@@ -52,6 +52,8 @@ pub const KEYS: [(&str, Kind); 54] = [
     ("fills.max_concurrent", Kind::Scalar),
     ("fills.max_concurrent_per_upstream", Kind::Scalar),
     ("fills.queue_timeout", Kind::Scalar),
+    ("limits.questions", Kind::Scalar),
+    ("limits.questions_per_upstream", Kind::Scalar),
     ("default_upstream", Kind::Scalar),
     ("upstreams.*.url", Kind::List),
     ("upstreams.*.aliases", Kind::List),

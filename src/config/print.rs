@@ -24,6 +24,7 @@ struct Document<'a> {
     admin: Admin,
     cache: Cache<'a>,
     fills: Fills,
+    limits: Limits,
     default_upstream: &'a str,
     upstreams: BTreeMap<&'a str, Upstream<'a>>,
     log: Log<'a>,
@@ -83,6 +84,12 @@ struct Fills {
 }
 
 #[derive(Serialize)]
+struct Limits {
+    questions: usize,
+    questions_per_upstream: usize,
+}
+
+#[derive(Serialize)]
 struct Upstream<'a> {
     url: OneOrMore<String>,
     aliases: &'a [String],
@@ -128,7 +135,7 @@ struct Log<'a> {
 
 impl<'a> From<&'a Config> for Document<'a> {
     fn from(config: &'a Config) -> Document<'a> {
-        let Config { server, admin, cache, fills, default_upstream, upstreams, log } = config;
+        let Config { server, admin, cache, fills, limits, default_upstream, upstreams, log } = config;
         Document {
             server: Server {
                 listen: server.listen.iter().map(Listen::from).collect(),
@@ -162,6 +169,7 @@ impl<'a> From<&'a Config> for Document<'a> {
                 max_concurrent_per_upstream: fills.max_concurrent_per_upstream,
                 queue_timeout: duration(fills.queue_timeout),
             },
+            limits: Limits { questions: limits.questions, questions_per_upstream: limits.questions_per_upstream },
             default_upstream,
             upstreams: upstreams.iter().map(|(name, upstream)| (name.as_str(), Upstream::from(upstream))).collect(),
             log: Log {

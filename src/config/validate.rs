@@ -11,11 +11,14 @@ use super::section::{Findings, Section};
 use super::tree::{Node, Value};
 use super::upstreams::{Names, read_upstreams, refuse_open_private};
 use super::value::{self, Fault, Share};
-use super::{AdminConfig, CacheConfig, Config, FillsConfig, Listener, LogConfig, LogFormat, ServerConfig, VerifyOnRead};
+use super::{AdminConfig, CacheConfig, Config, FillsConfig, LimitsConfig, Listener, LogConfig, LogFormat, ServerConfig, VerifyOnRead};
 use crate::oci::Platform;
 
 /// Larger caches are asked for, not assumed.
 pub(super) const DEFAULT_SIZE_MAX: u64 = 20 << 30;
+/// Requests in flight to all upstreams, and to one: what registries take without limiting the rate.
+const QUESTIONS: usize = 256;
+const QUESTIONS_PER_UPSTREAM: usize = 32;
 /// Less than this holds no image.
 const SIZE_MIN: u64 = 1 << 20;
 /// A client has its headers after 25 s or never; no wait within may be longer.
@@ -54,8 +57,9 @@ pub(super) fn validate(tree: &Node, machine: &Machine<'_>, findings: &mut Findin
     refuse_open_private(&root, &server, &upstreams, findings);
     let cache = read_cache(&root.inner("cache"), machine, &names, findings);
     let fills = read_fills(&root.inner("fills"), findings);
+    let limits = read_limits(&root.inner("limits"), findings);
     let log = read_log(&root.inner("log"), findings);
-    Config { server, admin, cache, fills, default_upstream, upstreams, log }
+    Config { server, admin, cache, fills, limits, default_upstream, upstreams, log }
 }
 
 fn read_default_upstream(root: &Section<'_>, names: &Names, findings: &mut Findings) -> String {
@@ -259,6 +263,14 @@ fn read_fills(section: &Section<'_>, findings: &mut Findings) -> FillsConfig {
             .read("queue_timeout", findings, |text| value::duration_up_to(text, WAIT_MAX, HEADERS))
             .unwrap_or(default.queue_timeout),
     }
+}
+
+fn read_limits(section: &Section<'_>, findings: &mut Findings) -> LimitsConfig {
+    let mut count = |name| section.read(name, findings, |text| value::count(text, 1, 65_536));
+    let questions = count("questions").unwrap_or(QUESTIONS);
+    // A smaller whole makes the unwritten part smaller too.
+    let questions_per_upstream = count("questions_per_upstream").unwrap_or(QUESTIONS_PER_UPSTREAM).min(questions);
+    LimitsConfig { questions, questions_per_upstream }
 }
 
 fn read_log(section: &Section<'_>, findings: &mut Findings) -> LogConfig {

@@ -425,6 +425,24 @@ fn sizes_that_cannot_be_are_told() {
 }
 
 #[test]
+fn questions_to_one_upstream_are_never_more_than_to_all() {
+    let limits = |text: &str| {
+        let limits = config(text).limits;
+        (limits.questions, limits.questions_per_upstream)
+    };
+    assert_eq!(limits(""), (256, 32));
+    assert_eq!(limits("limits: {questions: 9, questions_per_upstream: 8}"), (9, 8));
+    assert_eq!(limits("limits: {questions: 5}"), (5, 5));
+    check_mistakes(
+        "limits: {questions: 0, questions_per_upstream: 65537}",
+        &[
+            "config:1:21: limits.questions: `0` is not a number from 1 to 65536",
+            "config:1:48: limits.questions_per_upstream: `65537` is not a number from 1 to 65536",
+        ],
+    );
+}
+
+#[test]
 fn pins_name_an_upstream_a_repository_and_tags() {
     let text = |pins: &str| format!("cache: {{pinned_images: {pins}}}\nupstreams: {{docker.io: {{aliases: [hub]}}}}\n");
     let pins = |written: &str| config(&text(written)).cache.pinned_images.iter().map(ToString::to_string).collect::<Vec<_>>();

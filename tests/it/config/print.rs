@@ -31,6 +31,7 @@ cache:
   verify_on_read: always
   scrub_interval: 7d
 fills: {max_concurrent: 9, max_concurrent_per_upstream: 8, queue_timeout: 1s}
+limits: {questions: 9, questions_per_upstream: 8}
 default_upstream: r.corp
 upstreams:
   docker.io: {credentials: {username: "123", password: p, repositories: ["a/**"]}}

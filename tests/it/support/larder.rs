@@ -9,8 +9,8 @@ use std::time::Duration;
 use larder::app::{App, Failure, World};
 use larder::clock::{Clock, Timestamp};
 use larder::config::{
-    AdminConfig, BaseUrl, CacheConfig, Config, FillsConfig, LogConfig, LogFormat, NoProxy, Patterns, ServerConfig, UpstreamConfig,
-    VerifyOnRead, Visibility,
+    AdminConfig, BaseUrl, CacheConfig, Config, FillsConfig, LimitsConfig, LogConfig, LogFormat, NoProxy, Patterns, ServerConfig,
+    UpstreamConfig, VerifyOnRead, Visibility,
 };
 use larder::gate::Gate;
 use larder::metrics::Metrics;
@@ -96,6 +96,7 @@ impl Setup {
                 scrub_interval: CacheConfig::SCRUB_INTERVAL,
             },
             fills: FillsConfig { max_concurrent: 64, max_concurrent_per_upstream: 32, queue_timeout: Duration::from_secs(20) },
+            limits: LimitsConfig { questions: 256, questions_per_upstream: 32 },
             default_upstream: "docker.io".into(),
             upstreams: BTreeMap::new(),
             log: LogConfig { format: LogFormat::Text, level: "off".into() },
