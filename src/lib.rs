@@ -24,3 +24,4 @@ pub mod log;
 pub mod metrics;
 pub mod rng;
 pub mod shutdown;
+pub mod units;

@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::{Answer, Stats, Tally, words};
 use crate::mirror::{WarmProgress, Warmed};
 use crate::store::{Held, Purged, Report, VerifyProgress};
+use crate::units::{age, duration, size};
 
 /// Repositories in the text; `--json` has more.
 const REPOSITORIES_SHOWN: usize = 20;
@@ -67,7 +68,7 @@ fn stats_text(stats: &Stats) -> String {
     let held = &stats.held;
     let mut text = format!("{} of {}, {} objects\n", size(held.bytes), size(held.max_bytes), held.objects);
     if let Some(traffic) = &stats.traffic {
-        let since = humantime::format_duration(Duration::from_secs(traffic.seconds));
+        let since = duration(Duration::from_secs(traffic.seconds));
         let share = share(traffic.hits, traffic.requests);
         let (sent, received) = (size(traffic.sent_bytes), size(traffic.received_bytes));
         let _ = writeln!(
@@ -184,36 +185,12 @@ fn share(part: u64, whole: u64) -> String {
     format!("{}.{} %", tenths / 10, tenths % 10)
 }
 
-/// In its largest unit and the next: nobody wants to read the seconds of a month.
-pub(super) fn age(seconds: u64) -> String {
-    let round = match seconds {
-        0..3600 => seconds,
-        3600..86_400 => seconds / 60 * 60,
-        _ => seconds / 3600 * 3600,
-    };
-    humantime::format_duration(Duration::from_secs(round)).to_string()
-}
-
-pub(super) fn size(bytes: u64) -> String {
-    let units = [(40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")];
-    match units.into_iter().find(|(shift, _)| bytes >> shift > 0) {
-        Some((shift, unit)) => format!("{}.{} {unit}", bytes >> shift, ((bytes >> (shift - 10) & 1023) * 10) >> 10),
-        None => format!("{bytes} B"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn figures_are_short() {
-        for (bytes, text) in [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (1 << 30, "1.0 GiB"), (u64::MAX, "16777215.9 TiB")] {
-            assert_eq!(size(bytes), text);
-        }
         assert_eq!((share(1, 3).as_str(), share(0, 0).as_str(), share(2, 2).as_str()), ("33.3 %", "0.0 %", "100.0 %"));
-        for (seconds, text) in [(0, "0s"), (119, "1m 59s"), (7261, "2h 1m"), (3 * 86_400 + 7261, "3days 2h")] {
-            assert_eq!(age(seconds), text);
-        }
     }
 }

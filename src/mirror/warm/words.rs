@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::mirror::{BypassReason, Error, StaleReason};
 use crate::oci::Digest;
+use crate::units;
 
 /// What became of one image.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -128,7 +129,7 @@ pub(super) fn error(error: &Error, what: &str) -> String {
     match error {
         Error::NotFound { upstream, .. } => format!("{upstream} has no such {what}"),
         Error::RateLimited { upstream, retry_after: Some(after) } => {
-            let after = humantime::format_duration(std::time::Duration::from_secs(after.as_secs()));
+            let after = units::duration(*after);
             format!("the limit of {upstream} is reached, for {after} more")
         }
         Error::RateLimited { upstream, retry_after: None } => format!("the limit of {upstream} is reached"),
