@@ -11,7 +11,7 @@ use crate::client_config::{ClientConfig, Kind, Request};
 use crate::clock::Clock;
 use crate::config::{Config, DEFAULT_FILE, Warning, find_file};
 use crate::control::{self, Ask, Form};
-use crate::{app, client_config, healthcheck, import, online};
+use crate::{app, client_config, config, healthcheck, import, online};
 
 /// A pull-through caching mirror for container registries.
 #[derive(Debug, Parser)]
@@ -36,6 +36,8 @@ enum Command {
         #[arg(long)]
         print: bool,
     },
+    /// Print the JSON schema of the configuration file, for editors and pipelines.
+    ConfigSchema,
     /// Print the file that makes a client pull through this mirror. Where to put it is told on stderr.
     ClientConfig {
         kind: Kind,
@@ -207,6 +209,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>, serve: impl FnOnce(Con
     let done = match arguments.command {
         Command::Serve(file) => file.load().and_then(serve),
         Command::CheckConfig { file, online, print } => check_config(&file, online, print),
+        Command::ConfigSchema => print_schema(),
         Command::ClientConfig { kind, url, no_fallback, registry, file } => {
             let request = |config: &Config| Request::new(url.as_deref(), !no_fallback, registry.as_deref(), config);
             print_client_config(&file, kind, request)
@@ -246,6 +249,12 @@ fn check_config(file: &ConfigFile, online: bool, print: bool) -> Result<(), Fail
     writeln!(io::stdout())?;
     io::stdout().write_all(text.as_bytes())?;
     checked.verdict()
+}
+
+fn print_schema() -> Result<(), Failure> {
+    let text = serde_json::to_string_pretty(&config::schema()).map_err(|error| Failure::Failed(error.to_string()))?;
+    writeln!(io::stdout(), "{text}")?;
+    Ok(())
 }
 
 fn print_client_config(file: &ConfigFile, kind: Kind, request: impl FnOnce(&Config) -> Result<Request, String>) -> Result<(), Failure> {

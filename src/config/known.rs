@@ -4,7 +4,7 @@ use super::BaseUrl;
 use super::value;
 
 /// Docker Hub's registry does not live at the host that its image names have.
-pub(super) const DOCKER_HUB: &str = "docker.io";
+pub const DOCKER_HUB: &str = "docker.io";
 const DOCKER_HUB_URL: &str = "https://registry-1.docker.io";
 /// One namespace with `docker.io`, whoever is asked.
 pub(super) const DOCKER_HUB_ALIASES: [&str; 2] = ["index.docker.io", "registry-1.docker.io"];

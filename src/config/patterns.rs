@@ -9,9 +9,6 @@ use super::value::Fault;
 #[derive(Clone, Debug, Default)]
 pub struct Patterns(Option<RegexSet>);
 
-const BEFORE: &str = "^(?:";
-const AFTER: &str = ")$";
-
 impl Patterns {
     /// # Errors
     /// With the expression that is none, and why.
@@ -19,7 +16,7 @@ impl Patterns {
         if expressions.is_empty() {
             return Ok(Patterns(None));
         }
-        let anchored: Vec<_> = expressions.iter().map(|expression| format!("{BEFORE}{expression}{AFTER}")).collect();
+        let anchored: Vec<_> = expressions.iter().map(|expression| format!("^(?:{expression})$")).collect();
         for (expression, anchored) in expressions.iter().zip(&anchored) {
             // By itself too: `a)|(?:b` is one only between the anchors.
             let fault = |error| format!("`{expression}` is not a regular expression: {}", reason(&error));
@@ -31,14 +28,6 @@ impl Patterns {
 
     pub fn matches(&self, text: &str) -> bool {
         self.0.as_ref().is_some_and(|set| set.is_match(text))
-    }
-
-    /// As they were written.
-    pub(super) fn expressions(&self) -> Vec<&str> {
-        let bare = |text: &'_ str| {
-            text.strip_prefix(BEFORE).and_then(|rest| rest.strip_suffix(AFTER)).map_or(0..0, |rest| BEFORE.len()..BEFORE.len() + rest.len())
-        };
-        self.0.iter().flat_map(RegexSet::patterns).map(|text| &text[bare(text)]).collect()
     }
 }
 
@@ -84,7 +73,6 @@ mod tests {
         for tag in ["v1.2.3", "xv1.2", "ab", "v1.2\n", ""] {
             assert!(!patterns.matches(tag), "{tag}");
         }
-        assert_eq!(patterns.expressions(), [r"v\d+\.\d+", "a|b"]);
         assert!(!Patterns::default().matches(""));
     }
 
