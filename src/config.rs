@@ -133,12 +133,12 @@ pub struct CacheConfig {
     pub pinned_platforms: Vec<Platform>,
     pub revalidate_wait: Duration,
     pub negative_ttl: Duration,
-    /// Serve a held tag although upstream says that it is gone.
+    /// Serve a cached tag although upstream says that it is deleted.
     pub keep_deleted_tags: bool,
     /// Bytes.
     pub memory_cache_size: u64,
     pub verify_on_read: VerifyOnRead,
-    /// Everything that is held is hashed once in so long; zero: never.
+    /// Everything in the cache is hashed once in so long; zero: never.
     pub scrub_interval: Duration,
 }
 
@@ -188,7 +188,7 @@ pub struct UpstreamConfig {
     /// Its own, else the cache's, else the default of the contract.
     pub tag_ttl: Duration,
     pub stale_if_error: Duration,
-    /// Tags that never move once they are held: upstream is not asked about them again.
+    /// Tags that never move once they are cached: upstream is not asked about them again.
     pub immutable_tags: Patterns,
     /// `host` or `host:port` beyond the known ones that may receive the credentials.
     pub token_hosts: Vec<String>,
@@ -234,7 +234,7 @@ pub struct BaseUrl {
 }
 
 impl BaseUrl {
-    /// Whether it names this machine, as far as one can tell without asking DNS.
+    /// Whether it names this machine, as far as one can know without asking DNS.
     pub fn is_loopback(&self) -> bool {
         let literal = self.host.trim_start_matches('[').trim_end_matches(']');
         self.host == "localhost" || literal.parse().is_ok_and(|address: std::net::IpAddr| address.is_loopback())

@@ -81,7 +81,7 @@ pub enum Longest {
 pub enum Reload {
     /// In effect at once.
     Live,
-    /// Needs a new process.
+    /// Needs a new process: sockets, the cache's directory and the size of its memory are fixed when one starts.
     Restart,
 }
 
@@ -175,7 +175,7 @@ impl Kind {
         format!("is read as {what}, which the table of keys does not say of it")
     }
 
-    /// What is wrong with a text, as far as that can be told without knowing anything else.
+    /// What is wrong with a text, as far as that shows without knowing anything else.
     pub(super) fn fault(self, text: &str) -> Option<Fault> {
         match self {
             Kind::Boolean => self.boolean(text).err(),

@@ -27,7 +27,7 @@ pub const WELL_KNOWN: [&str; 14] = [
     "registry.k8s.io",
 ];
 
-/// What a registry's name tells of it.
+/// What larder knows of a registry by its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Known {
     /// Made for images that anyone may read, even where it has private ones as well.

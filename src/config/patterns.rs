@@ -11,7 +11,7 @@ pub struct Patterns(Option<RegexSet>);
 
 impl Patterns {
     /// # Errors
-    /// With the expression that is none, and why.
+    /// With the text that is not a regular expression, and why.
     pub fn new(expressions: &[String]) -> Result<Patterns, String> {
         if expressions.is_empty() {
             return Ok(Patterns(None));

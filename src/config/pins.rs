@@ -28,7 +28,7 @@ impl fmt::Display for PinnedImages {
     }
 }
 
-/// `resolve` tells an upstream's key by any of its names.
+/// `resolve` finds an upstream's key by any of its names.
 pub(super) fn pinned_images(text: &str, resolve: impl FnOnce(&str) -> Result<String, Fault>) -> Result<PinnedImages, Fault> {
     let example = "write one such as docker.io/library/alpine:3.*";
     let (host, rest) = text.split_once('/').ok_or_else(|| format!("`{text}` names no registry; {example}"))?;

@@ -73,7 +73,7 @@ pub(super) fn count(text: &str, min: usize, max: usize) -> Result<usize, Fault> 
     text.parse().ok().filter(|number| (min..=max).contains(number)).ok_or_else(fault)
 }
 
-/// What is said of a word that is none of a choice.
+/// The message for a word that is not one of a choice.
 pub(super) fn none_of(text: &str, words: &[&str]) -> Fault {
     match words {
         [one, other] => format!("`{text}` is neither {one} nor {other}"),

@@ -4,6 +4,7 @@ mod credentials;
 mod known;
 mod print;
 mod reach;
+mod schema;
 mod table;
 
 use std::net::SocketAddr;

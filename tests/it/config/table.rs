@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use larder::config::{KEYS, Kind, Reload, Shape, example, recipes, schema};
+use larder::config::{KEYS, Reload, Shape, example, recipes, schema};
 use serde_json::Value;
 
 use super::{EXAMPLE, load};
@@ -71,40 +71,7 @@ fn a_reload_reaches_all_but_what_a_process_is_made_of() {
     assert_eq!(restart, expected);
 }
 
-/// The schema's part for a key.
-fn schema_of(path: &str) -> Value {
-    let mut part = schema();
-    for name in path.split('.') {
-        // An entry of a list stands beside the plain value.
-        let sections =
-            |part: &Value| part["anyOf"].as_array().and_then(|forms| forms.iter().find(|form| form["properties"].is_object()).cloned());
-        part = match part["anyOf"][0].get("anyOf") {
-            Some(_) => part["anyOf"][0].clone(),
-            None => part,
-        };
-        let section = sections(&part).unwrap_or(part);
-        part = if name == "*" { section["additionalProperties"].clone() } else { section["properties"][name].clone() };
-    }
-    part
-}
-
-#[test]
-fn the_schema_has_every_key_with_its_words_bounds_and_default() {
-    for key in KEYS {
-        let part = schema_of(key.path);
-        assert!(part["description"].as_str().is_some_and(|text| text.starts_with(key.doc)), "{}: {part}", key.path);
-        assert_eq!(part["default"].is_null(), key.default.is_none(), "{}: {part}", key.path);
-        match key.kind {
-            Kind::Count { min, max } => assert_eq!((&part["minimum"], &part["maximum"]), (&min.into(), &max.into())),
-            Kind::Choice(words) => assert_eq!(part["enum"], serde_json::json!(words)),
-            Kind::Boolean => assert_eq!(part["type"], "boolean"),
-            _ => {}
-        }
-    }
-    assert_eq!(schema_of("cache")["additionalProperties"], false);
-}
-
-const CORPUS: [(&str, &str, &str); 8] = [
+pub(super) const CORPUS: [(&str, &str, &str); 8] = [
     ("chart", include_str!("corpus/chart.yaml"), include_str!("corpus/chart.printed")),
     ("edge", include_str!("corpus/edge.yaml"), include_str!("corpus/edge.printed")),
     ("empty", include_str!("corpus/empty.yaml"), include_str!("corpus/empty.printed")),
