@@ -4,7 +4,7 @@ use super::BaseUrl;
 use super::value;
 
 /// Docker Hub's registry does not live at the host that its image names have.
-pub(super) const DOCKER_HUB: &str = "docker.io";
+pub const DOCKER_HUB: &str = "docker.io";
 const DOCKER_HUB_URL: &str = "https://registry-1.docker.io";
 /// One namespace with `docker.io`, whoever is asked.
 pub(super) const DOCKER_HUB_ALIASES: [&str; 2] = ["index.docker.io", "registry-1.docker.io"];
@@ -27,7 +27,7 @@ pub const WELL_KNOWN: [&str; 14] = [
     "registry.k8s.io",
 ];
 
-/// What a registry's name tells of it.
+/// What larder knows of a registry by its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Known {
     /// Made for images that anyone may read, even where it has private ones as well.
