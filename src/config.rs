@@ -9,7 +9,6 @@ mod file;
 mod files;
 mod foreign;
 mod keys;
-mod known;
 mod load;
 mod mistake;
 mod patterns;
@@ -31,12 +30,11 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::oci::Platform;
+use crate::oci::{Platform, registries};
 
 pub use credentials::{CredentialConfig, CredentialKind, Credentials, Secret};
 pub use foreign::{Setting, settings};
 pub use keys::{KEYS, Kind};
-pub use known::{Known, WELL_KNOWN};
 pub use load::{DEFAULT_FILE, find_file};
 pub use mistake::{Mistake, Mistakes, Place, Position, Warning};
 pub use patterns::Patterns;
@@ -58,13 +56,13 @@ pub struct Config {
 }
 
 impl Config {
-    pub const DEFAULT_UPSTREAM: &str = "docker.io";
+    pub const DEFAULT_UPSTREAM: &str = registries::DOCKER_HUB;
 
     /// The upstream that a name or an alias means.
     pub fn upstream(&self, name: &str) -> Option<&UpstreamConfig> {
-        let name = if known::DOCKER_HUB_ALIASES.contains(&name) { known::DOCKER_HUB } else { name };
         let aliased = || self.upstreams.values().find(|upstream| upstream.aliases.iter().any(|alias| alias == name));
-        self.upstreams.get(name).or_else(aliased)
+        let known = || self.upstreams.values().find(|upstream| registries::further_names(&upstream.name).any(|further| further == name));
+        self.upstreams.get(name).or_else(aliased).or_else(known)
     }
 }
 
