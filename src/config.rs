@@ -14,7 +14,6 @@ mod files;
 mod foreign;
 mod key;
 mod keys;
-mod known;
 mod load;
 mod machine;
 mod mistake;
@@ -37,7 +36,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::oci::Platform;
+use crate::oci::{Platform, registries};
 
 pub use credentials::{CredentialConfig, CredentialKind, Credentials, Secret};
 pub use effective::Effective;
@@ -45,7 +44,6 @@ pub use example::{example, recipes};
 pub use foreign::{Setting, settings};
 pub use key::{Key, Kind, Longest, Reload, Shape};
 pub use keys::KEYS;
-pub use known::{DOCKER_HUB, Known, WELL_KNOWN};
 pub use load::{DEFAULT_FILE, find_file};
 pub use mistake::{Mistake, Mistakes, Place, Position, Warning};
 pub use patterns::Patterns;
@@ -81,9 +79,9 @@ impl Config {
 
     /// The upstream that a name or an alias means.
     pub fn upstream(&self, name: &str) -> Option<&UpstreamConfig> {
-        let name = if known::DOCKER_HUB_ALIASES.contains(&name) { DOCKER_HUB } else { name };
         let aliased = || self.upstreams.values().find(|upstream| upstream.aliases.iter().any(|alias| alias == name));
-        self.upstreams.get(name).or_else(aliased)
+        let known = || self.upstreams.values().find(|upstream| registries::further_names(&upstream.name).any(|further| further == name));
+        self.upstreams.get(name).or_else(aliased).or_else(known)
     }
 }
 

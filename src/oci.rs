@@ -1,4 +1,4 @@
-//! The field's words: digests, names, descriptors, manifests, error codes.
+//! The field's words: digests, names, descriptors, manifests, error codes, registries.
 //! Pure: knows nobody else here, no tokio, no files, no HTTP.
 
 mod descriptor;
@@ -8,6 +8,7 @@ mod glob;
 mod manifest;
 mod name;
 mod platform;
+pub mod registries;
 
 pub use descriptor::{Descriptor, MediaType};
 pub use digest::{Algorithm, Digest, Hasher, InvalidDigest};

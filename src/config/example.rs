@@ -2,7 +2,7 @@
 
 use super::KEYS;
 use super::key::{Key, Keys, Kind, Longest, Shape, join};
-use super::known::{DOCKER_HUB, WELL_KNOWN};
+use crate::oci::registries::{DOCKER_HUB, well_known};
 use crate::units;
 
 /// Columns of a line of prose.
@@ -120,7 +120,7 @@ impl Page<'_> {
     fn upstreams(&mut self, pattern: &str, indent: usize) {
         self.line(&format!("{DOCKER_HUB}:"), indent, Form::InForce);
         self.section(pattern, indent + 2, Form::InForce);
-        for host in WELL_KNOWN.into_iter().filter(|host| *host != DOCKER_HUB) {
+        for host in well_known().filter(|host| *host != DOCKER_HUB) {
             self.line(&format!("{host}: {{}}"), indent, Form::InForce);
         }
     }

@@ -2,9 +2,8 @@
 
 use std::fmt;
 
-use super::known::DOCKER_HUB;
 use super::value::Fault;
-use crate::oci::{Glob, RepositoryName, Tag};
+use crate::oci::{Glob, RepositoryName, Tag, registries};
 
 /// Tags of one repository whose images stay.
 #[derive(Clone, Debug)]
@@ -35,9 +34,9 @@ pub(super) fn pinned_images(text: &str, resolve: impl FnOnce(&str) -> Result<Str
     let (repository, tags) = rest.rsplit_once(':').ok_or_else(|| format!("`{text}` names no tags; {example}, or :* for all"))?;
     let upstream = resolve(host)?;
     // As everywhere, `docker.io/alpine` means Docker's own.
-    let official = upstream == DOCKER_HUB && !repository.contains('/');
-    let name = if official { format!("library/{repository}") } else { repository.to_owned() };
-    let repository = name.parse().map_err(|_| format!("`{text}` holds `{repository}`, which is no repository; {example}"))?;
+    let repository = registries::full_repository(&upstream, repository)
+        .parse()
+        .map_err(|_| format!("`{text}` holds `{repository}`, which is no repository; {example}"))?;
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-*?".contains(&byte);
     if tags.is_empty() || !tags.bytes().all(fits) {
         return Err(format!(

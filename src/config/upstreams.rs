@@ -6,13 +6,13 @@ use std::time::Duration;
 use super::check::nearest;
 use super::credentials::{read_credentials, read_file};
 use super::effective::Shown;
-use super::known::{DOCKER_HUB, DOCKER_HUB_ALIASES, Known, WELL_KNOWN, own_url};
 use super::machine::Machine;
 use super::proxy::{self, FromVariable, Proxies};
 use super::section::{Findings, Section};
 use super::tree::{Entry, Node, Origin, Value};
 use super::value::{self, Fault};
 use super::{BaseUrl, Patterns, ProxyUrl, ServerConfig, UpstreamConfig, Visibility};
+use crate::oci::registries::{self, Access};
 use crate::units;
 
 /// For the well-known registries at their own URL. Elsewhere zero: a pull gets an image that was pushed a minute ago.
@@ -21,7 +21,7 @@ const TAG_TTL_WELL_KNOWN: Duration = Duration::from_secs(5 * 60);
 /// The entries larder brings along when the file has none.
 pub(super) fn built_in() -> Node {
     let entry = |host: &str| Entry { key: host.to_owned(), key_origin: Origin::BuiltIn, node: Node::empty() };
-    Node { origin: Origin::BuiltIn, value: Value::Map(WELL_KNOWN.into_iter().map(entry).collect()) }
+    Node { origin: Origin::BuiltIn, value: Value::Map(registries::well_known().map(entry).collect()) }
 }
 
 /// Which upstream a name or alias means.
@@ -78,21 +78,23 @@ pub(super) fn read_upstreams(
 }
 
 fn upstream_name(text: &str) -> Result<String, Fault> {
-    if DOCKER_HUB_ALIASES.contains(&text) {
-        return Err(format!("is one namespace with {DOCKER_HUB}; write {DOCKER_HUB} instead"));
+    let name = registries::canonical(text);
+    if name != text {
+        return Err(format!("is one namespace with {name}; write {name} instead"));
     }
     value::registry_host(text)
 }
 
 fn read_upstream(name: &str, section: &Section<'_>, fallback: &Fallback, machine: &Machine<'_>, findings: &mut Findings) -> UpstreamConfig {
-    let own_url = [own_url(name)];
+    let (registry, own_url) = (registries::find(name), [own_url(name)]);
     let urls = read_urls(section, findings).unwrap_or_else(|| own_url.to_vec());
     let at_home = urls == own_url;
-    let well_known = at_home && Known::by_name(name) == Some(Known::Public);
+    let well_known = at_home && registry.is_some_and(|registry| registry.access == Access::Public);
     let credentials = read_credentials(section, &urls, machine, findings);
     let [ca_file, client_cert_file] = ["ca_file", "client_cert_file"].map(|key| read_file(section, key, machine, findings));
-    if at_home && credentials.is_empty() && Known::by_name(name) == Some(Known::AmazonEcr) {
-        let message = "is Amazon ECR, which shows nothing without credentials; write some, such as credentials: {docker_helper: ecr-login}";
+    if let Some(registry) = registry.filter(|registry| at_home && credentials.is_empty() && registry.access == Access::Credentials) {
+        let example = registry.login.map(|login| format!(", such as credentials: {login}")).unwrap_or_default();
+        let message = format!("is a registry that shows nothing without credentials; write some{example}");
         findings.warning(&section.here(), &section.path, message);
     }
     // A client certificate opens as much as a password does.
@@ -133,6 +135,13 @@ fn settle(section: &Section<'_>, upstream: &UpstreamConfig, findings: &mut Findi
     findings.settle(section.key("stale_if_error"), units::exact_duration(upstream.stale_if_error));
     findings.settle(section.key("allow_private_addresses"), upstream.allow_private_addresses.iter().collect::<Shown>());
     findings.settle(section.key("proxy"), proxy::shown(upstream.proxy.as_ref()));
+}
+
+/// Where a registry lives unless something else is written.
+fn own_url(name: &str) -> BaseUrl {
+    // A checked host makes a right URL; were it ever wrong, nothing could be connected to.
+    let unusable = |_| BaseUrl { tls: true, host: name.to_owned(), port: 443, path: String::new() };
+    value::base_url(&registries::own_url(name)).unwrap_or_else(unusable)
 }
 
 fn unplaced<T>(items: Vec<(Origin, T)>) -> Vec<T> {
@@ -198,8 +207,9 @@ fn read_proxy(section: &Section<'_>, url: &BaseUrl, proxies: &Proxies, findings:
 /// Every name that means an upstream; no name may mean two.
 fn name_all(section: &Section<'_>, upstreams: &BTreeMap<String, UpstreamConfig>, findings: &mut Findings) -> Names {
     let mut names: BTreeMap<_, _> = upstreams.keys().map(|name| (name.clone(), name.clone())).collect();
-    if upstreams.contains_key(DOCKER_HUB) {
-        names.extend(DOCKER_HUB_ALIASES.map(|alias| (alias.to_owned(), DOCKER_HUB.to_owned())));
+    for registry in upstreams.keys().filter_map(|name| registries::find(name)) {
+        let Some(name) = registry.name() else { continue };
+        names.extend(registry.further_hosts().iter().map(|host| ((*host).to_owned(), name.to_owned())));
     }
     for name in upstreams.keys() {
         let inner = section.inner(name);
@@ -212,6 +222,12 @@ fn name_all(section: &Section<'_>, upstreams: &BTreeMap<String, UpstreamConfig>,
                     format!("`{alias}` means {taken} already; a name can mean only one upstream"),
                 );
             }
+        }
+    }
+    // What the file gives to another upstream is that one's.
+    for name in upstreams.keys() {
+        for alias in registries::further_names(name) {
+            names.entry(alias.to_owned()).or_insert_with(|| name.clone());
         }
     }
     Names { upstream_by_name: names }

@@ -9,6 +9,7 @@ use http::Uri;
 use ipnet::IpNet;
 
 use super::BaseUrl;
+use crate::oci::registries::{REGISTRIES, Registry};
 use crate::units::{self, SizeError};
 
 /// What is wrong with a value, and how to mend it.
@@ -135,10 +136,13 @@ pub(super) fn alias(text: &str) -> Result<String, Fault> {
     if !words(name) || name.len() > HOST_LENGTH_MAX || !port.is_none_or(is_port) {
         return Err(format!("`{text}` is not an alias: lower-case letters and digits, joined by '.', '_' or '-'"));
     }
-    match name {
-        "v2" => Err("`v2` begins every path of a registry; choose another alias".into()),
-        "library" => Err("`library` begins the names of Docker Hub's official images; choose another alias".into()),
-        _ => Ok(text.to_owned()),
+    if name == "v2" {
+        return Err("`v2` begins every path of a registry; choose another alias".into());
+    }
+    let official = REGISTRIES.iter().filter(|registry| registry.official == Some(name)).find_map(Registry::name);
+    match official {
+        Some(registry) => Err(format!("`{name}` begins the names of official images at {registry}; choose another alias")),
+        None => Ok(text.to_owned()),
     }
 }
 

@@ -4,3 +4,4 @@ mod answers;
 mod auth;
 mod net;
 mod redirects;
+mod registries;

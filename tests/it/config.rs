@@ -12,9 +12,8 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use larder::config::{
-    Config, CredentialKind, Credentials, KEYS, Key, Listener, Mistakes, Place, Secret, Shape, Visibility, WELL_KNOWN, Warning,
-};
+use larder::config::{Config, CredentialKind, Credentials, KEYS, Key, Listener, Mistakes, Place, Secret, Shape, Visibility, Warning};
+use larder::oci::registries::well_known;
 
 const EXAMPLE: &str = include_str!("../../config.example.yaml");
 
@@ -52,7 +51,7 @@ fn an_empty_file_mirrors_the_public_registries_on_loopback() {
         assert_eq!(config.server.listen, [Listener::from("127.0.0.1:5000".parse::<SocketAddr>().unwrap())]);
         assert_eq!(config.admin.listen, "127.0.0.1:5001".parse().unwrap());
         assert_eq!(config.default_upstream, "docker.io");
-        assert_eq!(config.upstreams.keys().map(String::as_str).collect::<Vec<_>>(), WELL_KNOWN);
+        assert_eq!(config.upstreams.keys().map(String::as_str).collect::<Vec<_>>(), well_known().collect::<Vec<_>>());
         assert_eq!(config.upstreams["docker.io"].urls[0].to_string(), "https://registry-1.docker.io");
         assert_eq!(config.upstreams["ghcr.io"].urls[0].to_string(), "https://ghcr.io");
         for upstream in config.upstreams.values() {

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::config::{BaseUrl, DOCKER_HUB, KEYS, Known, settings};
+use crate::config::{BaseUrl, KEYS, settings};
+use crate::oci::registries::{self, Access};
 use crate::units;
 
 /// What Distribution's own variables begin with: `REGISTRY_PROXY_REMOTEURL` is `proxy.remoteurl`.
@@ -112,7 +113,8 @@ impl Source {
         let url: BaseUrl = url.trim_end_matches('/').trim_end_matches("/v2").parse().map_err(Untranslatable::Url)?;
         let upstream = upstream_name(&url);
         let credentials = self.credentials(&upstream);
-        let may_be_private = !credentials.is_empty() && Known::by_name(&upstream) != Some(Known::Public);
+        let may_be_private =
+            !credentials.is_empty() && !registries::find(&upstream).is_some_and(|registry| registry.access == Access::Public);
         let mut yaml = String::from("# Translated from a Distribution registry's configuration. Every key: config.example.yaml.\n");
         yaml += &self.server(may_be_private);
         yaml += &self.cache(&upstream);
@@ -280,20 +282,17 @@ impl Source {
     }
 }
 
-/// The registry as image names have it.
 /// A duration, if the key takes it.
 fn duration(key: &str, text: &str) -> Option<Duration> {
     KEYS.iter().find(|known| known.path == key)?.kind.duration(text).ok()
 }
 
+/// The registry as image names have it.
 fn upstream_name(url: &BaseUrl) -> String {
-    if matches!(url.host.as_str(), "registry-1.docker.io" | "index.docker.io" | "docker.io") {
-        return DOCKER_HUB.to_owned();
-    }
     let usual = if url.tls { 443 } else { 80 };
     // What has no dot is a host only with its port.
     let plain = url.port == usual && (url.host.contains('.') || url.host == "localhost");
-    if plain { url.host.clone() } else { format!("{}:{}", url.host, url.port) }
+    if plain { registries::canonical(&url.host).to_owned() } else { format!("{}:{}", url.host, url.port) }
 }
 
 /// A YAML scalar, whatever is in it: a JSON string is one.

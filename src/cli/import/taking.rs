@@ -12,8 +12,8 @@ use tokio::time::Instant;
 use super::summary::Summary;
 use super::tree::Tree;
 use crate::clock::{Clock, Timestamp};
-use crate::config::{CacheConfig, DOCKER_HUB, UpstreamConfig};
-use crate::oci::{Digest, Manifest, Tag};
+use crate::config::{CacheConfig, UpstreamConfig};
+use crate::oci::{Digest, Manifest, Tag, registries};
 use crate::store::{BlobError, RepositoryKey, Store, StoreError, TagRecord};
 use crate::units;
 
@@ -133,9 +133,8 @@ impl<'a> Taking<'a> {
 
     /// As larder names it: Docker Hub's official images have a first component, whether the old registry was told or not.
     fn key(&self, name: &str) -> Option<RepositoryKey> {
-        let official = *self.name == *DOCKER_HUB && !name.contains('/');
-        let name = if official { format!("library/{name}").parse() } else { name.parse() };
-        Some(RepositoryKey { upstream: Arc::clone(&self.name), name: name.ok()? })
+        let name = registries::full_repository(&self.name, name).parse().ok()?;
+        Some(RepositoryKey { upstream: Arc::clone(&self.name), name })
     }
 
     fn take(&mut self, sources: &[Source], image: &Image) -> Result<Took, StoreError> {
