@@ -40,8 +40,8 @@ pub enum Error {
     /// It exists, so that it is not "not found"; a client of today could do nothing with it.
     #[error("{upstream} has it in the retired schema version 1 only")]
     SchemaOne { upstream: Arc<str> },
-    /// Too many downloads wait already.
-    #[error("no download slot within the queue's time-out")]
+    /// Too many downloads or questions wait already.
+    #[error("too many requests are waiting")]
     Overloaded,
 }
 
@@ -58,6 +58,7 @@ impl Error {
             UpstreamError::TimedOut { detail } => Error::TimedOut { upstream, detail },
             UpstreamError::Corrupt { detail } => Error::Corrupt { upstream, detail },
             UpstreamError::SchemaOne => Error::SchemaOne { upstream },
+            UpstreamError::Overloaded => Error::Overloaded,
         }
     }
 }

@@ -207,7 +207,7 @@ impl Mirror {
         let as_nobody = case.repository.source.upstream.outlook(case.repository.name(), true);
         match as_nobody.asked(kind) {
             Ok(_) => Next { asks_as_nobody_first: true, ..next },
-            Err(error) if error.is_of_one_host() && case.stands() => next,
+            Err(error) if error.says_nothing() && case.stands() => next,
             Err(error) => {
                 let left = as_nobody.rests_for(kind).map(|left| left.as_secs());
                 Next { for_seconds: left, ..settled(Why::NotShown, case.refused(what, &error)) }

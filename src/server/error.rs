@@ -113,7 +113,7 @@ fn mirror_answer(error: &mirror::Error, now: Timestamp) -> Answer {
             answer(StatusCode::BAD_GATEWAY, ErrorCode::Unavailable, text)
         }
         mirror::Error::Overloaded => {
-            answer(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable, "too many downloads are waiting").retry_after(OVERLOAD_WAIT)
+            answer(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable, "too many requests are waiting").retry_after(OVERLOAD_WAIT)
         }
     }
 }

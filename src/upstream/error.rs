@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::labels::ErrorReason;
+use crate::single_flight::NoAnswer;
 
 /// Why an upstream gave no content. `detail` is for the log: one line, no secrets, no presigned query.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -31,6 +32,9 @@ pub enum UpstreamError {
     /// The image exists there in Docker's first format alone, which larder does not serve.
     #[error("upstream has it in the retired schema version 1 only")]
     SchemaOne,
+    /// Upstream was not asked: larder asks as many questions as it may already.
+    #[error("not asked: too many other questions are under way")]
+    Overloaded,
 }
 
 /// What of the way to upstream, or of upstream itself, failed.
@@ -53,7 +57,7 @@ impl UpstreamError {
             UpstreamError::Denied { .. } => ErrorReason::Denied,
             UpstreamError::CredentialRefused { .. } => ErrorReason::Credential,
             UpstreamError::RateLimited { .. } => ErrorReason::RateLimited,
-            UpstreamError::TimedOut { .. } => ErrorReason::Timeout,
+            UpstreamError::TimedOut { .. } | UpstreamError::Overloaded => ErrorReason::Timeout,
             UpstreamError::Corrupt { .. } | UpstreamError::SchemaOne => ErrorReason::Corrupt,
             UpstreamError::Unavailable { reason, .. } => match reason {
                 UnavailableReason::Dns => ErrorReason::Dns,
@@ -86,7 +90,22 @@ impl UpstreamError {
             | UpstreamError::CredentialRefused { .. }
             | UpstreamError::RateLimited { .. }
             | UpstreamError::Corrupt { .. }
-            | UpstreamError::SchemaOne => false,
+            | UpstreamError::SchemaOne
+            | UpstreamError::Overloaded => false,
+        }
+    }
+
+    /// Whether this says nothing of what was asked for: who holds something older may serve it.
+    pub fn says_nothing(&self) -> bool {
+        self.is_of_one_host() || matches!(self, UpstreamError::Overloaded)
+    }
+}
+
+impl From<NoAnswer> for UpstreamError {
+    fn from(error: NoAnswer) -> UpstreamError {
+        match error {
+            NoAnswer::Full => UpstreamError::Overloaded,
+            NoAnswer::Ended => UpstreamError::TimedOut { detail: error.to_string() },
         }
     }
 }
