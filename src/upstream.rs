@@ -26,5 +26,3 @@ pub use error::{UnavailableReason, UpstreamError};
 pub use limits::breaker::Rests;
 pub use limits::pull_limit::Budget;
 pub use listing::{List, ListingPage, Page};
-#[cfg(test)]
-mod tests;
