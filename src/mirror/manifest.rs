@@ -235,9 +235,11 @@ fn described(head: &ManifestHead) -> Option<Descriptor> {
 
 pub(super) fn heard(repository: &Repository, since: Since, error: Option<&UpstreamError>) {
     match error {
-        Some(UpstreamError::TimedOut { .. } | UpstreamError::Unavailable { .. }) => repository.source.patience.disappointed(since),
+        Some(UpstreamError::TimedOut { .. } | UpstreamError::Unavailable { .. } | UpstreamError::Busy { .. }) => {
+            repository.source.patience.disappointed(since);
+        }
         // It was not asked.
-        Some(UpstreamError::Overloaded) => {}
+        Some(UpstreamError::Overloaded { .. }) => {}
         _ => repository.source.patience.answered(),
     }
 }

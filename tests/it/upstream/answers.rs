@@ -52,16 +52,24 @@ async fn head_tells_digest_type_and_size() {
 /// Also: upstream_fault_08
 #[tokio::test(start_paused = true)]
 async fn registry_40_a_5xx_is_asked_again_and_a_plain_no_is_not() {
-    for (status, attempts, label) in
-        [(503, 3, "status"), (404, 1, "not_found"), (403, 1, "denied"), (412, 1, "denied"), (429, 1, "rate_limited"), (400, 1, "corrupt")]
-    {
+    for (status, attempts, label) in [
+        (502, 3, "status"),
+        (503, 1, "status"),
+        (404, 1, "not_found"),
+        (403, 1, "denied"),
+        (412, 1, "denied"),
+        (429, 1, "rate_limited"),
+        (400, 1, "corrupt"),
+    ] {
         let net = Peers::new(move |_| answer(status, &[("Retry-After", "9")], "nope"));
         let (upstream, metrics) = upstream(&config(), &net);
         let call = call();
         let error = upstream.get_manifest(&repository(), &tag(), &call).await.expect_err("an error");
         assert_eq!((error.reason().as_str(), call.exchange.attempts()), (label, attempts), "{status}");
-        if status == 429 {
-            assert_eq!(error, UpstreamError::RateLimited { retry_after: Some(Duration::from_secs(9)) });
+        match status {
+            429 => assert_eq!(error, UpstreamError::RateLimited { retry_after: Some(Duration::from_secs(9)) }),
+            503 => assert!(matches!(error, UpstreamError::Busy { retry_after, .. } if retry_after.as_secs() == 9), "{error:?}"),
+            _ => {}
         }
         let counted = format!("larder_upstream_errors_total{{reason=\"{label}\",upstream=\"r.example\"}} 1");
         assert!(metrics.encode().contains(&counted), "{counted}");
