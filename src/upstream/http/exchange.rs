@@ -24,10 +24,9 @@ use crate::oci::KIB;
 use crate::rng::Rng;
 use crate::upstream::call::Exchange;
 use crate::upstream::connect::connector::{Connector, Reach};
+use crate::upstream::connect::network::Network;
 use crate::upstream::connect::proxy::Proxy;
-use crate::upstream::connect::seam::Connect;
 use crate::upstream::connect::tls::{self, SetupError};
-use crate::upstream::diagnose::survey::Survey;
 use crate::upstream::limits::breaker::{Backoff, Rest};
 use crate::upstream::{UnavailableReason, UpstreamError};
 
@@ -83,7 +82,7 @@ impl Wire {
     pub fn new(
         config: &UpstreamConfig,
         url: &BaseUrl,
-        connect: Arc<dyn Connect>,
+        network: &Arc<Network>,
         metrics: &Arc<Metrics>,
         rng: Arc<Rng>,
     ) -> Result<Wire, SetupError> {
@@ -91,8 +90,8 @@ impl Wire {
         let proxy = Proxy::of(config).map(Arc::new);
         let allowed = config.allow_private_addresses.as_slice().into();
         let pool = |tls, reach| {
-            let (connect, proxy, metrics) = (Arc::clone(&connect), proxy.clone(), Arc::clone(metrics));
-            Pool::new(Connector { connect, tls, reach, proxy, metrics })
+            let (network, proxy, metrics) = (Arc::clone(network), proxy.clone(), Arc::clone(metrics));
+            Pool::new(Connector { network, tls, reach, proxy, metrics })
         };
         Ok(Wire {
             origin: Origin::from(url),
@@ -131,10 +130,10 @@ impl Wire {
         Ok(Answer { response, url, redirected: false, deadline: outgoing.deadline })
     }
 
-    /// Connects to a host as a question would, and tells what it met.
-    pub async fn survey(&self, origin: &Origin, deadline: Instant) -> Survey {
+    /// What makes the connections to an origin.
+    pub fn connector(&self, origin: &Origin) -> &Connector {
         let pool = if *origin == self.origin { &self.own } else { &self.elsewhere };
-        pool.connector.survey(origin, deadline).await
+        &pool.connector
     }
 
     async fn send(&self, outgoing: &Outgoing<'_>, url: &Url) -> Result<Response<Incoming>, UpstreamError> {

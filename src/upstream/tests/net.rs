@@ -15,7 +15,7 @@ use crate::config::{BaseUrl, CredentialConfig, NoProxy, Patterns, Secret, Upstre
 use crate::metrics::Metrics;
 use crate::oci::{Algorithm, Digest, Reference, RepositoryName};
 use crate::rng::Rng;
-use crate::upstream::connect::{BoxFuture, Connect, Stream};
+use crate::upstream::connect::{BoxFuture, Connect, Network, Stream};
 use crate::upstream::{Call, Upstream};
 
 /// A request as a peer saw it.
@@ -201,7 +201,7 @@ pub(super) const BASIC: &str = "Basic bWU6aHVudGVyMg==";
 pub(super) fn upstream(config: &UpstreamConfig, net: &Arc<Net>) -> (Upstream, Arc<Metrics>) {
     let metrics = Arc::new(Metrics::new(["r.example"]));
     let connect: Arc<dyn Connect> = Arc::clone(net) as Arc<dyn Connect>;
-    let upstream = Upstream::new(config, connect, &metrics, Arc::new(Rng::seeded(1))).expect("an upstream");
+    let upstream = Upstream::new(config, &Network::new(connect), &metrics, Arc::new(Rng::seeded(1))).expect("an upstream");
     (upstream, metrics)
 }
 
