@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, RANGE, USER_AGENT};
+use http::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, RANGE, USER_AGENT};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
@@ -31,7 +31,6 @@ use crate::upstream::limits::breaker::{Backoff, Rest};
 use crate::upstream::{UnavailableReason, UpstreamError};
 
 const HEADERS_TIMEOUT: Duration = Duration::from_secs(20);
-const REDIRECTS_MAX: usize = 5;
 /// Of an answer that is not content.
 const ERROR_BODY_BYTES_MAX: usize = 64 * KIB as usize;
 const ERROR_BODY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -75,7 +74,7 @@ pub struct Answer {
     pub response: Response<Incoming>,
     pub url: Url,
     pub redirected: bool,
-    deadline: Instant,
+    pub(super) deadline: Instant,
 }
 
 impl Wire {
@@ -104,25 +103,6 @@ impl Wire {
         })
     }
 
-    /// Asks, and follows redirects to the answer that is none.
-    pub async fn ask(&self, outgoing: &Outgoing<'_>) -> Result<Answer, UpstreamError> {
-        let mut visited = vec![outgoing.url.clone()];
-        loop {
-            let url = visited.last().unwrap_or(&outgoing.url).clone();
-            let response = self.send(outgoing, &url).await?;
-            let answer = Answer { response, url, redirected: visited.len() > 1, deadline: outgoing.deadline };
-            // A form holds a secret and goes nowhere but where it was meant for.
-            let Some(next) = answer.location()?.filter(|_| outgoing.form.is_none()) else {
-                return Ok(answer);
-            };
-            if visited.len() > REDIRECTS_MAX || visited.contains(&next) {
-                return Err(UpstreamError::Corrupt { detail: format!("redirects without end, the last to {next}") });
-            }
-            answer.discard();
-            visited.push(next);
-        }
-    }
-
     /// Asks, and follows nothing.
     pub async fn ask_here(&self, outgoing: &Outgoing<'_>) -> Result<Answer, UpstreamError> {
         let url = outgoing.url.clone();
@@ -136,7 +116,7 @@ impl Wire {
         &pool.connector
     }
 
-    async fn send(&self, outgoing: &Outgoing<'_>, url: &Url) -> Result<Response<Incoming>, UpstreamError> {
+    pub(super) async fn send(&self, outgoing: &Outgoing<'_>, url: &Url) -> Result<Response<Incoming>, UpstreamError> {
         let request = outgoing.request(url)?;
         let pool = if url.origin == self.origin { &self.own } else { &self.elsewhere };
         let begun = Instant::now();
@@ -253,20 +233,6 @@ impl Answer {
     /// A header's text, where it is text.
     pub fn header(&self, name: impl http::header::AsHeaderName) -> Option<&str> {
         self.headers().get(name).and_then(|value| value.to_str().ok())
-    }
-
-    /// Where a redirect leads.
-    pub fn location(&self) -> Result<Option<Url>, UpstreamError> {
-        if !matches!(self.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
-            return Ok(None);
-        }
-        let corrupt = |why: &str| UpstreamError::Corrupt { detail: format!("{} redirects {why}", self.url) };
-        let location = self.header(LOCATION).ok_or_else(|| corrupt("to nowhere"))?;
-        let next = self.url.join(location).map_err(|error| corrupt(&format!("to {error}")))?;
-        if self.url.origin.tls && !next.origin.tls {
-            return Err(corrupt("from https to http"));
-        }
-        Ok(Some(next))
     }
 
     /// Reads a body that nobody needs, so that the connection can be used again. Aside, as some announce a length they never send.
