@@ -132,7 +132,9 @@ fn authority(uri: &Uri) -> String {
 }
 
 fn basic(userinfo: &SecretString) -> Option<HeaderValue> {
-    sensitive(&format!("Basic {}", STANDARD.encode(userinfo.expose_secret())))
+    let mut value = HeaderValue::try_from(format!("Basic {}", STANDARD.encode(userinfo.expose_secret()))).ok()?;
+    value.set_sensitive(true);
+    Some(value)
 }
 
 /// Of `HTTP/1.1 200 Connection established`.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, RANGE, USER_AGENT};
+use http::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, RANGE, USER_AGENT};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
@@ -23,8 +23,8 @@ use crate::oci::KIB;
 use crate::rng::Rng;
 use crate::upstream::call::Exchange;
 use crate::upstream::connect::connector::{Connector, Reach};
+use crate::upstream::connect::network::Network;
 use crate::upstream::connect::proxy::Proxy;
-use crate::upstream::connect::seam::Connect;
 use crate::upstream::connect::tls::{self, SetupError};
 use crate::upstream::limits::breaker::Breaker;
 use crate::upstream::limits::host_breaker::{HostBreaker, busy_wait};
@@ -33,7 +33,6 @@ use crate::upstream::limits::too_many_requests::retry_after;
 use crate::upstream::{UnavailableReason, UpstreamError};
 
 const HEADERS_TIMEOUT: Duration = Duration::from_secs(20);
-const REDIRECTS_MAX: usize = 5;
 /// Of an answer that is not content.
 const ERROR_BODY_BYTES_MAX: usize = 64 * KIB as usize;
 const ERROR_BODY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -73,14 +72,14 @@ pub struct Answer {
     pub response: Response<Incoming>,
     pub url: Url,
     pub redirected: bool,
-    deadline: Instant,
+    pub(super) deadline: Instant,
 }
 
 impl Wire {
     pub fn new(
         config: &UpstreamConfig,
         url: &BaseUrl,
-        connect: Arc<dyn Connect>,
+        network: &Arc<Network>,
         metrics: &Arc<Metrics>,
         rng: Arc<Rng>,
     ) -> Result<Wire, SetupError> {
@@ -88,8 +87,8 @@ impl Wire {
         let proxy = Proxy::of(config).map(Arc::new);
         let allowed = config.allow_private_addresses.as_slice().into();
         let pool = |tls, reach| {
-            let (connect, proxy, metrics) = (Arc::clone(&connect), proxy.clone(), Arc::clone(metrics));
-            Pool::new(Connector { connect, tls, reach, proxy, metrics })
+            let (network, proxy, metrics) = (Arc::clone(network), proxy.clone(), Arc::clone(metrics));
+            Pool::new(Connector { network, tls, reach, proxy, metrics })
         };
         let (origin, own_metrics) = (Origin::from(url), Arc::clone(metrics.upstream(&config.name)));
         Ok(Wire {
@@ -100,25 +99,6 @@ impl Wire {
             own: pool(own, Reach::Anywhere),
             elsewhere: pool(elsewhere, Reach::Global(allowed)),
         })
-    }
-
-    /// Asks, and follows redirects to the answer that is none.
-    pub async fn ask(&self, outgoing: &Outgoing<'_>) -> Result<Answer, UpstreamError> {
-        let mut visited = vec![outgoing.url.clone()];
-        loop {
-            let url = visited.last().unwrap_or(&outgoing.url).clone();
-            let response = self.send(outgoing, &url).await?;
-            let answer = Answer { response, url, redirected: visited.len() > 1, deadline: outgoing.deadline };
-            // A form holds a secret and goes nowhere but where it was meant for.
-            let Some(next) = answer.location()?.filter(|_| outgoing.form.is_none()) else {
-                return Ok(answer);
-            };
-            if visited.len() > REDIRECTS_MAX || visited.contains(&next) {
-                return Err(UpstreamError::Corrupt { detail: format!("redirects without end, the last to {next}") });
-            }
-            answer.discard();
-            visited.push(next);
-        }
     }
 
     /// Asks, and follows nothing.
@@ -144,7 +124,7 @@ impl Wire {
         Some((origin, breaker))
     }
 
-    async fn send(&self, outgoing: &Outgoing<'_>, url: &Url) -> Result<Response<Incoming>, UpstreamError> {
+    pub(super) async fn send(&self, outgoing: &Outgoing<'_>, url: &Url) -> Result<Response<Incoming>, UpstreamError> {
         let request = outgoing.request(url)?;
         let pool = if url.origin == self.origin { &self.own } else { &self.elsewhere };
         let begun = Instant::now();
@@ -214,20 +194,6 @@ impl Answer {
     /// A header's text, where it is text.
     pub fn header(&self, name: impl http::header::AsHeaderName) -> Option<&str> {
         self.headers().get(name).and_then(|value| value.to_str().ok())
-    }
-
-    /// Where a redirect leads.
-    pub fn location(&self) -> Result<Option<Url>, UpstreamError> {
-        if !matches!(self.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
-            return Ok(None);
-        }
-        let corrupt = |why: &str| UpstreamError::Corrupt { detail: format!("{} redirects {why}", self.url) };
-        let location = self.header(LOCATION).ok_or_else(|| corrupt("to nowhere"))?;
-        let next = self.url.join(location).map_err(|error| corrupt(&format!("to {error}")))?;
-        if self.url.origin.tls && !next.origin.tls {
-            return Err(corrupt("from https to http"));
-        }
-        Ok(Some(next))
     }
 
     /// Reads a body that nobody needs, so that the connection can be used again. Aside, as some announce a length they never send.
