@@ -12,6 +12,7 @@ use larder::config::{CredentialConfig, Secret, UpstreamConfig};
 use larder::metrics::Metrics;
 use larder::oci::{Algorithm, Digest, Reference, RepositoryName};
 use larder::rng::Rng;
+use larder::upstream::connect::Network;
 use larder::upstream::{Call, Upstream};
 use tokio::time::Instant;
 
@@ -81,7 +82,8 @@ fn signed_in(mut config: UpstreamConfig) -> UpstreamConfig {
 /// An upstream among these peers, and its metrics.
 fn upstream(config: &UpstreamConfig, peers: &Peers) -> (Upstream, Arc<Metrics>) {
     let metrics = Arc::new(Metrics::new(["r.example"]));
-    let upstream = Upstream::new(config, Arc::new(peers.net.clone()), &metrics, Arc::new(Rng::seeded(1))).expect("an upstream");
+    let upstream =
+        Upstream::new(config, &Network::new(Arc::new(peers.net.clone())), &metrics, Arc::new(Rng::seeded(1))).expect("an upstream");
     (upstream, metrics)
 }
 

@@ -50,7 +50,7 @@ pub struct Larder {
 /// An upstream at `http://<host>`.
 pub fn upstream(name: &str, host: &str) -> UpstreamConfig {
     let url = BaseUrl { tls: false, host: host.into(), port: 80, path: String::new() };
-    UpstreamConfig { tag_ttl: CacheConfig::TAG_TTL_WELL_KNOWN, ..UpstreamConfig::new(name, vec![url]) }
+    UpstreamConfig { tag_ttl: Duration::from_secs(300), ..UpstreamConfig::new(name, vec![url]) }
 }
 
 impl Setup {
