@@ -28,6 +28,7 @@ use crate::upstream::connect::seam::Connect;
 use crate::upstream::connect::tls::{self, SetupError};
 use crate::upstream::limits::breaker::Breaker;
 use crate::upstream::limits::host_breaker::{HostBreaker, busy_wait};
+use crate::upstream::limits::questions::Place;
 use crate::upstream::limits::redirect_targets::RedirectTargets;
 use crate::upstream::limits::too_many_requests::retry_after;
 use crate::upstream::{UnavailableReason, UpstreamError};
@@ -74,6 +75,9 @@ pub struct Answer {
     pub url: Url,
     pub redirected: bool,
     deadline: Instant,
+    /// Until its body is read, or it is dropped, its question counts as under way.
+    #[expect(dead_code, reason = "holding it is all it is for")]
+    place: Option<Place>,
 }
 
 impl Wire {
@@ -108,7 +112,7 @@ impl Wire {
         loop {
             let url = visited.last().unwrap_or(&outgoing.url).clone();
             let response = self.send(outgoing, &url).await?;
-            let answer = Answer { response, url, redirected: visited.len() > 1, deadline: outgoing.deadline };
+            let answer = Answer { response, url, redirected: visited.len() > 1, deadline: outgoing.deadline, place: None };
             // A form holds a secret and goes nowhere but where it was meant for.
             let Some(next) = answer.location()?.filter(|_| outgoing.form.is_none()) else {
                 return Ok(answer);
@@ -125,7 +129,7 @@ impl Wire {
     pub async fn ask_here(&self, outgoing: &Outgoing<'_>) -> Result<Answer, UpstreamError> {
         let url = outgoing.url.clone();
         let response = self.send(outgoing, &url).await?;
-        Ok(Answer { response, url, redirected: false, deadline: outgoing.deadline })
+        Ok(Answer { response, url, redirected: false, deadline: outgoing.deadline, place: None })
     }
 
     /// What connects to a host when it is asked.
@@ -203,6 +207,11 @@ impl Outgoing<'_> {
 }
 
 impl Answer {
+    /// The same, that keeps its question's place.
+    pub fn holding(self, place: Option<Place>) -> Answer {
+        Answer { place, ..self }
+    }
+
     pub fn status(&self) -> StatusCode {
         self.response.status()
     }

@@ -16,7 +16,7 @@ use crate::metrics::Metrics;
 use crate::oci::{Algorithm, Digest, Reference, RepositoryName};
 use crate::rng::Rng;
 use crate::upstream::connect::{BoxFuture, Connect, Stream};
-use crate::upstream::{Call, Upstream};
+use crate::upstream::{Call, Questions, Upstream};
 
 /// A request as a peer saw it.
 #[derive(Clone, Debug)]
@@ -201,7 +201,7 @@ pub(super) const BASIC: &str = "Basic bWU6aHVudGVyMg==";
 pub(super) fn upstream(config: &UpstreamConfig, net: &Arc<Net>) -> (Upstream, Arc<Metrics>) {
     let metrics = Arc::new(Metrics::new(["r.example"]));
     let connect: Arc<dyn Connect> = Arc::clone(net) as Arc<dyn Connect>;
-    let upstream = Upstream::new(config, connect, &metrics, Arc::new(Rng::seeded(1))).expect("an upstream");
+    let upstream = Upstream::new(config, connect, Questions::new(256, 32), &metrics, Arc::new(Rng::seeded(1))).expect("an upstream");
     (upstream, metrics)
 }
 
