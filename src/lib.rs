@@ -22,6 +22,7 @@ pub mod labels;
 pub mod log;
 pub mod metrics;
 pub mod percent;
+pub mod queue;
 pub mod rng;
 pub mod shutdown;
 pub mod single_flight;

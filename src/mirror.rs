@@ -10,12 +10,10 @@ mod listing;
 mod manifest;
 mod patience;
 mod pinned;
-mod queue;
 mod refuge;
 mod repository;
 mod tag;
 mod transfer;
-mod turns;
 mod visibility;
 mod warm;
 

@@ -28,6 +28,7 @@ use crate::upstream::connect::proxy::Proxy;
 use crate::upstream::connect::tls::{self, SetupError};
 use crate::upstream::limits::breaker::Breaker;
 use crate::upstream::limits::host_breaker::{HostBreaker, busy_wait};
+use crate::upstream::limits::questions::Place;
 use crate::upstream::limits::redirect_targets::RedirectTargets;
 use crate::upstream::limits::too_many_requests::retry_after;
 use crate::upstream::{UnavailableReason, UpstreamError};
@@ -73,6 +74,9 @@ pub struct Answer {
     pub url: Url,
     pub redirected: bool,
     pub(super) deadline: Instant,
+    /// Until its body is read, or it is dropped, its question counts as under way.
+    #[expect(dead_code, reason = "holding it is all it is for")]
+    pub(super) place: Option<Place>,
 }
 
 impl Wire {
@@ -105,7 +109,7 @@ impl Wire {
     pub async fn ask_here(&self, outgoing: &Outgoing<'_>) -> Result<Answer, UpstreamError> {
         let url = outgoing.url.clone();
         let response = self.send(outgoing, &url).await?;
-        Ok(Answer { response, url, redirected: false, deadline: outgoing.deadline })
+        Ok(Answer { response, url, redirected: false, deadline: outgoing.deadline, place: None })
     }
 
     /// What connects to a host when it is asked.
@@ -183,6 +187,11 @@ impl Outgoing<'_> {
 }
 
 impl Answer {
+    /// The same, that keeps its question's place.
+    pub fn holding(self, place: Option<Place>) -> Answer {
+        Answer { place, ..self }
+    }
+
     pub fn status(&self) -> StatusCode {
         self.response.status()
     }

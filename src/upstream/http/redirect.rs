@@ -15,7 +15,7 @@ impl Wire {
         loop {
             let url = visited.last().unwrap_or(&outgoing.url).clone();
             let response = self.send(outgoing, &url).await?;
-            let answer = Answer { response, url, redirected: visited.len() > 1, deadline: outgoing.deadline };
+            let answer = Answer { response, url, redirected: visited.len() > 1, deadline: outgoing.deadline, place: None };
             // A form holds a secret and goes nowhere but where it was meant for.
             let Some(next) = answer.location()?.filter(|_| outgoing.form.is_none()) else {
                 return Ok(answer);
