@@ -25,4 +25,5 @@ pub mod percent;
 pub mod rng;
 pub mod shutdown;
 pub mod single_flight;
+pub mod task;
 pub mod units;
