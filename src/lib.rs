@@ -26,4 +26,5 @@ pub mod queue;
 pub mod rng;
 pub mod shutdown;
 pub mod single_flight;
+pub mod task;
 pub mod units;

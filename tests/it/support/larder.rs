@@ -39,7 +39,7 @@ pub struct Setup {
 
 /// A running larder.
 pub struct Larder {
-    pub app: App,
+    pub app: Arc<App>,
     pub clock: Clock,
     pub config: Config,
     world: World,
@@ -141,7 +141,7 @@ impl Setup {
         };
         let Setup { config, world, directory } = self;
         app.readiness.ready();
-        Ok(Larder { app, clock: world.clock.clone(), config, world, directory, stop })
+        Ok(Larder { app: Arc::new(app), clock: world.clock.clone(), config, world, directory, stop })
     }
 }
 
