@@ -191,23 +191,26 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_panic_before_the_work_begins_and_one_while_it_is_dropped_are_caught_too() {
-        struct Bomb;
-        impl Drop for Bomb {
+        struct Broken;
+        impl Future for Broken {
+            type Output = ();
+            fn poll(self: Pin<&mut Self>, _: &mut std::task::Context<'_>) -> std::task::Poll<()> {
+                panic!("at work")
+            }
+        }
+        impl Drop for Broken {
             fn drop(&mut self) {
-                assert!(std::thread::panicking(), "dropped");
+                panic!("while it is dropped")
             }
         }
         let (supervisor, panics) = supervisor();
         let mut begun = 0;
-        let begin = || {
+        let begin = || -> Pin<Box<dyn Future<Output = ()>>> {
             begun += 1;
-            assert!(begun > 1, "too early");
-            let is_last = begun > 2;
-            async move {
-                let bomb = (!is_last).then_some(Bomb);
-                std::future::ready(()).await;
-                assert!(is_last, "at work");
-                drop(bomb);
+            match begun {
+                1 => panic!("too early"),
+                2 => Box::pin(Broken),
+                _ => Box::pin(std::future::ready(())),
             }
         };
         supervisor.run("loop", begin).await;
