@@ -2,6 +2,7 @@
 
 mod blob;
 mod complete;
+mod downloads;
 mod error;
 pub mod explain;
 mod fill;

@@ -9,17 +9,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
-use tokio::time::Instant;
 
 pub use turns::Rank;
 use turns::{Ticket, Turn, Turns};
 
 /// Of one upstream, that may wait. One more is told at once to come again.
 const WAITING_MAX: usize = 4096;
-
-/// How long those that no client waits for let others go before, and how often they look.
-const CALM_TIMEOUT: Duration = Duration::from_secs(60);
-const CALM_INTERVAL: Duration = Duration::from_millis(250);
 
 type Upstream = Arc<str>;
 
@@ -29,7 +24,6 @@ type Observer = Box<dyn Fn(usize, usize) + Send + Sync>;
 /// All who run or wait to.
 pub struct Queue {
     state: Mutex<State>,
-    running_max: usize,
     observer: Observer,
 }
 
@@ -53,7 +47,7 @@ impl Queue {
     /// `running_max` may run at a time. `observer` must be quick, and not call back.
     pub fn new(running_max: usize, observer: impl Fn(usize, usize) + Send + Sync + 'static) -> Queue {
         let state = State { turns: Turns::new(running_max, WAITING_MAX), waiters: HashMap::new() };
-        Queue { state: Mutex::new(state), running_max, observer: Box::new(observer) }
+        Queue { state: Mutex::new(state), observer: Box::new(observer) }
     }
 
     /// Waits for a turn for this upstream, of which `lane_max` may run.
@@ -74,19 +68,10 @@ impl Queue {
         turn.ok().and_then(Result::ok).ok_or(Overloaded)
     }
 
-    /// Waits while others wait for their turn or take most of the places, but not for ever: then who waits here queues like
-    /// everybody.
-    pub async fn calm(&self) {
-        let until = Instant::now() + CALM_TIMEOUT;
-        while self.is_busy() && Instant::now() < until {
-            tokio::time::sleep(CALM_INTERVAL).await;
-        }
-    }
-
-    fn is_busy(&self) -> bool {
+    /// How many run, and how many wait.
+    pub fn load(&self) -> (usize, usize) {
         let state = self.state();
-        let running = state.turns.running();
-        state.turns.waiting() > 0 || running > 0 && running * 4 >= self.running_max * 3
+        (state.turns.running(), state.turns.waiting())
     }
 
     /// `None` when the turn is now.

@@ -15,13 +15,14 @@ use tokio::time::Instant;
 
 pub use error::FillError;
 
+use super::downloads::Downloads;
 use super::transfer::{Intake, Transfer, broken};
 use super::{Repository, Source};
 use crate::gate::Gate;
 use crate::labels::{BypassReason, FillResult};
 use crate::metrics::Metrics;
 use crate::oci::{Digest, RepositoryName};
-use crate::queue::{Overloaded, Queue, Rank, Running};
+use crate::queue::Overloaded;
 use crate::rng::Rng;
 use crate::single_flight::{Entry, Group, Joined};
 use crate::store::{FileReader, PartialBlob, Phase, Store, StoreError, Tail, Verifier};
@@ -29,15 +30,14 @@ use crate::upstream::{BlobStream, Call, Exchange, UpstreamError};
 
 /// From a fill's begin, and from each resumption, to upstream's headers.
 pub(super) const HEADERS_TIMEOUT: Duration = Duration::from_secs(25);
-/// Downloads under way or waiting for their turn. `Queue` bounds them for each upstream; this bounds them for all.
+/// Downloads under way or waiting for their turn. `Downloads` bounds them for each upstream; this bounds them for all.
 const DOWNLOADS_MAX: usize = 16_384;
 type Key = (Arc<str>, Digest);
 
 /// The fills that are under way, and what they need.
 pub struct Fills {
     running: Group<Key, Fill>,
-    pub(super) queue: Arc<Queue>,
-    queue_timeout: Duration,
+    pub(super) downloads: Downloads,
     pub(super) store: Arc<Store>,
     pub(super) gate: Gate,
     pub(super) rng: Arc<Rng>,
@@ -182,15 +182,7 @@ impl Fill {
 impl Fills {
     pub fn new(max: usize, queue_timeout: Duration, store: Arc<Store>, gate: Gate, metrics: Arc<Metrics>, rng: Arc<Rng>) -> Fills {
         let running = Group::new(DOWNLOADS_MAX, metrics.task_panics.clone());
-        let observer = move |running: usize, waiting: usize| {
-            metrics.fills_in_flight.set(i64::try_from(running).unwrap_or(i64::MAX));
-            metrics.fills_queued.set(i64::try_from(waiting).unwrap_or(i64::MAX));
-        };
-        Fills { running, queue: Arc::new(Queue::new(max, observer)), queue_timeout, store, gate, rng }
-    }
-
-    async fn turn(&self, source: &Source) -> Result<Running, Overloaded> {
-        self.queue.turn(source.name(), source.fills_max, Rank::Usual, self.queue_timeout).await
+        Fills { running, downloads: Downloads::new(max, queue_timeout, metrics), store, gate, rng }
     }
 
     /// The fill of this blob, if one is under way.
@@ -273,7 +265,7 @@ impl Drop for Task {
 
 impl Task {
     async fn run(self) {
-        match self.fills.turn(&self.source).await {
+        match self.fills.downloads.place(self.source.name(), self.source.fills_max).await {
             Ok(_running) => self.ask().await,
             Err(Overloaded) => self.end(FillError::Overloaded),
         }

@@ -233,7 +233,7 @@ impl Mirror {
         let told = |error: Error| words::error(&error, "blob");
         let _of_upstream = repository.source.warming.acquire().await;
         let _of_all = self.warming.acquire().await;
-        self.fills.queue.calm().await;
+        self.fills.downloads.calm().await;
         let asked = Asked::Blob(blob.digest);
         self.remembered(repository, &asked).map_err(told)?;
         let deadline = Instant::now() + HEADERS_TIMEOUT;

@@ -78,6 +78,10 @@ async fn a_host_that_asks_to_come_back_later_is_probed_each_half_minute() {
     let scene = Scene::new();
     let larder = scene.setup().start();
     scene.pull(&larder).await;
+    // What has been read to its end is not yet stored.
+    while larder.metric("larder_fills_in_flight") > 0.0 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
     larder.clock.advance(HOUR);
     scene.registry.when(any()).then(Fault::status(503).header("retry-after", "3600"));
     scene.registry.forget_requests();
