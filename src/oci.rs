@@ -4,6 +4,7 @@
 mod descriptor;
 mod digest;
 mod error_code;
+mod glob;
 mod manifest;
 mod name;
 mod platform;
@@ -12,6 +13,7 @@ pub mod registries;
 pub use descriptor::{Descriptor, MediaType};
 pub use digest::{Algorithm, Digest, Hasher, InvalidDigest};
 pub use error_code::{ErrorCode, error_body};
+pub use glob::{Glob, InvalidGlob};
 pub use manifest::{InvalidManifest, MANIFEST_BYTES_MAX, Manifest};
 pub use name::{InvalidName, Reference, RepositoryName, Tag};
 pub use platform::{IndexEntry, InvalidPlatform, Platform, index_entries, select};

@@ -11,6 +11,8 @@ mod error;
 mod http;
 mod limits;
 mod listing;
+#[cfg(test)]
+mod registry_tests;
 mod request;
 
 pub use self::http::body::BlobStream;

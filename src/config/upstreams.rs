@@ -3,15 +3,20 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::credentials::read_credentials;
-use super::keys::nearest;
+use super::check::nearest;
+use super::credentials::{read_credentials, read_file};
+use super::effective::Shown;
+use super::machine::Machine;
 use super::proxy::{self, FromVariable, Proxies};
 use super::section::{Findings, Section};
 use super::tree::{Entry, Node, Origin, Value};
-use super::validate::Machine;
 use super::value::{self, Fault};
-use super::{BaseUrl, CacheConfig, Patterns, ProxyUrl, ServerConfig, UpstreamConfig, Visibility};
+use super::{BaseUrl, Patterns, ProxyUrl, ServerConfig, UpstreamConfig, Visibility};
 use crate::oci::registries::{self, Access};
+use crate::units;
+
+/// For the well-known registries at their own URL. Elsewhere zero: a pull gets an image that was pushed a minute ago.
+const TAG_TTL_WELL_KNOWN: Duration = Duration::from_secs(5 * 60);
 
 /// The entries larder brings along when the file has none.
 pub(super) fn built_in() -> Node {
@@ -55,10 +60,7 @@ pub(super) fn read_upstreams(
     findings: &mut Findings,
 ) -> (BTreeMap<String, UpstreamConfig>, Names) {
     let cache = root.inner("cache");
-    let fallback = Fallback {
-        tag_ttl: cache.read("tag_ttl", findings, value::duration),
-        stale_if_error: cache.read("stale_if_error", findings, value::duration).unwrap_or(CacheConfig::STALE_IF_ERROR),
-    };
+    let fallback = Fallback { tag_ttl: cache.duration("tag_ttl"), stale_if_error: cache.duration("stale_if_error").unwrap_or_default() };
     let section = root.inner("upstreams");
     let entries = root.get("upstreams").map(Node::entries).unwrap_or_default();
     let mut upstreams = BTreeMap::new();
@@ -89,8 +91,7 @@ fn read_upstream(name: &str, section: &Section<'_>, fallback: &Fallback, machine
     let at_home = urls == own_url;
     let well_known = at_home && registry.is_some_and(|registry| registry.access == Access::Public);
     let credentials = read_credentials(section, &urls, machine, findings);
-    let mut file = |key| section.read(key, findings, |text| machine.file(text));
-    let (ca_file, client_cert_file) = (file("ca_file"), file("client_cert_file"));
+    let [ca_file, client_cert_file] = ["ca_file", "client_cert_file"].map(|key| read_file(section, key, machine, findings));
     if let Some(registry) = registry.filter(|registry| at_home && credentials.is_empty() && registry.access == Access::Credentials) {
         let example = registry.login.map(|login| format!(", such as credentials: {login}")).unwrap_or_default();
         let message = format!("is a registry that shows nothing without credentials; write some{example}");
@@ -100,25 +101,40 @@ fn read_upstream(name: &str, section: &Section<'_>, fallback: &Fallback, machine
     let signs_in = !credentials.is_empty() || client_cert_file.is_some();
     let private_by_default = signs_in && !well_known;
     let default_visibility = if private_by_default { Visibility::Private } else { Visibility::Public };
-    let default_ttl = if well_known { CacheConfig::TAG_TTL_WELL_KNOWN } else { Duration::ZERO };
-    let proxy = urls.first().and_then(|url| read_proxy(section, url, &machine.proxies, findings));
-    UpstreamConfig {
+    let default_ttl = if well_known { TAG_TTL_WELL_KNOWN } else { Duration::ZERO };
+    let upstream = UpstreamConfig {
         name: name.to_owned(),
         aliases: unplaced(section.list("aliases", findings, value::alias)),
         credentials,
-        visibility: section.read("visibility", findings, visibility).unwrap_or(default_visibility),
-        tag_ttl: section.read("tag_ttl", findings, value::duration).or(fallback.tag_ttl).unwrap_or(default_ttl),
-        stale_if_error: section.read("stale_if_error", findings, value::duration).unwrap_or(fallback.stale_if_error),
+        visibility: section.choice("visibility", &Visibility::WORDS).unwrap_or(default_visibility),
+        tag_ttl: section.duration("tag_ttl").or(fallback.tag_ttl).unwrap_or(default_ttl),
+        stale_if_error: section.duration("stale_if_error").unwrap_or(fallback.stale_if_error),
         immutable_tags: read_immutable_tags(section, findings),
         token_hosts: unplaced(section.list("token_hosts", findings, value::host_and_port)),
         allow_private_addresses: unplaced(section.list("allow_private_addresses", findings, value::network)),
         ca_file,
         client_cert_file,
-        proxy,
+        proxy: urls.first().and_then(|url| read_proxy(section, url, &machine.proxies, findings)),
         no_proxy: machine.proxies.no_proxy.clone(),
         insecure_skip_verify: read_skip_verify(section, &urls, findings),
         urls,
-    }
+    };
+    settle(section, &upstream, findings);
+    upstream
+}
+
+/// What the registry's name, the cache's section or the environment made of what is written.
+fn settle(section: &Section<'_>, upstream: &UpstreamConfig, findings: &mut Findings) {
+    let urls = match upstream.urls.as_slice() {
+        [only] => Shown::from(only.to_string()),
+        several => several.iter().collect(),
+    };
+    findings.settle(section.key("url"), urls);
+    findings.settle(section.key("visibility"), upstream.visibility.word().to_owned());
+    findings.settle(section.key("tag_ttl"), units::exact_duration(upstream.tag_ttl));
+    findings.settle(section.key("stale_if_error"), units::exact_duration(upstream.stale_if_error));
+    findings.settle(section.key("allow_private_addresses"), upstream.allow_private_addresses.iter().collect::<Shown>());
+    findings.settle(section.key("proxy"), proxy::shown(upstream.proxy.as_ref()));
 }
 
 /// Where a registry lives unless something else is written.
@@ -159,7 +175,7 @@ fn read_immutable_tags(section: &Section<'_>, findings: &mut Findings) -> Patter
 /// Never without a word: whoever sits on the path reads the credentials and serves what they like.
 fn read_skip_verify(section: &Section<'_>, urls: &[BaseUrl], findings: &mut Findings) -> bool {
     let key = "insecure_skip_verify";
-    let skip = section.read(key, findings, value::boolean).unwrap_or_default();
+    let skip = section.boolean(key);
     if skip && !urls.iter().any(|url| url.tls) {
         findings.mistake(&section.origin(key), &section.key(key), "has nothing to skip, since url begins with http://; leave it out");
     } else if skip {
@@ -188,14 +204,6 @@ fn read_proxy(section: &Section<'_>, url: &BaseUrl, proxies: &Proxies, findings:
     None
 }
 
-fn visibility(text: &str) -> Result<Visibility, Fault> {
-    match text {
-        "public" => Ok(Visibility::Public),
-        "private" => Ok(Visibility::Private),
-        _ => Err(format!("`{text}` is neither public nor private")),
-    }
-}
-
 /// Every name that means an upstream; no name may mean two.
 fn name_all(section: &Section<'_>, upstreams: &BTreeMap<String, UpstreamConfig>, findings: &mut Findings) -> Names {
     let mut names: BTreeMap<_, _> = upstreams.keys().map(|name| (name.clone(), name.clone())).collect();
@@ -205,7 +213,7 @@ fn name_all(section: &Section<'_>, upstreams: &BTreeMap<String, UpstreamConfig>,
     }
     for name in upstreams.keys() {
         let inner = section.inner(name);
-        // Wrong aliases were told when they were read.
+        // Wrong aliases were reported when they were read.
         for (origin, alias) in inner.list("aliases", &mut Findings::default(), value::alias) {
             if let Some(taken) = names.insert(alias.clone(), name.clone()) {
                 findings.mistake(

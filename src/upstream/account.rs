@@ -3,8 +3,6 @@
 use parking_lot::Mutex;
 use std::sync::Arc;
 
-use globset::{GlobBuilder, GlobMatcher};
-
 use super::auth::credentials::Source;
 use super::auth::lockout::Signer;
 use super::auth::unauthorized::Auth;
@@ -13,7 +11,7 @@ use super::limits::breaker::Rest;
 use super::limits::pull_limit::Budget;
 use super::limits::throttle::Pace;
 use crate::config::UpstreamConfig;
-use crate::oci::RepositoryName;
+use crate::oci::{Glob, RepositoryName};
 use crate::rng::Rng;
 
 /// One credential at one host.
@@ -49,19 +47,18 @@ impl Account {
 }
 
 /// The repositories a credential is for: some, or all.
-pub(super) struct Scope(Vec<GlobMatcher>);
+pub(super) struct Scope(Vec<Glob>);
 
 impl Scope {
     /// What is no glob, which the configuration refuses, covers nothing.
     pub(super) fn new(globs: &[String]) -> Scope {
-        let parse = |glob: &String| Some(GlobBuilder::new(glob).literal_separator(true).build().ok()?.compile_matcher());
-        Scope(globs.iter().filter_map(parse).collect())
+        Scope(globs.iter().filter_map(|glob| Glob::new(glob).ok()).collect())
     }
 
     /// A repository that it may cover: the fixed beginning of its first pattern.
     pub(super) fn example(&self) -> Option<RepositoryName> {
-        let glob = self.0.first()?.glob().glob();
-        let fixed: Vec<_> = glob.split('/').take_while(|part| !part.contains(['*', '?', '[', '{', '\\'])).collect();
+        let glob = self.0.first()?.as_str();
+        let fixed: Vec<_> = glob.split('/').take_while(|part| !Glob::is_pattern(part)).collect();
         let name = fixed.join("/");
         let name = if name == glob { name } else { fixed.into_iter().chain(["any"]).collect::<Vec<_>>().join("/") };
         name.parse().ok()
@@ -72,8 +69,8 @@ impl Scope {
         if self.0.is_empty() {
             return Some(0);
         }
-        let fitting = self.0.iter().filter(|glob| glob.is_match(repository.as_str()));
-        fitting.map(|glob| glob.glob().glob().len()).max()
+        let fitting = self.0.iter().filter(|glob| glob.matches(repository.as_str()));
+        fitting.map(|glob| glob.as_str().len()).max()
     }
 }
 

@@ -4,4 +4,3 @@ mod answers;
 mod auth;
 mod net;
 mod redirects;
-mod registries;

@@ -6,16 +6,14 @@ use std::time::Duration;
 
 use crate::config::{BaseUrl, KEYS, settings};
 use crate::oci::registries::{self, Access};
+use crate::units;
 
 /// What Distribution's own variables begin with: `REGISTRY_PROXY_REMOTEURL` is `proxy.remoteurl`.
 const PREFIX: &str = "REGISTRY_";
 const EVICT_UNUSED_AFTER: &str = "cache.evict_unused_after";
 /// Where Distribution's `filesystem` driver keeps its blobs unless told.
 const ROOT_DIRECTORY: &str = "/var/lib/registry";
-/// What larder takes for a duration.
-const TTL_MAX: Duration = Duration::from_secs(3650 * 24 * 3600);
-/// What larder takes for `server.drain_timeout`.
-const DRAIN_TIMEOUT_MAX: Duration = Duration::from_secs(3600);
+const DRAIN_TIMEOUT: &str = "server.drain_timeout";
 
 /// A larder.yaml, and what to know about it.
 #[derive(Debug)]
@@ -152,11 +150,9 @@ impl Source {
         }
         yaml += &format!("  listen: {}\n", quoted(&shown.to_string()));
         if let Some(text) = self.take("http.draintimeout") {
-            match humantime::parse_duration(&text) {
-                Ok(duration) if duration <= DRAIN_TIMEOUT_MAX => {
-                    yaml += &format!("  drain_timeout: {}\n", humantime::format_duration(duration))
-                }
-                _ => self.dropped("http.draintimeout", "larder takes at most 1h"),
+            match duration(DRAIN_TIMEOUT, &text) {
+                Some(duration) => yaml += &format!("  drain_timeout: {}\n", units::exact_duration(duration)),
+                None => self.dropped("http.draintimeout", "larder takes at most 1h"),
             }
         }
         if let Some(address) = self.take("http.debug.addr").and_then(|text| self.address("http.debug.addr", &text)) {
@@ -200,14 +196,13 @@ impl Source {
             None => {}
         }
         let ttl = self.take("proxy.ttl");
-        let known = KEYS.iter().any(|(key, _)| *key == EVICT_UNUSED_AFTER);
-        match ttl.as_deref().map(|text| humantime::parse_duration(text).ok().filter(|ttl| *ttl <= TTL_MAX)) {
+        match ttl.as_deref().map(|text| duration(EVICT_UNUSED_AFTER, text)) {
             None => yaml += "# cache.max_size is 20GiB or 10 % of the disk unless written: say what the mirror may have.\n",
-            Some(Some(ttl)) if known => {
+            Some(Some(ttl)) => {
                 yaml += "cache:\n  # The old registry forgot what it had for so long; larder, what nobody used for so long.\n";
-                yaml += &format!("  evict_unused_after: {}\n", humantime::format_duration(ttl));
+                yaml += &format!("  evict_unused_after: {}\n", units::exact_duration(ttl));
             }
-            Some(_) => self.dropped("proxy.ttl", "the least recently used leaves when cache.max_size is reached, and nothing by age"),
+            Some(_) => self.dropped("proxy.ttl", "larder takes no such duration for cache.evict_unused_after"),
         }
         yaml
     }
@@ -285,6 +280,11 @@ impl Source {
             }
         }
     }
+}
+
+/// A duration, if the key takes it.
+fn duration(key: &str, text: &str) -> Option<Duration> {
+    KEYS.iter().find(|known| known.path == key)?.kind.duration(text).ok()
 }
 
 /// The registry as image names have it.

@@ -15,6 +15,7 @@ use crate::clock::{Clock, Timestamp};
 use crate::config::{CacheConfig, UpstreamConfig};
 use crate::oci::{Digest, Manifest, Tag, registries};
 use crate::store::{BlobError, RepositoryKey, Store, StoreError, TagRecord};
+use crate::units;
 
 const PROGRESS_EVERY: Duration = Duration::from_secs(1);
 
@@ -303,7 +304,7 @@ impl<'a> Taking<'a> {
         if self.told.elapsed() >= PROGRESS_EVERY {
             self.told = Instant::now();
             let (done, total) = self.progress;
-            (self.tell)(&format!("{done} of {total} images, {} MiB taken", self.summary.bytes >> 20));
+            (self.tell)(&format!("{done} of {total} images, {} taken", units::size(self.summary.bytes)));
         }
     }
 }

@@ -9,8 +9,8 @@ use std::time::Duration;
 use larder::app::App;
 use larder::clock::{Clock, Timestamp};
 use larder::config::{
-    AdminConfig, BaseUrl, CacheConfig, Config, FillsConfig, LogConfig, LogFormat, NoProxy, Patterns, ServerConfig, UpstreamConfig,
-    VerifyOnRead, Visibility,
+    AdminConfig, BaseUrl, CacheConfig, Config, Effective, FillsConfig, LimitsConfig, LogConfig, LogFormat, NoProxy, Patterns, ServerConfig,
+    UpstreamConfig, VerifyOnRead, Visibility,
 };
 use larder::gate::Gate;
 use larder::metrics::Metrics;
@@ -94,12 +94,14 @@ impl Setup {
                 keep_deleted_tags: false,
                 memory_cache_size: 16 << 20,
                 verify_on_read: VerifyOnRead::default(),
-                scrub_interval: CacheConfig::SCRUB_INTERVAL,
+                scrub_interval: Duration::from_secs(30 * 24 * 3600),
             },
             fills: FillsConfig { max_concurrent: 64, max_concurrent_per_upstream: 32, queue_timeout: Duration::from_secs(20) },
+            limits: LimitsConfig { questions: 256, questions_per_upstream: 32 },
             default_upstream: "docker.io".into(),
             upstreams: BTreeMap::new(),
             log: LogConfig { format: LogFormat::Text, level: "off".into() },
+            effective: Effective::default(),
         };
         let world = World {
             connect: Arc::new(net.clone()),

@@ -1,15 +1,19 @@
 //! What follows from a row of the table of registries, seen on a made-up one that the tests' table has.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::net::{Net, answer, config as another, upstream};
-use crate::config::{BaseUrl, Config, Visibility};
+use super::Upstream;
+use super::auth::token_hosts::{Trust, judge};
+use super::connect::TcpConnect;
+use super::http::url::{Origin, Url};
+use super::limits::throttle::{Asking, Pace};
+use crate::config::{Config, Visibility};
+use crate::metrics::Metrics;
 use crate::oci::registries::tests::MADE_UP;
-use crate::upstream::auth::token_hosts::{Trust, judge};
-use crate::upstream::http::url::{Origin, Url};
-use crate::upstream::limits::throttle::{Asking, Pace};
+use crate::rng::Rng;
 
 const NAME: &str = "made-up.example";
 const API: &str = "api.made-up.example";
@@ -54,11 +58,10 @@ async fn a_row_says_how_far_apart_anonymous_questions_are() {
 
 #[test]
 fn a_row_says_how_long_a_page_may_be_wherever_the_upstream_s_name_or_url_has_its_host() {
-    let net = Net::new(|_| answer(200, &[], ""));
     let page_size = |name: &str, host: &str| {
-        let urls = vec![BaseUrl { tls: false, host: host.into(), port: 80, path: String::new() }];
-        let config = crate::config::UpstreamConfig { name: name.into(), urls, ..another() };
-        upstream(&config, &net).0.page_size_max()
+        let config = configured(&format!("default_upstream: {name}\nupstreams: {{{name}: {{url: 'https://{host}'}}}}"));
+        let (metrics, rng) = (Arc::new(Metrics::new([name])), Arc::new(Rng::seeded(1)));
+        Upstream::new(&config.upstreams[name], Arc::new(TcpConnect), &metrics, rng).expect("an upstream").page_size_max()
     };
     assert_eq!(page_size(NAME, API), Some(50));
     assert_eq!(page_size("r.example", API), Some(50), "an upstream with a name of one's own");
