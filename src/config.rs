@@ -202,6 +202,29 @@ pub struct UpstreamConfig {
     pub insecure_skip_verify: bool,
 }
 
+impl UpstreamConfig {
+    /// A public registry at these URLs, tried in this order, with every other key left out of the file.
+    pub fn new(name: impl Into<String>, urls: Vec<BaseUrl>) -> UpstreamConfig {
+        UpstreamConfig {
+            name: name.into(),
+            urls,
+            aliases: Vec::new(),
+            credentials: Vec::new(),
+            visibility: Visibility::Public,
+            tag_ttl: Duration::ZERO,
+            stale_if_error: keys::default_duration("cache.stale_if_error"),
+            immutable_tags: Patterns::default(),
+            token_hosts: Vec::new(),
+            allow_private_addresses: Vec::new(),
+            ca_file: None,
+            client_cert_file: None,
+            proxy: None,
+            no_proxy: NoProxy::default(),
+            insecure_skip_verify: false,
+        }
+    }
+}
+
 /// Who may read what the credentials can read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Visibility {

@@ -12,7 +12,7 @@ pub mod registries;
 
 pub use descriptor::{Descriptor, MediaType};
 pub use digest::{Algorithm, Digest, Hasher, InvalidDigest};
-pub use error_code::{ErrorCode, error_body};
+pub use error_code::{ErrorCode, error_body, first_error_code};
 pub use glob::{Glob, InvalidGlob};
 pub use manifest::{InvalidManifest, MANIFEST_BYTES_MAX, Manifest};
 pub use name::{InvalidName, Reference, RepositoryName, Tag};

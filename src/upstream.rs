@@ -11,9 +11,8 @@ mod error;
 mod http;
 mod limits;
 mod listing;
-#[cfg(test)]
-mod registry_tests;
 mod request;
+mod secret;
 
 pub use self::http::body::BlobStream;
 pub use auth::token_hosts::Trust;
@@ -25,8 +24,9 @@ pub use diagnose::outlook::{AccountOutlook, HostOutlook, Outlook};
 pub use diagnose::probe::{Ping, Report, TokenServer, Tried, Verdict};
 pub use diagnose::survey::{Fault, FaultKind, Survey};
 pub use error::{UnavailableReason, UpstreamError};
-pub use limits::breaker::Rests;
+pub use limits::breaker::Open;
 pub use limits::pull_limit::Budget;
 pub use listing::{List, ListingPage, Page};
+
 #[cfg(test)]
 mod tests;

@@ -13,7 +13,7 @@ use crate::mirror::{self, Mirror, Repositories, Source, TagRules};
 use crate::rng::Rng;
 use crate::store::disk::{Disk, SystemDisk};
 use crate::store::{self, OpenError, Pin, RepositoryKey, Store};
-use crate::upstream::connect::{Connect, TcpConnect};
+use crate::upstream::connect::{Connect, Network, TcpConnect};
 use crate::upstream::{SetupError, Upstream};
 
 /// Blocking disk work at a time; DNS needs some of tokio's blocking threads, too.
@@ -117,8 +117,9 @@ fn pins(config: &Config) -> Vec<Pin> {
 fn repositories(config: &Config, world: &World, metrics: &Arc<Metrics>) -> Result<Repositories, BuildError> {
     let mut sources = Vec::new();
     let mut aliases = Vec::new();
+    let network = Network::new(Arc::clone(&world.connect));
     for upstream in config.upstreams.values() {
-        let client = Upstream::new(upstream, Arc::clone(&world.connect), metrics, Arc::clone(&world.rng))?;
+        let client = Upstream::new(upstream, &network, metrics, Arc::clone(&world.rng))?;
         let own = Arc::clone(metrics.upstream(&upstream.name));
         let fills_max = config.fills.max_concurrent_per_upstream;
         let tags = TagRules {

@@ -127,7 +127,7 @@ impl Key {
     }
 }
 
-/// What a text means to a kind. A kind that does not have such a meaning is a mistake in the table, and said as one.
+/// What a text means to a kind. For another kind than the one that is asked for, it means nothing.
 impl Kind {
     pub(super) fn boolean(self, text: &str) -> Result<bool, Fault> {
         if self == Kind::Boolean { value::boolean(text) } else { Err(self.is_not("a boolean")) }
@@ -172,7 +172,7 @@ impl Kind {
     }
 
     fn is_not(self, what: &str) -> Fault {
-        format!("is read as {what}, which the table of keys does not say of it")
+        format!("cannot be read as {what}: the table of keys has it as {self:?}")
     }
 
     /// What is wrong with a text, as far as that shows without knowing anything else.

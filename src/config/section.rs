@@ -151,8 +151,8 @@ impl<'a> Section<'a> {
         self.value(name, |kind, text| kind.choice(text, meanings))
     }
 
-    /// What is written, or else the table's default. What is wrong with either, `values` reports; a wrong one is as if it
-    /// were not written, so that nothing else seems wrong because of it.
+    /// What is written, or else the table's default. What is wrong with it, `check` reports; here it is as if it were not
+    /// written, so that nothing else seems wrong because of it.
     fn value<T>(&self, name: &str, parse: impl Fn(Kind, &str) -> Result<T, Fault>) -> Option<T> {
         let key = self.keys.find(&key::join(&self.pattern, name))?;
         let written = self.get(name).and_then(Node::scalar).and_then(|text| parse(key.kind, text).ok());

@@ -2,7 +2,7 @@
 
 use crate::config::Config;
 use crate::oci::{Digest, RepositoryName, Tag, registries};
-use crate::store::{Glob, Selected, What};
+use crate::store::{Selected, What, Wildcard};
 
 /// What a canonical text selects.
 ///
@@ -16,14 +16,14 @@ pub fn parse(text: &str) -> Result<Selected, String> {
     let what = match what {
         Suffix::Digest(digest) => What::Manifest(digest.parse().map_err(|error| format!("`{digest}` is no digest: {error}"))?),
         Suffix::None | Suffix::Tag("*") => What::Everything,
-        Suffix::Tag(tag) if tag.contains('*') => What::Tags(Glob(tag.to_owned())),
-        Suffix::Tag(tag) => What::Tags(Glob(tag.parse::<Tag>().map_err(|error| error.to_string())?.to_string())),
+        Suffix::Tag(tag) if tag.contains('*') => What::Tags(Wildcard(tag.to_owned())),
+        Suffix::Tag(tag) => What::Tags(Wildcard(tag.parse::<Tag>().map_err(|error| error.to_string())?.to_string())),
     };
     let known = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b".:_-/*[]".contains(&byte);
     if !repository.bytes().all(known) || repository.split('/').any(|part| part.is_empty() || part.starts_with('.')) {
         return Err(format!("`{repository}` is neither a repository nor a pattern of such"));
     }
-    Ok(Selected::Of { repository: Glob(repository.to_owned()), what })
+    Ok(Selected::Of { repository: Wildcard(repository.to_owned()), what })
 }
 
 /// The text with its upstream spelled out, as an image name in a client's hands leaves it away.

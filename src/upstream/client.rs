@@ -10,7 +10,7 @@ use super::UpstreamError;
 use super::account::{Account, Scope};
 use super::auth::credentials::{Environment, Source};
 use super::call::Call;
-use super::connect::seam::Connect;
+use super::connect::Network;
 use super::connect::tls::SetupError;
 use super::endpoint::Endpoint;
 use super::http::body::{BlobStream, check_encoding, content_length, content_range};
@@ -59,14 +59,14 @@ impl Upstream {
     ///
     /// # Errors
     /// When `ca_file` cannot be used, or the URL is none.
-    pub fn new(config: &UpstreamConfig, connect: Arc<dyn Connect>, metrics: &Arc<Metrics>, rng: Arc<Rng>) -> Result<Upstream, SetupError> {
+    pub fn new(config: &UpstreamConfig, network: &Arc<Network>, metrics: &Arc<Metrics>, rng: Arc<Rng>) -> Result<Upstream, SetupError> {
         let environment = Environment::of_process();
         let source = |credential| Arc::new(Source::new(credential, &config.name, &environment));
         let sources: Vec<Arc<Source>> = config.credentials.iter().map(source).collect();
         let endpoint = |url: &BaseUrl| {
             let base = Url::new(Origin::from(url), format!("{}/v2/", url.path));
             base.uri().map_err(|_| SetupError::Url)?;
-            let wire = Arc::new(Wire::new(config, url, Arc::clone(&connect), metrics, Arc::clone(&rng))?);
+            let wire = Arc::new(Wire::new(config, url, network, metrics, Arc::clone(&rng))?);
             let account = |source| Account::new(config, source, &wire, &rng);
             let accounts = sources.iter().map(|source| account(Some(Arc::clone(source)))).collect();
             let anonymous = account(None);

@@ -6,6 +6,7 @@ mod print;
 mod reach;
 mod schema;
 mod table;
+mod typed;
 
 use std::net::SocketAddr;
 use std::time::Duration;

@@ -35,4 +35,5 @@ mod tidy;
 mod trouble;
 mod trust;
 mod truth;
+mod upstream;
 mod warm;

@@ -8,7 +8,7 @@ use larder::oci::registries::{REGISTRIES, Registry};
 /// Longest file before a noun is hiding in it.
 const LINES_MAX: usize = 400;
 /// Files that decide and do nothing else: no runtime, no files, no HTTP library, `now` as an argument.
-const PURE: [&str; 39] = [
+const PURE: &[&str] = &[
     "server/route.rs",
     "server/listing.rs",
     "server/range.rs",
@@ -43,6 +43,10 @@ const PURE: [&str; 39] = [
     "control/reference.rs",
     "cli/explanation.rs",
     "oci/registries.rs",
+    "percent.rs",
+    "units.rs",
+    "config/key.rs",
+    "config/keys.rs",
     "config/patterns.rs",
     "config/proxy.rs",
     "config/validate.rs",
@@ -92,7 +96,7 @@ fn a_file_opens_with_what_it_is_for_and_has_one_noun() {
 fn pure_files_do_nothing() {
     let sources = sources();
     for name in PURE {
-        let text = sources.get(name).unwrap_or_else(|| panic!("{name} is gone"));
+        let text = sources.get(*name).unwrap_or_else(|| panic!("{name} is gone"));
         for impure in ["tokio", "std::fs", "std::net::Tcp", "hyper", "Instant::now", "SystemTime::now"] {
             let line = text.lines().find(|line| code(line).contains(impure));
             assert_eq!(line, None, "{name} is to be pure");
@@ -161,7 +165,7 @@ fn nothing_is_unbounded() {
 #[test]
 fn credential_30_no_second_tls_library_is_in_the_tree() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let [lock, deny, ci] = ["Cargo.lock", "deny.toml", ".ci/run"].map(|file| std::fs::read_to_string(root.join(file)).unwrap());
+    let [lock, deny, ci] = ["Cargo.lock", "deny.toml", ".ci/lib.sh"].map(|file| std::fs::read_to_string(root.join(file)).unwrap());
     for library in ["native-tls", "openssl", "openssl-sys"] {
         assert!(!lock.contains(&format!("name = \"{library}\"")), "Cargo.lock has {library}");
     }

@@ -81,9 +81,13 @@ impl Advice<'_> {
             (UpstreamError::Unavailable { reason: UnavailableReason::Blocked, .. }, _) => {
                 format!("add where it leads to {}", self.key("allow_private_addresses"))
             }
-            (UpstreamError::Unavailable { .. } | UpstreamError::TimedOut { .. }, _) => {
-                "the registry's operator must see to it; try again later".into()
-            }
+            (
+                UpstreamError::Unavailable { .. }
+                | UpstreamError::TimedOut { .. }
+                | UpstreamError::Busy { .. }
+                | UpstreamError::Overloaded { .. },
+                _,
+            ) => "the registry's operator must see to it; try again later".into(),
         }
     }
 

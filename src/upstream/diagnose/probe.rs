@@ -111,7 +111,7 @@ impl Probe<'_> {
     async fn report(&self, refused: &HashSet<String>) -> Report {
         let wire = &self.endpoint.wire;
         let url = Url::new(wire.origin.clone(), self.endpoint.path.clone()).to_string();
-        let connection = wire.survey(&wire.origin, self.deadline).await;
+        let connection = wire.connector(&wire.origin).survey(&wire.origin, self.deadline).await;
         let mut report = Report { url, connection, ping: None, redirect: None, token_server: None, tried: Vec::new() };
         if report.connection.fault.is_some() {
             return report;
@@ -143,7 +143,8 @@ impl Probe<'_> {
     async fn ping(&self, report: &mut Report) -> Result<Ping, UpstreamError> {
         let answer = self.within(self.endpoint.wire.ask_here(&self.question(None))).await?;
         if let Some(target) = answer.location()? {
-            report.redirect = Some((target.origin.to_string(), self.endpoint.wire.survey(&target.origin, self.deadline).await));
+            report.redirect =
+                Some((target.origin.to_string(), self.endpoint.wire.connector(&target.origin).survey(&target.origin, self.deadline).await));
             answer.discard();
             return Ok(Ping::Redirected);
         }
@@ -176,8 +177,11 @@ impl Probe<'_> {
             .origin;
         let wire = &self.endpoint.wire;
         let trust = token_hosts::judge(&wire.origin, &realm, &self.upstream.token_hosts);
-        let connection =
-            if realm == wire.origin || trust == Trust::Insecure { None } else { Some(wire.survey(&realm, self.deadline).await) };
+        let connection = if realm == wire.origin || trust == Trust::Insecure {
+            None
+        } else {
+            Some(wire.connector(&realm).survey(&realm, self.deadline).await)
+        };
         let host = if realm.is_default_port() { realm.host } else { format!("{}:{}", realm.host, realm.port) };
         report.token_server = Some(TokenServer { host, trust, connection });
         Ok(Ping::Token)
@@ -236,7 +240,7 @@ impl Probe<'_> {
             match answer.status() {
                 status if status.is_success() => {
                     auth.accepted();
-                    account.budgeted(Budget::read(|name| answer.header(name)));
+                    account.remember(Budget::read(|name| answer.header(name)));
                     answer.discard();
                     return Ok(Verdict::Accepted);
                 }

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use super::{EXAMPLE, config, load};
 
 /// Every key, none with its default. The upstreams differ in how they sign in.
-const FULL: &str = r#"
+pub(super) const FULL: &str = r#"
 server:
   listen: [127.0.0.1:1, {address: "[::1]:2", default_upstream: r.corp}]
   hosts: {m.corp: r.corp}

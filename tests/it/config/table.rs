@@ -5,6 +5,8 @@ use std::collections::BTreeSet;
 use larder::config::{KEYS, Reload, Shape, example, recipes, schema};
 use serde_json::Value;
 
+use super::print::FULL;
+use super::typed::typed;
 use super::{EXAMPLE, load};
 use crate::support::generated::check_generated;
 
@@ -82,7 +84,8 @@ pub(super) const CORPUS: [(&str, &str, &str); 8] = [
     ("private", include_str!("corpus/private.yaml"), include_str!("corpus/private.printed")),
 ];
 
-/// The `.printed` are what `check-config --print` of larder 0.1.0 (e8c135f) said of these files in this environment.
+/// The `.printed` are what `check-config --print` of larder 0.1.0 (e8c135f) said of these files in this environment. What larder acts on
+/// and what it prints are both compared with that.
 #[test]
 fn files_from_before_the_table_mean_the_same() {
     for (name, text, printed) in CORPUS {
@@ -93,13 +96,40 @@ fn files_from_before_the_table_mean_the_same() {
             variables.push(("LARDER_CACHE__MAX_SIZE", "10GiB"));
         }
         let (config, _) = load(text, &variables).unwrap_or_else(|mistakes| panic!("{name}: {mistakes}"));
-        let mut now: serde_yaml::Value = serde_yaml::from_str(&config.to_yaml().unwrap()).unwrap();
-        // It did not print these two, which show in the upstreams, and had no limits.
-        for key in ["tag_ttl", "stale_if_error"] {
-            now["cache"].as_mapping_mut().unwrap().remove(key);
-        }
-        now.as_mapping_mut().unwrap().remove("limits");
         let then: serde_yaml::Value = serde_yaml::from_str(printed).unwrap();
-        assert!(now == then, "{name}:\n{}\n--- was\n{printed}", config.to_yaml().unwrap());
+        let now = serde_yaml::from_str(&config.to_yaml().unwrap()).unwrap();
+        assert_eq!(without_new(now), then, "{name}");
+        assert_eq!(without_new(typed(&config)), without_patterns(then), "{name}");
     }
+}
+
+#[test]
+fn what_is_printed_is_what_larder_acts_on() {
+    for text in [FULL, EXAMPLE, ""].into_iter().chain(recipes().map(|(_, text)| text)).chain(CORPUS.iter().map(|(_, text, _)| *text)) {
+        let (config, _) = load(text, &[("HTTPS_PROXY", "http://u:hunter2@proxy.corp:1")]).unwrap();
+        let mut printed: serde_yaml::Value = serde_yaml::from_str(&config.to_yaml().unwrap()).unwrap();
+        remove_fallbacks(&mut printed);
+        assert_eq!(without_patterns(printed), typed(&config), "{text}");
+    }
+}
+
+/// Without what larder 0.1.0 neither had nor printed.
+fn without_new(mut value: serde_yaml::Value) -> serde_yaml::Value {
+    remove_fallbacks(&mut value);
+    value.as_mapping_mut().unwrap().remove("limits");
+    value
+}
+
+/// The cache's own are no values of the configuration: they are in effect in the upstreams.
+fn remove_fallbacks(value: &mut serde_yaml::Value) {
+    for key in ["tag_ttl", "stale_if_error"] {
+        value["cache"].as_mapping_mut().unwrap().remove(key);
+    }
+}
+
+fn without_patterns(mut value: serde_yaml::Value) -> serde_yaml::Value {
+    for upstream in value["upstreams"].as_mapping_mut().unwrap().values_mut() {
+        upstream.as_mapping_mut().unwrap().remove("immutable_tags");
+    }
+    value
 }

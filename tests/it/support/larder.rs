@@ -9,8 +9,8 @@ use std::time::Duration;
 use larder::app::App;
 use larder::clock::{Clock, Timestamp};
 use larder::config::{
-    AdminConfig, BaseUrl, CacheConfig, Config, Effective, FillsConfig, LimitsConfig, LogConfig, LogFormat, NoProxy, Patterns, ServerConfig,
-    UpstreamConfig, VerifyOnRead, Visibility,
+    AdminConfig, BaseUrl, CacheConfig, Config, Effective, FillsConfig, LimitsConfig, LogConfig, LogFormat, ServerConfig, UpstreamConfig,
+    VerifyOnRead,
 };
 use larder::gate::Gate;
 use larder::metrics::Metrics;
@@ -49,23 +49,8 @@ pub struct Larder {
 
 /// An upstream at `http://<host>`.
 pub fn upstream(name: &str, host: &str) -> UpstreamConfig {
-    UpstreamConfig {
-        name: name.into(),
-        urls: vec![BaseUrl { tls: false, host: host.into(), port: 80, path: String::new() }],
-        aliases: Vec::new(),
-        credentials: Vec::new(),
-        visibility: Visibility::Public,
-        tag_ttl: Duration::from_secs(300),
-        stale_if_error: Duration::from_secs(7 * 86_400),
-        token_hosts: Vec::new(),
-        allow_private_addresses: Vec::new(),
-        ca_file: None,
-        immutable_tags: Patterns::default(),
-        client_cert_file: None,
-        proxy: None,
-        no_proxy: NoProxy::default(),
-        insecure_skip_verify: false,
-    }
+    let url = BaseUrl { tls: false, host: host.into(), port: 80, path: String::new() };
+    UpstreamConfig { tag_ttl: Duration::from_secs(300), ..UpstreamConfig::new(name, vec![url]) }
 }
 
 impl Setup {
