@@ -28,3 +28,6 @@ pub use limits::breaker::Open;
 pub use limits::pull_limit::Budget;
 pub use limits::questions::Questions;
 pub use listing::{List, ListingPage, Page};
+
+#[cfg(test)]
+mod tests;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::key::{Key, Kind, Longest, Shape};
 use super::{LogFormat, VerifyOnRead, Visibility};
+use crate::oci::registries::DOCKER_HUB;
 
 /// Less holds no image.
 const CACHE_SIZE_MIN: u64 = 1 << 20;
@@ -36,7 +37,7 @@ pub static KEYS: &[Key] = &[
         Kind::Text,
         "The upstream of requests that come in here and name none, for clients that cannot be given a path. Default: the global one.",
     )
-    .example("docker.io")
+    .example(DOCKER_HUB)
     .restart(),
     Key::one(
         "server.hosts",
@@ -185,7 +186,7 @@ pub static KEYS: &[Key] = &[
         Kind::Text,
         "The upstream of requests that name none, as Docker's do. One of the names or aliases below.",
     )
-    .default("docker.io"),
+    .default(DOCKER_HUB),
     Key::section(
         "upstreams",
         "The registries to mirror, by the host that image names have. A list that is written replaces this one; nothing else is reachable.",

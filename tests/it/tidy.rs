@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use larder::oci::registries::{REGISTRIES, Registry};
+
 /// Longest file before a noun is hiding in it.
 const LINES_MAX: usize = 400;
 /// Files that decide and do nothing else: no runtime, no files, no HTTP library, `now` as an argument.
@@ -101,6 +103,25 @@ fn pure_files_do_nothing() {
             assert_eq!(line, None, "{name} is to be pure");
         }
     }
+}
+
+/// A host in quotes anywhere else is a registry whose row does not say all of it.
+#[test]
+fn what_is_known_of_a_registry_stands_in_one_table() {
+    let hosts = |row: &'static Registry| row.names.iter().chain(row.aliases).chain(row.token_hosts).chain(row.pull_limit_preview.iter());
+    let sources = sources();
+    let elsewhere = sources.iter().filter(|(name, _)| *name != "oci/registries.rs");
+    let mut found = Vec::new();
+    for (name, text) in elsewhere {
+        for host in REGISTRIES.iter().flat_map(hosts) {
+            let quoted = [format!("\"{host}\""), format!("\"https://{host}")];
+            // Neither a comment nor an example of a value decides anything.
+            let lines = text.lines().filter(|line| !line.trim_start().starts_with("//") && !line.contains(".example("));
+            let lines = lines.filter(|line| quoted.iter().any(|quoted| line.contains(quoted)));
+            found.extend(lines.map(|line| format!("{name}: {line}")));
+        }
+    }
+    assert!(found.is_empty(), "{}", found.join("\n"));
 }
 
 #[test]
