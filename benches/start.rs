@@ -4,11 +4,11 @@
 //!
 //! Takes some minutes and 10 GB of the disk that holds `LARDER_BENCH_DIR` (else the target directory); files that a run
 //! before has left there are used again. `LARDER_BLOBS` may say fewer.
-#![allow(clippy::expect_used, clippy::print_stdout, clippy::disallowed_methods, missing_docs, reason = "a benchmark")]
+#![allow(clippy::expect_used, clippy::print_stdout, clippy::print_stderr, clippy::disallowed_methods, missing_docs, reason = "a benchmark")]
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -113,24 +113,25 @@ struct Daemon {
 
 impl Daemon {
     fn start(directory: &Path) -> Daemon {
-        let ports: Vec<_> = (0..2).map(|_| TcpListener::bind("127.0.0.1:0").expect("a port")).collect();
-        let [address, admin] = [0, 1].map(|n: usize| ports[n].local_addr().expect("an address"));
-        drop(ports);
         let config = directory.join("larder.yaml");
         let text = format!(
-            "server: {{listen: '{address}'}}\nadmin: {{listen: '{admin}'}}\n\
+            "server: {{listen: '127.0.0.1:0'}}\nadmin: {{listen: '127.0.0.1:0'}}\n\
              cache: {{path: '{}', max_size: 100GiB, min_free: 0, evict_unused_after: 0, tag_ttl: 1000d, scrub_interval: 0}}\n\
-             upstreams: {{docker.io: {{url: 'http://127.0.0.1:9', visibility: public}}}}\nlog: {{level: warn}}\n",
+             upstreams: {{docker.io: {{url: 'http://127.0.0.1:9', visibility: public}}}}\nlog: {{level: 'warn,larder::app=info'}}\n",
             directory.join("cache").display()
         );
         fs::write(&config, text).expect("a configuration");
         let mut command = Command::new(env!("CARGO_BIN_EXE_larder"));
-        command.args(["serve", "--config"]).arg(&config).stdin(Stdio::null()).stdout(Stdio::null());
+        command.args(["serve", "--config"]).arg(&config).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         // What cargo says to the bench is not said to larder.
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("LARDER_")) {
             command.env_remove(name);
         }
-        Daemon { child: command.spawn().expect("the binary"), address, admin }
+        let mut child = command.spawn().expect("the binary");
+        let mut log = BufReader::new(child.stderr.take().expect("a pipe")).lines().map_while(Result::ok);
+        let (address, admin) = log.find_map(|line| serves_at(&line)).expect("a line that it serves");
+        std::thread::spawn(move || log.for_each(|line| eprintln!("{line}")));
+        Daemon { child, address, admin }
     }
 
     fn status(&self, field: &str) -> u64 {
@@ -145,6 +146,13 @@ impl Daemon {
         let lines = text.lines().filter(|line| line.starts_with(name));
         lines.map(|line| line.rsplit(' ').next().and_then(|value| value.parse::<f64>().ok()).expect("a number") as u64).sum()
     }
+}
+
+/// Where clients and operators reach it, if this is the line that says so.
+fn serves_at(line: &str) -> Option<(SocketAddr, SocketAddr)> {
+    let event: serde_json::Value = serde_json::from_str(line).ok()?;
+    let address = |field: &str| event[field].as_str()?.parse().ok();
+    event["message"].as_str()?.starts_with("larder serves").then_some((address("address")?, address("admin")?))
 }
 
 impl Drop for Daemon {

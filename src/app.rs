@@ -210,8 +210,10 @@ async fn run(config: Config, log: AccessLog, metrics: Arc<Metrics>) -> Result<()
     let clients = Server::bind(&config.server.listen.iter().map(|listener| listener.address).collect::<Vec<_>>())?;
     let operators = Server::bind(&[config.admin.listen])?;
     let app = App::build(&config, World::system(), metrics, Some(log), stop.clone())?;
+    let admin = operators.addresses();
+    let admin = admin.first().map(tracing::field::display);
     for address in clients.addresses() {
-        tracing::info!(%address, cache = %config.cache.path.display(), "larder serves; daemon.json: {{\"registry-mirrors\": [\"http://{address}\"]}}");
+        tracing::info!(%address, admin, cache = %config.cache.path.display(), "larder serves; daemon.json: {{\"registry-mirrors\": [\"http://{address}\"]}}");
     }
     let limits = Limits::new(config.server.max_connections, config.server.drain_timeout);
     app.run(clients, operators, limits, stop).await;

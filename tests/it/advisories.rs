@@ -5,51 +5,37 @@ use larder::config::{BaseUrl, CredentialConfig, CredentialKind, Secret, Upstream
 
 use crate::support::client::Reply;
 use crate::support::larder::{Larder, Setup, upstream};
-use crate::support::net::FakeNet;
-use crate::support::registry::{Bearer, FakeRegistry, Fault, Image, Request, any, get};
-use crate::trust::listen;
+use crate::support::log::listen;
+use crate::support::registry::{Bearer, FakeRegistry, Fault, Request, any, get};
+use crate::support::scene::{HUB, Hub};
 
 const USER: &str = "larder-robot";
 const CANARY: &str = "canary-77b1";
-const HUB: &str = "93.184.216.34";
 const ELSEWHERE: &str = "93.184.216.35";
 const LATEST: &str = "/v2/library/app/manifests/latest";
 const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
-struct Scene {
-    net: FakeNet,
-    registry: FakeRegistry,
-    image: Image,
-    directory: tempfile::TempDir,
-}
-
-impl Scene {
+impl Hub {
     /// `hub.test` and `evil.test`, with and without TLS.
-    fn new() -> Scene {
-        let (net, registry) = (FakeNet::new(), FakeRegistry::new());
+    fn beside_evil() -> Hub {
+        let scene = Hub::unstarted(&[2000]);
         for (name, address) in [("hub.test", HUB), ("evil.test", ELSEWHERE)] {
-            net.host(name, address, &registry);
-            net.tls_host(name, address, &registry);
+            scene.net.host(name, address, &scene.registry);
+            scene.net.tls_host(name, address, &scene.registry);
         }
-        let image = registry.push_image("library/app", "latest", &[2000], 1);
-        Scene { net, registry, image, directory: tempfile::tempdir().unwrap() }
+        scene
     }
 
     /// Signed in at the hub.
-    fn setup(&self, tls: bool) -> Setup {
-        let ca_file = self.directory.path().join("ca.pem");
-        std::fs::write(&ca_file, self.net.ca_pem()).unwrap();
-        Setup::new(&self.net).hub(|hub| {
+    fn setup_with_password(&self, tls: bool) -> Setup {
+        let ca_file = self.net.ca_file();
+        self.setup().hub(|hub| {
             hub.credentials = vec![CredentialConfig::password(USER, Secret::Inline(CANARY.into()))];
             hub.visibility = Visibility::Private;
             hub.urls = vec![base(if tls { "https://hub.test" } else { "http://hub.test" })];
             hub.ca_file = Some(ca_file);
         })
-    }
-
-    fn blob(&self) -> String {
-        format!("/v2/library/app/blobs/{}", self.image.layers[0].digest)
     }
 
     fn check_nobody_but_the_hub_was_dialled(&self, why: &str) {
@@ -83,7 +69,7 @@ async fn cve_2026_33540_a_challenge_does_not_choose_who_gets_the_password() {
         "https://evil.test/token#https://hub.test/token",
         "https://169.254.169.254/token",
     ] {
-        let scene = Scene::new();
+        let scene = Hub::beside_evil();
         for name in ["auth.hub.test", "hub.test.evil.test"] {
             scene.net.tls_host(name, ELSEWHERE, &scene.registry);
         }
@@ -94,7 +80,7 @@ async fn cve_2026_33540_a_challenge_does_not_choose_who_gets_the_password() {
         // A refresh token, which oras-go let go as well, is worth more than a password: it outlives it.
         for kind in [None, Some(CredentialKind::IdentityToken(Secret::Inline(CANARY.into())))] {
             let change = |hub: &mut UpstreamConfig| hub.credentials[0].kind = kind.clone().unwrap_or(hub.credentials[0].kind.clone());
-            let larder = scene.setup(true).hub(change).start();
+            let larder = scene.setup_with_password(true).hub(change).start();
             let reply = refused(&larder, LATEST).await;
             scene.check_nobody_but_the_hub_was_dialled(realm);
             assert_eq!(scene.net.dials("93.184.216.34:8443") + scene.net.dials("93.184.216.34:80"), 0, "{realm}");
@@ -113,7 +99,7 @@ async fn cve_2026_33540_a_challenge_does_not_choose_who_gets_the_password() {
 async fn cve_2020_15157_what_a_redirect_leads_to_gets_no_credentials_though_it_asks() {
     for challenge in ["Basic realm=\"evil\"", "Bearer realm=\"https://evil.test/token\"", "Bearer realm=\"https://hub.test/token\""] {
         for bearer in [false, true] {
-            let scene = Scene::new();
+            let scene = Hub::beside_evil();
             if bearer {
                 scene.registry.require_bearer(Bearer::at("https://hub.test/token").credentials(USER, CANARY).credentials_required());
             } else {
@@ -123,7 +109,7 @@ async fn cve_2020_15157_what_a_redirect_leads_to_gets_no_credentials_though_it_a
             scene.registry.redirect_manifests("https://evil.test");
             let asking = Fault::status(401).header("www-authenticate", challenge);
             scene.registry.when(any().host("evil.test")).then(asking);
-            let larder = scene.setup(true).start();
+            let larder = scene.setup_with_password(true).start();
             for path in [LATEST.to_owned(), scene.blob()] {
                 assert!(matches!(larder.get(&path).await.status, 403 | 502), "{challenge} {path}");
             }
@@ -153,9 +139,9 @@ async fn cve_2026_50151_a_location_is_anybody_s_word() {
         "https://hub.test:99999/x",
         "https://hub.test\\@evil.test/x",
     ] {
-        let scene = Scene::new();
+        let scene = Hub::beside_evil();
         scene.registry.when(any()).then(Fault::redirect(307, location));
-        let larder = scene.setup(true).start();
+        let larder = scene.setup_with_password(true).start();
         for path in [LATEST.to_owned(), scene.blob()] {
             let reply = refused(&larder, &path).await;
             assert!(reply.header("location").is_none() && !reply.text().contains(CANARY), "{location}");
@@ -168,11 +154,12 @@ async fn cve_2026_50151_a_location_is_anybody_s_word() {
 /// containers/image checked no certificate at the token server where it checked none at the registry.
 #[tokio::test]
 async fn cve_2019_10214_a_token_server_s_certificate_is_checked_though_the_registry_s_is_not() {
-    let scene = Scene::new();
+    let scene = Hub::beside_evil();
     scene.net.serve_tls_as_stranger("93.184.216.34:443", &scene.registry, "hub.test");
     scene.net.serve_tls_as_stranger("93.184.216.35:443", &scene.registry, "evil.test");
     scene.registry.require_bearer(Bearer::at("https://evil.test/token").credentials(USER, CANARY).credentials_required());
-    let larder = scene.setup(true).hub(|hub| (hub.insecure_skip_verify, hub.token_hosts) = (true, vec!["evil.test".into()])).start();
+    let larder =
+        scene.setup_with_password(true).hub(|hub| (hub.insecure_skip_verify, hub.token_hosts) = (true, vec!["evil.test".into()])).start();
     refused(&larder, LATEST).await;
     assert!(scene.registry.count(any().host("hub.test")) > 0 && scene.registry.token_requests() == 0);
     assert!(scene.registry.requests().iter().all(|request| request.authorization().is_none()));
@@ -189,9 +176,9 @@ async fn cve_2024_3727_a_digest_of_an_upstream_s_is_a_digest_or_nothing() {
         "",
         "sha256:%2e%2e%2f",
     ] {
-        let scene = Scene::new();
+        let scene = Hub::beside_evil();
         scene.registry.when(any().manifest()).then(Fault::Header("docker-content-digest", digest.into()));
-        let larder = scene.setup(false).start();
+        let larder = scene.setup_with_password(false).start();
         let reply = larder.get(LATEST).await;
         assert_eq!((reply.status, reply.bytes()), (200, &scene.image.bytes), "{digest}");
         assert_eq!(reply.header("docker-content-digest"), Some(scene.image.digest.to_string().as_str()), "{digest}");
@@ -210,11 +197,11 @@ async fn cve_2024_3727_a_digest_of_an_upstream_s_is_a_digest_or_nothing() {
 /// regclient forgot, here and there, that a digest had been asked for.
 #[tokio::test]
 async fn ghsa_qv35_3gw6_8q4j_what_is_asked_for_by_digest_has_that_digest() {
-    let scene = Scene::new();
+    let scene = Hub::beside_evil();
     let other = scene.registry.push_image("library/other", "latest", &[2000], 2);
     scene.registry.when(get().manifest()).then(Fault::Body(other.bytes.clone()));
     scene.registry.when(get().blob()).then(Fault::Body(other.layers[0].bytes.clone()));
-    let larder = scene.setup(false).start();
+    let larder = scene.setup_with_password(false).start();
     for path in [format!("/v2/library/app/manifests/{}", scene.image.digest), scene.blob(), LATEST.to_owned()] {
         refused(&larder, &path).await;
     }
@@ -226,8 +213,8 @@ async fn ghsa_qv35_3gw6_8q4j_what_is_asked_for_by_digest_has_that_digest() {
 /// Also: cve_2026_0600, cve_2022_27907, cve_2025_59346, cve_2026_54637, cve_2026_10517, upstream_fault_13, invariant_15
 #[tokio::test]
 async fn cve_2026_32591_no_request_says_whom_larder_asks() {
-    let scene = Scene::new();
-    let larder = scene.setup(false).start();
+    let scene = Hub::beside_evil();
+    let larder = scene.setup_with_password(false).start();
     let (dials, names) = (scene.net.dialled().len(), scene.net.resolved().len());
     let before = larder.app.metrics.encode().lines().count();
     for ns in [
@@ -279,13 +266,13 @@ async fn go_containerregistry_2243_no_answer_leads_inside() {
         ("10.0.0.5", "10.0.0.5"),
     ];
     for (host, address) in inner {
-        let scene = Scene::new();
+        let scene = Hub::beside_evil();
         if !host.starts_with('[') {
             // As the system's resolver reads them.
             scene.net.name(host, &[address]);
         }
         let start = || {
-            let larder = scene.setup(false);
+            let larder = scene.setup_with_password(false);
             larder.hub(|hub| hub.credentials.clear()).start()
         };
         // A redirect, a token server, a redirect of a token server.
@@ -304,14 +291,14 @@ async fn go_containerregistry_2243_no_answer_leads_inside() {
 /// The same chain's last link, CVE-2020-15157's first.
 #[tokio::test]
 async fn go_containerregistry_2440_the_urls_of_a_layer_are_nobody_s_to_fetch() {
-    let scene = Scene::new();
+    let scene = Hub::beside_evil();
     let layer = larder::oci::Digest::of(larder::oci::Algorithm::Sha256, b"a foreign layer");
     let foreign = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip";
     let descriptor =
         format!(r#"{{"mediaType":"{foreign}","digest":"{layer}","size":15,"urls":["http://evil.test/layer","http://10.0.0.5/x"]}}"#);
     let manifest = format!(r#"{{"schemaVersion":2,"mediaType":"{OCI_MANIFEST}","config":{descriptor},"layers":[{descriptor}]}}"#);
     scene.registry.push_manifest("library/windows", Some("latest"), OCI_MANIFEST, manifest);
-    let larder = scene.setup(false).start();
+    let larder = scene.setup_with_password(false).start();
     assert_eq!(larder.get("/v2/library/windows/manifests/latest").await.status, 200);
     assert_eq!(larder.get(&format!("/v2/library/windows/blobs/{layer}")).await.status, 404);
     scene.check_nobody_but_the_hub_was_dialled("urls");
@@ -323,7 +310,7 @@ async fn go_containerregistry_2440_the_urls_of_a_layer_are_nobody_s_to_fetch() {
 async fn cve_2017_11468_no_answer_is_read_beyond_its_limit() {
     const HUGE: usize = 32 << 20;
     for what in ["a manifest", "a token", "a refusal"] {
-        let scene = Scene::new();
+        let scene = Hub::beside_evil();
         let junk = vec![b' '; HUGE];
         match what {
             "a manifest" => {
@@ -337,7 +324,7 @@ async fn cve_2017_11468_no_answer_is_read_beyond_its_limit() {
             }
             _ => scene.registry.when(any()).then(Fault::status(500).body(junk)),
         }
-        let larder = scene.setup(false).hub(|hub| hub.credentials.clear()).start();
+        let larder = scene.setup_with_password(false).hub(|hub| hub.credentials.clear()).start();
         refused(&larder, LATEST).await;
         assert!(scene.registry.body_bytes_sent() < 3 * (6 << 20), "{what}: {}", scene.registry.body_bytes_sent());
     }
@@ -350,9 +337,9 @@ async fn cve_2021_41190_a_document_of_two_meanings_is_refused() {
     let both = format!(r#"{{"schemaVersion":2,"mediaType":"{OCI_MANIFEST}","config":{{}},"layers":[],"manifests":[]}}"#);
     let other = format!(r#"{{"schemaVersion":2,"mediaType":"{OCI_INDEX}","manifests":[]}}"#);
     for document in [both, other] {
-        let scene = Scene::new();
+        let scene = Hub::beside_evil();
         scene.registry.push_manifest("library/two", Some("latest"), OCI_MANIFEST, document);
-        let larder = scene.setup(false).start();
+        let larder = scene.setup_with_password(false).start();
         refused(&larder, "/v2/library/two/manifests/latest").await;
     }
 }
@@ -363,14 +350,13 @@ async fn cve_2021_41190_a_document_of_two_meanings_is_refused() {
 async fn cve_2025_48374_no_secret_is_logged_at_any_level() {
     let (log, _guard) = listen();
     for fault in [None, Some(Fault::from(Fault::status(403))), Some(Fault::status(500).into()), Some(Fault::Hangup)] {
-        let scene = Scene::new();
+        let scene = Hub::beside_evil();
         scene.registry.require_bearer(Bearer::at("https://hub.test/token").credentials(USER, CANARY).credentials_required());
         scene.registry.redirect_blobs("https://evil.test");
         let (_, pem) = scene.net.client_certificate("larder");
-        let client_cert_file = scene.directory.path().join("client.pem");
-        std::fs::write(&client_cert_file, &pem).unwrap();
+        let client_cert_file = scene.net.file("client.pem", &pem);
         let proxy = scene.net.proxy("proxy.test", "10.9.9.9", 3128);
-        let larder = scene.setup(true).hub(|hub| {
+        let larder = scene.setup_with_password(true).hub(|hub| {
             hub.client_cert_file = Some(client_cert_file);
             let userinfo = Some(format!("proxy-user:{CANARY}").into());
             hub.proxy = Some(larder::config::ProxyUrl { url: base("http://proxy.test:3128"), userinfo });
@@ -399,11 +385,11 @@ async fn cve_2025_48374_no_secret_is_logged_at_any_level() {
 /// pingora-cache's key was the path alone, so that one host's content was served for another's.
 #[tokio::test]
 async fn rustsec_2026_0035_one_path_of_two_upstreams_is_two_things() {
-    let scene = Scene::new();
+    let scene = Hub::beside_evil();
     let other = FakeRegistry::new();
     let theirs = other.push_image("library/app", "latest", &[2000], 2);
     scene.net.host("quay.test", "93.184.216.36", &other);
-    let larder = scene.setup(false).upstream(upstream("quay.test", "quay.test")).start();
+    let larder = scene.setup_with_password(false).upstream(upstream("quay.test", "quay.test")).start();
     for _ in 0..2 {
         assert_eq!(larder.get(LATEST).await.bytes(), &scene.image.bytes);
         assert_eq!(larder.get(&format!("{LATEST}?ns=quay.test")).await.bytes(), &theirs.bytes);
@@ -416,9 +402,9 @@ async fn rustsec_2026_0035_one_path_of_two_upstreams_is_two_things() {
 #[tokio::test]
 async fn upstream_fault_17_a_coded_body_is_refused_and_not_kept() {
     for coding in ["gzip", "br", "gzip, gzip"] {
-        let scene = Scene::new();
+        let scene = Hub::beside_evil();
         scene.registry.when(any()).then(Fault::Header("content-encoding", coding.into()));
-        let larder = scene.setup(false).start();
+        let larder = scene.setup_with_password(false).start();
         for path in [LATEST.to_owned(), scene.blob(), format!("/v2/library/app/manifests/{}", scene.image.digest)] {
             refused(&larder, &path).await;
         }

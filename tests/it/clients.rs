@@ -11,34 +11,22 @@ use tokio::time::{Instant, timeout};
 use crate::fills::{fills, hub, path, push, until};
 use crate::support::client::Reply;
 use crate::support::larder::Larder;
-use crate::support::net::FakeNet;
-use crate::support::registry::{FakeRegistry, Fault, Image, Latch, Referrers, TagPages, any, get};
+use crate::support::registry::{Fault, Latch, Referrers, TagPages, any, get};
+use crate::support::scene::{Hub, Scene};
 
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
 const NOTHING: &str = "sha256:0000000000000000000000000000000000000000000000000000000000000000";
 
 /// One of each that can be asked for, and one that is not there.
-struct Scene {
-    net: FakeNet,
-    registry: FakeRegistry,
-    larder: Larder,
-    image: Image,
-}
-
 impl Scene {
-    fn new() -> Scene {
-        let (net, registry) = hub();
-        let image = registry.push_image("library/app", "latest", &[3000], 1);
-        registry.push_image("library/app", "other", &[10], 2);
-        registry.serve_referrers(Referrers::native());
-        registry.push_referrer("library/app", image.digest, "application/vnd.example", "signed");
-        let larder = Larder::start(&net);
-        Scene { net, registry, larder, image }
-    }
-
-    fn blob(&self) -> String {
-        path(self.digest())
+    /// With another tag, and a signature.
+    fn for_clients() -> Scene {
+        let hub = Hub::unstarted(&[3000]);
+        hub.registry.push_image("library/app", "other", &[10], 2);
+        hub.registry.serve_referrers(Referrers::native());
+        hub.registry.push_referrer("library/app", hub.image.digest, "application/vnd.example", "signed");
+        hub.start(|setup| setup)
     }
 
     fn digest(&self) -> Digest {
@@ -75,7 +63,7 @@ impl Scene {
 
 #[tokio::test]
 async fn clients_19_a_malformed_digest_is_400_digest_invalid() {
-    let scene = Scene::new();
+    let scene = Scene::for_clients();
     let upper = NOTHING.to_uppercase().replace("SHA256", "sha256").replace('0', "A");
     for digest in ["sha256:totallywrong", "sha256:", "sha256:12", "md5:d41d8cd98f00b204e9800998ecf8427e", &format!("{NOTHING}0"), &upper] {
         for kind in ["blobs", "manifests", "referrers"] {
@@ -162,7 +150,7 @@ async fn clients_30_however_slowly_upstream_sends_nobody_waits_a_minute_for_a_by
 async fn clients_34_nothing_is_promised_before_upstream_has_said_yes() {
     for (upstream_says, clients_get) in [(404, 404), (403, 403), (500, 502)] {
         for range in [None, Some("bytes=0-"), Some("bytes=5-9")] {
-            let scene = Scene::new();
+            let scene = Scene::for_clients();
             let latch = Latch::new();
             scene.registry.when(any().blob()).then(Fault::Hold(latch.clone()));
             scene.registry.when(any().blob()).then(Fault::status(upstream_says));
@@ -178,7 +166,7 @@ async fn clients_34_nothing_is_promised_before_upstream_has_said_yes() {
 
 #[tokio::test]
 async fn clients_48_reading_is_never_405() {
-    let scene = Scene::new();
+    let scene = Scene::for_clients();
     let paths = ["/v2", "/v2/x", "/v2/library/app/blobs/uploads/", "/v2/library/app/blobs/uploads/1", "/v2/library/app", "/", "/v1/", "/x"];
     let paths = paths.into_iter().map(ToOwned::to_owned).chain(scene.questions().into_iter().map(|(path, ..)| path));
     for path in paths {
@@ -192,7 +180,7 @@ async fn clients_48_reading_is_never_405() {
 #[tokio::test]
 async fn clients_49_what_upstream_says_besides_is_not_passed_on() {
     let names = ["x-registry-supports-signatures", "www-authenticate", "set-cookie", "location", "strict-transport-security", "warning"];
-    let scene = Scene::new();
+    let scene = Scene::for_clients();
     for name in names {
         scene.registry.when(any()).then(Fault::Header(name, "1".into()));
     }
@@ -209,7 +197,7 @@ async fn clients_49_what_upstream_says_besides_is_not_passed_on() {
 
 #[tokio::test]
 async fn clients_50_requests_follow_each_other_on_a_connection_and_connections_are_many() {
-    let scene = std::sync::Arc::new(Scene::new());
+    let scene = std::sync::Arc::new(Scene::for_clients());
     let mut connections = JoinSet::new();
     for number in 0..64 {
         let scene = std::sync::Arc::clone(&scene);
@@ -233,7 +221,7 @@ async fn clients_50_requests_follow_each_other_on_a_connection_and_connections_a
 
 #[tokio::test]
 async fn clients_51_no_answer_holds_an_absolute_url() {
-    let scene = Scene::new();
+    let scene = Scene::for_clients();
     scene.net.host("cdn.test", "93.184.216.35", &scene.registry);
     scene.registry.redirect_blobs("http://cdn.test");
     scene.registry.page_tags(TagPages::of(1).absolute("http://hub.test"));
@@ -268,7 +256,7 @@ async fn clients_53_nothing_depends_on_the_user_agent() {
         let end = reply.bytes().windows(8).position(|word| word == b"(request").unwrap_or(reply.bytes().len());
         (reply.status, headers, reply.bytes().slice(..end))
     };
-    let scene = Scene::new();
+    let scene = Scene::for_clients();
     for (path, range, _) in scene.questions() {
         scene.ask(&path, range, &[]).await;
         until("all is stored", || !path.contains("blobs/") || scene.larder.metric("larder_fills_in_flight") == 0.0).await;

@@ -21,6 +21,8 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use crate::support::daemon::hold_port;
+
 /// Nothing here should take so long; a test that hangs says where.
 const PATIENCE: Duration = Duration::from_secs(20);
 const LOOPBACK: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
@@ -184,9 +186,8 @@ async fn an_address_in_use_is_named_with_its_remedy() {
 #[tokio::test]
 async fn both_families_can_share_a_port() {
     // Some machines have no IPv6; there is nothing to share then.
-    let Ok(first) = Server::bind(&["[::]:0".parse().unwrap()]) else { return };
-    let port = first.addresses()[0].port();
-    drop(first);
+    let Ok((_held, first)) = hold_port("[::]:0") else { return };
+    let port = first.port();
     let both = [SocketAddr::from(([0, 0, 0, 0], port)), SocketAddr::from(([0u16; 8], port))];
     assert_eq!(Server::bind(&both).unwrap().addresses(), both);
 }

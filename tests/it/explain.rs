@@ -13,28 +13,11 @@ use crate::eviction::pins;
 use crate::fills::{assert_whole, path_in, until};
 use crate::support::daemon::Daemon;
 use crate::support::larder::{Larder, Setup, upstream};
-use crate::support::net::FakeNet;
 use crate::support::registry::{Bearer, FakeRegistry, Fault, Image, any};
+use crate::support::scene::hub;
 
 const APP: &str = "library/app";
 const HOUR: Duration = Duration::from_secs(3600);
-
-struct Scene {
-    net: FakeNet,
-    registry: FakeRegistry,
-}
-
-impl Scene {
-    fn new() -> Scene {
-        let (net, registry) = (FakeNet::new(), FakeRegistry::new());
-        net.host("hub.test", "93.184.216.34", &registry);
-        Scene { net, registry }
-    }
-
-    fn setup(&self) -> Setup {
-        Setup::new(&self.net)
-    }
-}
 
 fn manifest(repository: &str, reference: impl std::fmt::Display) -> String {
     format!("/v2/{repository}/manifests/{reference}")
@@ -95,9 +78,9 @@ fn password(name: &str, user: &str, password: &str, repositories: &[&str]) -> Cr
 
 #[tokio::test(start_paused = true)]
 async fn a_tag_is_fresh_then_stale_then_too_old() {
-    let scene = Scene::new();
-    let image = scene.registry.push_image(APP, "latest", &[3000, 4000], 1);
-    let larder = scene.setup().start();
+    let (net, registry) = hub();
+    let image = registry.push_image(APP, "latest", &[3000, 4000], 1);
+    let larder = Setup::new(&net).start();
     pull(&larder, APP, "latest", &image).await;
     larder.clock.advance(Duration::from_secs(100));
 
@@ -133,11 +116,11 @@ async fn a_tag_is_fresh_then_stale_then_too_old() {
 
 #[tokio::test]
 async fn an_immutable_tag_needs_no_word_and_a_deleted_one_may_be_kept() {
-    let scene = Scene::new();
-    let image = scene.registry.push_image(APP, "v1", &[3000], 1);
-    scene.registry.push_image(APP, "latest", &[3000], 1);
+    let (net, registry) = hub();
+    let image = registry.push_image(APP, "v1", &[3000], 1);
+    registry.push_image(APP, "latest", &[3000], 1);
     let immutable = larder::config::Patterns::new(&["v.*".into()]).expect("a pattern");
-    let setup = scene.setup().hub(|hub| hub.immutable_tags = immutable).cache(|cache| cache.keep_deleted_tags = true);
+    let setup = Setup::new(&net).hub(|hub| hub.immutable_tags = immutable).cache(|cache| cache.keep_deleted_tags = true);
     let larder = setup.start();
     pull(&larder, APP, "v1", &image).await;
     pull(&larder, APP, "latest", &image).await;
@@ -145,7 +128,7 @@ async fn an_immutable_tag_needs_no_word_and_a_deleted_one_may_be_kept() {
     let told = explain(&larder, "app:v1").await;
     assert_eq!((next(&told), told.explanation.next.for_seconds), ((Question::None, Why::Immutable, Some((200, "hit"))), None));
     assert_eq!(trouble(&told), [(200, "hit".to_owned()), (200, "hit".to_owned())]);
-    scene.registry.delete_tag(APP, "latest");
+    registry.delete_tag(APP, "latest");
     let kept = larder.get(&manifest(APP, "latest")).await;
     assert!(kept.header("cache-status").is_some_and(|told| told.ends_with("detail=stale-deleted")));
     assert_eq!(next(&explain(&larder, "app").await), (Question::None, Why::AbsenceRemembered, Some((200, "stale"))));
@@ -153,9 +136,9 @@ async fn an_immutable_tag_needs_no_word_and_a_deleted_one_may_be_kept() {
 
 #[tokio::test]
 async fn what_is_not_held_is_explained_by_what_would_be_asked() {
-    let scene = Scene::new();
-    let image = scene.registry.push_image(APP, "latest", &[3000], 1);
-    let larder = scene.setup().start();
+    let (net, registry) = hub();
+    let image = registry.push_image(APP, "latest", &[3000], 1);
+    let larder = Setup::new(&net).start();
     let absent = explain(&larder, "app:latest").await;
     assert_eq!(next(&absent), (Question::HeadThenGet, Why::Absent, None));
     assert_eq!(trouble(&absent), [(502, "error".to_owned()), (503, "error".to_owned())]);
@@ -169,14 +152,14 @@ async fn what_is_not_held_is_explained_by_what_would_be_asked() {
     assert_eq!(larder.get(&manifest(APP, "none")).await.status, 404);
     let none = explain(&larder, "app:none").await;
     assert_eq!(next(&none), (Question::None, Why::AbsenceRemembered, Some((404, "negative"))));
-    assert_eq!(scene.registry.count(any()), 2, "a HEAD for each, which clients have asked");
+    assert_eq!(registry.count(any()), 2, "a HEAD for each, which clients have asked");
 }
 
 #[tokio::test]
 async fn by_digest_and_by_path_it_is_what_the_repository_may_have() {
-    let scene = Scene::new();
-    let image = scene.registry.push_image(APP, "latest", &[3000], 1);
-    let larder = scene.setup().start();
+    let (net, registry) = hub();
+    let image = registry.push_image(APP, "latest", &[3000], 1);
+    let larder = Setup::new(&net).start();
     pull(&larder, APP, "latest", &image).await;
     let (digest, layer) = (image.digest, image.layers[0].digest);
     for held in [manifest(APP, digest), format!("app@{digest}"), path_in(APP, layer)] {
@@ -196,9 +179,9 @@ async fn by_digest_and_by_path_it_is_what_the_repository_may_have() {
 
 #[tokio::test]
 async fn it_says_which_rule_chose_the_upstream() {
-    let scene = Scene::new();
+    let (net, _registry) = hub();
     let quay = upstream("quay.io", "hub.test");
-    let mut setup = scene.setup().upstream(quay);
+    let mut setup = Setup::new(&net).upstream(quay);
     setup.config.server.hosts.insert("mirror.corp".into(), "quay.io".into());
     let larder = setup.start();
     for (reference, upstream, rule) in [
@@ -231,10 +214,10 @@ async fn it_says_which_rule_chose_the_upstream() {
 
 #[tokio::test]
 async fn of_an_index_it_tells_each_image_that_is_here() {
-    let scene = Scene::new();
-    let images = [1, 2].map(|seed| scene.registry.push_image(APP, &format!("arch{seed}"), &[3000, 5000], seed));
-    let index = scene.registry.push_index(APP, "latest", &images);
-    let larder = scene.setup().start();
+    let (net, registry) = hub();
+    let images = [1, 2].map(|seed| registry.push_image(APP, &format!("arch{seed}"), &[3000, 5000], seed));
+    let index = registry.push_index(APP, "latest", &images);
+    let larder = Setup::new(&net).start();
     assert_eq!(larder.get(&manifest(APP, "latest")).await.bytes(), &index.bytes);
     let bare = explain(&larder, "app").await;
     let content = bare.explanation.content.as_ref().expect("content");
@@ -258,18 +241,18 @@ async fn of_an_index_it_tells_each_image_that_is_here() {
 
 #[tokio::test(start_paused = true)]
 async fn at_its_limit_it_tells_which_credential_rests_and_what_is_served() {
-    let scene = Scene::new();
-    let image = scene.registry.push_image(APP, "latest", &[3000], 1);
-    scene.registry.require_basic("me", "secret");
+    let (net, registry) = hub();
+    let image = registry.push_image(APP, "latest", &[3000], 1);
+    registry.require_basic("me", "secret");
     let credentials = vec![password("ci", "me", "secret", &[]), password("team", "me", "secret", &["team/**"])];
-    let setup = scene.setup().hub(|hub| (hub.credentials, hub.visibility) = (credentials, Visibility::Private));
+    let setup = Setup::new(&net).hub(|hub| (hub.credentials, hub.visibility) = (credentials, Visibility::Private));
     let larder = setup.start();
     pull(&larder, APP, "latest", &image).await;
     larder.clock.advance(HOUR);
     let limited = Fault::too_many_requests(600).header("ratelimit-limit", "100;w=21600").header("ratelimit-remaining", "0;w=21600");
-    scene.registry.when(any().manifest()).then(limited);
+    registry.when(any().manifest()).then(limited);
     assert_eq!(larder.get(&manifest(APP, "latest")).await.status, 200);
-    scene.registry.forget_requests();
+    registry.forget_requests();
     tokio::time::sleep(Duration::from_secs(10)).await;
 
     let resting = explain(&larder, "app").await;
@@ -294,18 +277,18 @@ async fn at_its_limit_it_tells_which_credential_rests_and_what_is_served() {
     let team = explain(&larder, "team/app").await;
     assert_eq!((next(&team).0, team.explanation.next.credential.as_deref()), (Question::HeadThenGet, Some("team")));
     assert_eq!(next(&explain(&larder, &path_in("library/other", image.layers[0].digest)).await).0, Question::Head);
-    assert_eq!(scene.registry.count(any()), 0);
+    assert_eq!(registry.count(any()), 0);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_refused_login_is_told_with_when_it_is_tried_again_and_never_by_its_secret() {
-    let scene = Scene::new();
-    scene.registry.push_image(APP, "latest", &[3000], 1);
-    scene.registry.require_bearer(Bearer::at("http://hub.test/token").credentials("me", "right"));
+    let (net, registry) = hub();
+    registry.push_image(APP, "latest", &[3000], 1);
+    registry.require_bearer(Bearer::at("http://hub.test/token").credentials("me", "right"));
     let credentials = vec![password("ci", "me", "hunter2", &[])];
-    let larder = scene.setup().hub(|hub| (hub.credentials, hub.visibility) = (credentials, Visibility::Private)).start();
+    let larder = Setup::new(&net).hub(|hub| (hub.credentials, hub.visibility) = (credentials, Visibility::Private)).start();
     assert_eq!(larder.get(&manifest(APP, "latest")).await.status, 502);
-    scene.registry.forget_requests();
+    registry.forget_requests();
     let refused = explain(&larder, "app").await;
     assert_eq!(next(&refused), (Question::None, Why::Rests, Some((502, "error"))));
     let rests = refused.explanation.upstream.hosts[0].credentials[0].login_rests.clone().expect("it is held off");
@@ -319,17 +302,17 @@ async fn a_refused_login_is_told_with_when_it_is_tried_again_and_never_by_its_se
         said.contains("though upstream is private") && !said.contains("hunter2") && !format!("{refused:?}").contains("hunter2"),
         "{said}"
     );
-    assert_eq!(scene.registry.count(any()), 0);
+    assert_eq!(registry.count(any()), 0);
 }
 
 #[tokio::test(start_paused = true)]
 async fn in_an_outage_it_tells_what_rests_and_what_stands_in() {
-    let scene = Scene::new();
-    let image = scene.registry.push_image(APP, "latest", &[3000], 1);
-    let larder = scene.setup().start();
+    let (net, registry) = hub();
+    let image = registry.push_image(APP, "latest", &[3000], 1);
+    let larder = Setup::new(&net).start();
     pull(&larder, APP, "latest", &image).await;
     larder.clock.advance(HOUR);
-    scene.registry.when(any()).then(Fault::Stall);
+    registry.when(any()).then(Fault::Stall);
     assert_eq!(larder.get(&manifest(APP, "latest")).await.status, 200, "after two seconds");
     let lost = explain(&larder, "app").await;
     assert!(!lost.explanation.upstream.is_waited_for);
@@ -352,15 +335,15 @@ async fn in_an_outage_it_tells_what_rests_and_what_stands_in() {
 
 #[tokio::test]
 async fn a_private_upstream_s_blob_is_told_to_be_doubtful_and_public_repositories_by_whether_they_were_shown() {
-    let scene = Scene::new();
-    let image = scene.registry.push_image(APP, "latest", &[3000], 1);
+    let (net, registry) = hub();
+    let image = registry.push_image(APP, "latest", &[3000], 1);
     let (private, key) = (FakeRegistry::new(), "private.test");
-    scene.net.host(key, "93.184.216.35", &private);
+    net.host(key, "93.184.216.35", &private);
     private.push_image(APP, "latest", &[3000], 1);
     let mut upstream = upstream("private.corp", key);
     upstream.visibility = Visibility::Private;
-    scene.registry.require_bearer(Bearer::at("http://hub.test/token").credentials("me", "paid").private("org/secret"));
-    let setup = scene.setup().upstream(upstream).hub(|hub| hub.credentials = vec![password("paid", "me", "paid", &[])]);
+    registry.require_bearer(Bearer::at("http://hub.test/token").credentials("me", "paid").private("org/secret"));
+    let setup = Setup::new(&net).upstream(upstream).hub(|hub| hub.credentials = vec![password("paid", "me", "paid", &[])]);
     let larder = setup.start();
     let before = explain(&larder, "app").await;
     assert!(before.explanation.next.asks_as_nobody_first && before.explanation.upstream.shown_seconds_ago.is_none());
@@ -377,7 +360,7 @@ async fn a_private_upstream_s_blob_is_told_to_be_doubtful_and_public_repositorie
     assert_eq!(trouble(&shown)[0], (502, "error".to_owned()), "in an outage nobody could confirm its blobs");
     let layer = explain(&larder, &path_in(APP, image.layers[0].digest)).await;
     assert_eq!(next(&layer), (Question::Head, Why::Doubtful, None));
-    scene.net.down("hub.test");
+    net.down("hub.test");
     assert_eq!(larder.get(&manifest(APP, "latest")).await.status, 502, "and so it is");
     larder.clock.advance(25 * HOUR);
     assert!(explain(&larder, "app").await.explanation.next.asks_as_nobody_first, "a day is over");
@@ -385,10 +368,10 @@ async fn a_private_upstream_s_blob_is_told_to_be_doubtful_and_public_repositorie
 
 #[tokio::test]
 async fn it_tells_when_an_image_goes_and_what_keeps_it() {
-    let scene = Scene::new();
+    let (net, registry) = hub();
     let names = ["library/one", "library/two", "library/pinned"];
-    let images = [1, 2, 3].map(|seed| scene.registry.push_image(names[seed as usize - 1], "latest", &[90_000], seed));
-    let setup = scene.setup().cache(|cache| {
+    let images = [1, 2, 3].map(|seed| registry.push_image(names[seed as usize - 1], "latest", &[90_000], seed));
+    let setup = Setup::new(&net).cache(|cache| {
         cache.pinned_images = pins("\"docker.io/pinned:l*\"");
         cache.evict_unused_after = 30 * 24 * HOUR;
     });
@@ -426,7 +409,7 @@ async fn it_tells_when_an_image_goes_and_what_keeps_it() {
     );
     assert!(text(&pinned).contains("eviction       pinned by docker.io/library/pinned:l*, as latest\n"), "{}", text(&pinned));
 
-    let half = scene.registry.push_image("library/half", "latest", &[90_000], 4);
+    let half = registry.push_image("library/half", "latest", &[90_000], 4);
     assert_eq!(larder.get(&manifest("library/half", "latest")).await.status, 200);
     let last = explain(&larder, &format!("half@{}", half.digest)).await.explanation.eviction.expect("it is held").named.expect("one");
     assert_eq!(last.kept, Some(Keeps::Grace));
@@ -451,7 +434,7 @@ async fn control_stats(larder: &Larder) -> Answer {
 }
 
 /// Everything that is seen from outside: the order of use, series, records, requests, and the files.
-async fn seen(larder: &Larder, scene: &Scene) -> (String, String, usize, Vec<(std::path::PathBuf, Vec<u8>)>) {
+async fn seen(larder: &Larder, registry: &FakeRegistry) -> (String, String, usize, Vec<(std::path::PathBuf, Vec<u8>)>) {
     let Answer::Stats(mut stats) = control_stats(larder).await else { panic!("no stats") };
     // It runs on.
     stats.traffic.iter_mut().for_each(|traffic| traffic.seconds = 0);
@@ -460,16 +443,16 @@ async fn seen(larder: &Larder, scene: &Scene) -> (String, String, usize, Vec<(st
     let series = series.join("\n");
     let files = ["refs", "blobs", "partial", "quarantine"].iter().flat_map(|below| larder.files(below));
     let files = files.map(|file| (file.clone(), std::fs::read(&file).expect("a file"))).collect();
-    (serde_json::to_string(&stats).expect("JSON"), series, scene.registry.count(any()), files)
+    (serde_json::to_string(&stats).expect("JSON"), series, registry.count(any()), files)
 }
 
 #[tokio::test]
 async fn it_leaves_no_trace() {
-    let scene = Scene::new();
-    let images = [1, 2].map(|seed| scene.registry.push_image(APP, &format!("arch{seed}"), &[90_000], seed));
-    let index = scene.registry.push_index(APP, "latest", &images);
-    let other = scene.registry.push_image("library/other", "latest", &[80_000], 3);
-    let setup = scene.setup().hub(|hub| hub.credentials = vec![password("paid", "me", "paid", &[])]);
+    let (net, registry) = hub();
+    let images = [1, 2].map(|seed| registry.push_image(APP, &format!("arch{seed}"), &[90_000], seed));
+    let index = registry.push_index(APP, "latest", &images);
+    let other = registry.push_image("library/other", "latest", &[80_000], 3);
+    let setup = Setup::new(&net).hub(|hub| hub.credentials = vec![password("paid", "me", "paid", &[])]);
     let larder = setup.start();
     assert_eq!(larder.get(&manifest(APP, "latest")).await.bytes(), &index.bytes);
     pull(&larder, APP, &images[0].digest.to_string(), &images[0]).await;
@@ -483,20 +466,20 @@ async fn it_leaves_no_trace() {
     let damaged = crate::selfcare::blob_file(larder.cache(), images[0].digest);
     crate::selfcare::flip(&damaged);
     for round in 0..3 {
-        let before = seen(&larder, &scene).await;
+        let before = seen(&larder, &registry).await;
         let references = ["app".to_owned(), "other:latest".to_owned(), "none".to_owned(), format!("app@{}", images[0].digest)];
         let paths = [path_in(APP, layer), path_in("library/none", layer), manifest("library/none", images[0].digest)];
         for reference in references.iter().chain(&paths) {
             explain(&larder, reference).await;
         }
-        let after = seen(&larder, &scene).await;
+        let after = seen(&larder, &registry).await;
         assert_eq!((&after.0, after.2), (&before.0, before.2), "round {round}: what is held, its order, and what was asked");
         let changed = after.1.lines().zip(before.1.lines()).find(|(after, before)| after != before);
         assert_eq!((changed, after.1.len()), (None, before.1.len()), "round {round}: series");
         assert!(after.3 == before.3, "round {round}: files");
         larder.clock.advance(20 * HOUR);
         if round == 1 {
-            scene.net.down("hub.test");
+            net.down("hub.test");
         }
     }
     // Nobody holds anything: all of it can go.

@@ -24,7 +24,7 @@ const KIB: usize = 1024;
 const NOW: u64 = 1_795_219_200_000;
 
 /// Upstream's content, the same in every life.
-struct Scene {
+struct FullCache {
     net: FakeNet,
     registry: FakeRegistry,
     index: Image,
@@ -34,8 +34,8 @@ struct Scene {
     cut: Blob,
 }
 
-impl Scene {
-    fn new() -> Scene {
+impl FullCache {
+    fn new() -> FullCache {
         let (net, registry) = hub();
         // More than one chunk, so that there are reads amid a body; the second pushes the first out.
         let first = registry.push_image("library/app", "amd64", &[300 * KIB, 5 * KIB], 1);
@@ -44,7 +44,7 @@ impl Scene {
         let second = registry.push_image("library/app", "next", &[400 * KIB], 3);
         registry.push_blob("library/twin", first.layers[0].bytes.clone());
         let cut = push(&registry, 200 * KIB, 4);
-        Scene { net, registry, index, first, second, cut }
+        FullCache { net, registry, index, first, second, cut }
     }
 
     /// A cache in which one image has room, and what was cut beside.
@@ -64,7 +64,7 @@ impl Scene {
 
 /// One life of a cache on a disk that fails.
 struct Life {
-    scene: Arc<Scene>,
+    scene: Arc<FullCache>,
     disk: FaultyDisk,
     /// For whoever reads that a test failed.
     when: String,
@@ -223,7 +223,7 @@ async fn ended(larder: &Larder) {
 }
 
 /// Lives once with that harm done; says to what kind of operation, if it came to that, and how it ended.
-async fn live(scene: &Arc<Scene>, nth: impl RangeBounds<usize> + std::fmt::Debug, harm: Harm) -> Option<(Op, Result<(), String>)> {
+async fn live(scene: &Arc<FullCache>, nth: impl RangeBounds<usize> + std::fmt::Debug, harm: Harm) -> Option<(Op, Result<(), String>)> {
     let disk = FaultyDisk::new();
     let when = format!("{harm:?} {nth:?}");
     let life = Life { scene: Arc::clone(scene), disk: disk.clone(), when: when.clone() };
@@ -249,7 +249,7 @@ async fn live(scene: &Arc<Scene>, nth: impl RangeBounds<usize> + std::fmt::Debug
 
 /// A life for every operation of one, by `step`: a test for itself must not take too long.
 async fn live_on(harm: Harm, first: usize, step: usize) {
-    let (scene, mut struck, mut failures) = (Arc::new(Scene::new()), HashMap::<Op, usize>::new(), Vec::new());
+    let (scene, mut struck, mut failures) = (Arc::new(FullCache::new()), HashMap::<Op, usize>::new(), Vec::new());
     for n in (first..).step_by(step) {
         let Some((op, lived)) = live(&scene, n..=n, harm).await else { break };
         *struck.entry(op).or_default() += 1;
@@ -281,7 +281,7 @@ async fn invariant_09_no_moment_without_space_and_no_file_that_is_cut_fails_a_pu
 
 #[tokio::test(start_paused = true)]
 async fn a_disk_may_read_less_than_it_is_asked_for() {
-    let scene = Arc::new(Scene::new());
+    let scene = Arc::new(FullCache::new());
     assert_eq!(live(&scene, 1.., Harm::Short).await, Some((Op::Read, Ok(()))));
 }
 
@@ -289,7 +289,7 @@ async fn a_disk_may_read_less_than_it_is_asked_for() {
 /// Also: disk_fault_04
 #[tokio::test(start_paused = true)]
 async fn invariant_09_a_disk_that_dies_fails_no_pull() {
-    let (scene, mut failures) = (Arc::new(Scene::new()), Vec::new());
+    let (scene, mut failures) = (Arc::new(FullCache::new()), Vec::new());
     for harm in [Harm::Error, Harm::WriteError, Harm::Full] {
         let mut n = 1;
         while let Some((_, lived)) = live(&scene, n.., harm).await {
@@ -303,7 +303,7 @@ async fn invariant_09_a_disk_that_dies_fails_no_pull() {
 /// What panics costs whoever waits for it his answer, at once, and nobody else anything.
 #[tokio::test(start_paused = true)]
 async fn k8_p7_a_panic_costs_one_request_and_nobody_waits_in_vain() {
-    let scene = Arc::new(Scene::new());
+    let scene = Arc::new(FullCache::new());
     for n in (1..).step_by(11) {
         let disk = FaultyDisk::new();
         let mut setup = scene.setup(&disk);

@@ -16,20 +16,14 @@ use tokio::time::{Instant, timeout};
 
 use crate::support::client::{Client, Reply, Streaming};
 use crate::support::larder::{Larder, Setup};
-use crate::support::net::FakeNet;
 use crate::support::registry::{Blob, FakeRegistry, Fault, Latch, get, head};
+pub use crate::support::scene::hub;
 
 const REPOSITORY: &str = "library/app";
 const MIB: usize = 1024 * 1024;
 const KIB: usize = 1024;
 /// Long enough for all that can happen to have happened.
 const QUIET: Duration = Duration::from_secs(1);
-
-pub fn hub() -> (FakeNet, FakeRegistry) {
-    let (net, registry) = (FakeNet::new(), FakeRegistry::new());
-    net.host("hub.test", "93.184.216.34", &registry);
-    (net, registry)
-}
 
 /// A blob of `library/app` whose bytes follow from its size and seed.
 pub fn push(registry: &FakeRegistry, size: usize, seed: u64) -> Blob {

@@ -8,7 +8,7 @@ use crate::support::net::FakeNet;
 use crate::support::registry::{FakeRegistry, Fault, Image, any, get, head};
 
 /// `docker.io`, public, and `corp.test`, private, behind a password.
-struct Scene {
+struct TwoUpstreams {
     net: FakeNet,
     hub: FakeRegistry,
     corp: FakeRegistry,
@@ -20,14 +20,14 @@ fn corp() -> UpstreamConfig {
     UpstreamConfig { visibility: Visibility::Private, credentials: vec![credentials], ..upstream("corp.test", "corp.test") }
 }
 
-impl Scene {
-    fn new() -> Scene {
+impl TwoUpstreams {
+    fn new() -> TwoUpstreams {
         let (net, hub, corp_registry) = (FakeNet::new(), FakeRegistry::new(), FakeRegistry::new());
         net.host("hub.test", "93.184.216.34", &hub);
         net.host("corp.test", "93.184.216.35", &corp_registry);
         corp_registry.require_basic("me", "secret");
         let larder = Setup::new(&net).upstream(corp()).start();
-        Scene { net, hub, corp: corp_registry, larder }
+        TwoUpstreams { net, hub, corp: corp_registry, larder }
     }
 
     async fn status(&self, path: &str) -> u16 {
@@ -68,7 +68,7 @@ fn list_foreign(registry: &FakeRegistry, repository: &str, digest: &Digest, size
 /// Also: cve_2024_39897
 #[tokio::test]
 async fn invariant_14_a_blob_of_another_repository_is_served_only_on_upstream_s_word() {
-    let scene = Scene::new();
+    let scene = TwoUpstreams::new();
     let image = scene.hub.push_image("library/a", "latest", &[1000, 2000], 1);
     scene.pull("library/a", &image).await;
     scene.hub.forget_requests();
@@ -93,7 +93,7 @@ async fn invariant_14_a_blob_of_another_repository_is_served_only_on_upstream_s_
 
 #[tokio::test(start_paused = true)]
 async fn invariant_14_without_upstream_s_word_there_is_no_answer_and_no_404() {
-    let scene = Scene::new();
+    let scene = TwoUpstreams::new();
     let image = scene.hub.push_image("library/a", "latest", &[1000], 1);
     scene.pull("library/a", &image).await;
     scene.outage();
@@ -105,7 +105,7 @@ async fn invariant_14_without_upstream_s_word_there_is_no_answer_and_no_404() {
 
 #[tokio::test]
 async fn invariant_14_a_range_and_a_joined_fill_need_the_right_too() {
-    let scene = Scene::new();
+    let scene = TwoUpstreams::new();
     let image = scene.hub.push_image("library/a", "latest", &[3_000_000], 1);
     let layer = &image.layers[0];
     let latch = crate::support::registry::Latch::new();
@@ -125,7 +125,7 @@ async fn invariant_14_a_range_and_a_joined_fill_need_the_right_too() {
 /// Also: credential_27
 #[tokio::test]
 async fn invariant_14_a_private_upstream_s_blob_is_not_to_be_had_by_listing_it() {
-    let scene = Scene::new();
+    let scene = TwoUpstreams::new();
     let secret = scene.corp.push_image("team/app", "latest", &[5000], 1);
     scene.pull("corp.test/team/app", &secret).await;
     let layer = &secret.layers[0];
@@ -144,7 +144,7 @@ async fn invariant_14_a_private_upstream_s_blob_is_not_to_be_had_by_listing_it()
 
 #[tokio::test]
 async fn invariant_14_a_listed_blob_that_is_private_elsewhere_is_confirmed_once_also_across_a_restart() {
-    let scene = Scene::new();
+    let scene = TwoUpstreams::new();
     let base = scene.corp.push_image("team/app", "latest", &[5000], 1);
     scene.pull("corp.test/team/app", &base).await;
     let layer = &base.layers[0];
@@ -164,7 +164,7 @@ async fn invariant_14_a_listed_blob_that_is_private_elsewhere_is_confirmed_once_
 
 #[tokio::test]
 async fn invariant_14_a_base_layer_pulled_publicly_first_is_served_to_both_in_an_outage() {
-    let scene = Scene::new();
+    let scene = TwoUpstreams::new();
     let base = scene.hub.push_image("library/base", "latest", &[4000], 1);
     scene.pull("library/base", &base).await;
     let layer = &base.layers[0];
@@ -183,7 +183,7 @@ async fn invariant_14_a_base_layer_pulled_publicly_first_is_served_to_both_in_an
 
 #[tokio::test]
 async fn invariant_14_a_manifest_that_an_index_of_the_repository_lists_is_served_in_an_outage() {
-    let scene = Scene::new();
+    let scene = TwoUpstreams::new();
     let child = scene.hub.push_image("library/base", "latest", &[4000], 1);
     scene.pull("library/base", &child).await;
     scene.hub.push_manifest("library/multi", None, child.media_type, child.bytes.clone());
@@ -202,7 +202,7 @@ async fn invariant_14_a_manifest_that_an_index_of_the_repository_lists_is_served
 
 #[tokio::test]
 async fn invariant_14_a_private_manifest_is_not_to_be_had_by_an_index_that_lists_it() {
-    let scene = Scene::new();
+    let scene = TwoUpstreams::new();
     let secret = scene.corp.push_image("team/app", "latest", &[5000], 1);
     scene.pull("corp.test/team/app", &secret).await;
     scene.hub.push_index("evil/app", "latest", std::slice::from_ref(&secret));
@@ -214,7 +214,7 @@ async fn invariant_14_a_private_manifest_is_not_to_be_had_by_an_index_that_lists
 
 #[tokio::test]
 async fn a_manifest_held_for_another_repository_costs_no_get() {
-    let scene = Scene::new();
+    let scene = TwoUpstreams::new();
     let image = scene.hub.push_image("library/a", "latest", &[10], 1);
     scene.pull("library/a", &image).await;
     scene.hub.push_manifest("library/b", None, image.media_type, image.bytes.clone());
@@ -227,7 +227,7 @@ async fn a_manifest_held_for_another_repository_costs_no_get() {
 
 #[tokio::test]
 async fn invariant_13_each_repository_is_refused_for_itself() {
-    let scene = Scene::new();
+    let scene = TwoUpstreams::new();
     let image = scene.corp.push_image("team/open", "latest", &[100], 1);
     scene.corp.push_image("team/closed", "latest", &[100], 1);
     scene.pull("corp.test/team/open", &image).await;
@@ -243,7 +243,7 @@ async fn invariant_13_each_repository_is_refused_for_itself() {
 
 #[tokio::test]
 async fn clients_23_a_manifest_asked_for_as_a_blob_is_200_or_404() {
-    let scene = Scene::new();
+    let scene = TwoUpstreams::new();
     let image = scene.hub.push_image("library/a", "latest", &[10], 1);
     scene.pull("library/a", &image).await;
     assert_eq!(scene.larder.head(&blob("library/a", &image.digest)).await.status, 404);

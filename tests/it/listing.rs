@@ -10,9 +10,9 @@ use std::time::Duration;
 use larder::oci::MediaType;
 
 use crate::support::client::Reply;
-use crate::support::larder::{Larder, Setup, upstream};
-use crate::support::net::FakeNet;
-use crate::support::registry::{FakeRegistry, Fault, Image, Referrers, any};
+use crate::support::larder::upstream;
+use crate::support::registry::{Fault, Referrers, any};
+use crate::support::scene::Scene;
 
 const TAGS: &str = "/v2/library/app/tags/list";
 const SIGNATURE: &str = "application/vnd.dev.sigstore.bundle.v0.3+json";
@@ -22,27 +22,7 @@ const TTL: Duration = Duration::from_secs(30);
 /// What "there is none" is remembered for.
 const ABSENT_TTL: Duration = Duration::from_secs(5);
 
-/// A larder in front of one registry that has `library/app:latest`.
-struct Scene {
-    net: FakeNet,
-    registry: FakeRegistry,
-    larder: Larder,
-    image: Image,
-}
-
 impl Scene {
-    fn new() -> Scene {
-        Scene::with(|setup| setup)
-    }
-
-    fn with(change: impl FnOnce(Setup) -> Setup) -> Scene {
-        let (net, registry) = (FakeNet::new(), FakeRegistry::new());
-        net.host("hub.test", "93.184.216.34", &registry);
-        let image = registry.push_image("library/app", "latest", &[1000], 1);
-        let larder = change(Setup::new(&net)).start();
-        Scene { net, registry, larder, image }
-    }
-
     /// The image has these tags, and `latest`.
     fn tagged(self, tags: impl IntoIterator<Item = String>) -> Scene {
         tags.into_iter().for_each(|tag| self.registry.move_tag("library/app", &tag, self.image.digest));
@@ -58,7 +38,7 @@ impl Scene {
     }
 
     /// Requests that upstream got for lists.
-    fn asked(&self) -> usize {
+    fn lists_asked_for(&self) -> usize {
         self.registry.count(any().tags()) + self.registry.count(any().referrers())
     }
 
@@ -200,7 +180,7 @@ async fn fifty_clients_of_a_list_cost_one_question() {
         for client in clients {
             assert_eq!(client.await.unwrap().status, 200);
         }
-        assert_eq!(scene.asked(), 1, "{path}");
+        assert_eq!(scene.lists_asked_for(), 1, "{path}");
     }
     let asked =
         |outcome| scene.larder.metric(&format!(r#"larder_requests_total{{kind="other",outcome="{outcome}",upstream="docker.io"}}"#));

@@ -1,28 +1,38 @@
 //! What is answered while a large cache directory is still being read: the same as later.
 
 use parking_lot::{Condvar, Mutex};
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use larder::config::Visibility;
-use larder::store::disk::{Disk, DiskFile, Entry, Stat, SystemDisk};
+use larder::store::disk::Disk;
 
 use crate::fills::{hub, path, path_in, push, until};
 use crate::store::{blob_file, du, pull};
+use crate::support::disk::Op;
 use crate::support::larder::{Larder, Setup, upstream};
 use crate::support::registry::{FakeRegistry, Image};
+use crate::support::watched::WatchedDisk;
 
 const MIB: usize = 1024 * 1024;
 
 /// A disk on which whoever wants to see all blobs waits until it is let.
-#[derive(Clone, Default)]
+#[derive(Default)]
 struct SlowDisk {
     is_let: Arc<(Mutex<bool>, Condvar)>,
 }
 
 impl SlowDisk {
+    fn disk(&self) -> Arc<dyn Disk> {
+        let is_let = Arc::clone(&self.is_let);
+        Arc::new(WatchedDisk::new(move |op, path| {
+            if op == Op::List && path.ends_with("blobs/sha256") {
+                is_let.1.wait_while(&mut is_let.0.lock(), |is_let| !*is_let);
+            }
+        }))
+    }
+
     fn let_go(&self) {
         *self.is_let.0.lock() = true;
         self.is_let.1.notify_all();
@@ -36,51 +46,6 @@ impl Drop for SlowDisk {
     }
 }
 
-impl Disk for SlowDisk {
-    fn list(&self, directory: &Path) -> io::Result<Vec<Entry>> {
-        if directory.ends_with("blobs/sha256") {
-            self.is_let.1.wait_while(&mut self.is_let.0.lock(), |is_let| !*is_let);
-        }
-        SystemDisk.list(directory)
-    }
-
-    fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        SystemDisk.open(path)
-    }
-
-    fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        SystemDisk.create(path)
-    }
-
-    fn reopen(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        SystemDisk.reopen(path)
-    }
-
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        SystemDisk.rename(from, to)
-    }
-
-    fn remove(&self, path: &Path) -> io::Result<()> {
-        SystemDisk.remove(path)
-    }
-
-    fn create_dir_all(&self, path: &Path) -> io::Result<()> {
-        SystemDisk.create_dir_all(path)
-    }
-
-    fn sync_dir(&self, _path: &Path) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn stat(&self, path: &Path) -> io::Result<Stat> {
-        SystemDisk.stat(path)
-    }
-
-    fn free_space(&self, path: &Path) -> io::Result<u64> {
-        SystemDisk.free_space(path)
-    }
-}
-
 /// A larder that has `library/app` and as many others, stopped (or killed), and started again on a disk that does not say what
 /// there is.
 async fn restarted(setup: Setup, registry: &FakeRegistry, is_clean: bool) -> (Larder, SlowDisk, Image) {
@@ -90,7 +55,7 @@ async fn restarted(setup: Setup, registry: &FakeRegistry, is_clean: bool) -> (La
     larder.app.store.tend().await;
     let setup = if is_clean { larder.stop().await } else { larder.kill().await };
     let disk = SlowDisk::default();
-    let larder = setup.disk(Arc::new(disk.clone())).start();
+    let larder = setup.disk(disk.disk()).start();
     registry.forget_requests();
     (larder, disk, image)
 }
@@ -118,7 +83,7 @@ async fn what_is_held_is_served_before_the_directory_is_read() {
             std::fs::remove_dir_all(&index).expect("an index");
         }
         let disk = SlowDisk::default();
-        let larder = setup.disk(Arc::new(disk.clone())).start();
+        let larder = setup.disk(disk.disk()).start();
         registry.forget_requests();
         let was = gauge(&larder);
         for _ in 0..2 {
@@ -185,7 +150,7 @@ async fn invariant_14_what_a_private_upstream_may_list_too_is_asked_for_until_al
     let layer = image.layers[0].digest;
     std::fs::remove_file(confirmation(&larder, "docker.io", &layer.to_string())).expect("a confirmation");
     let disk = SlowDisk::default();
-    let larder = larder.stop().await.disk(Arc::new(disk.clone())).start();
+    let larder = larder.stop().await.disk(disk.disk()).start();
     for _ in 0..2 {
         pull(&larder, "library/app", &image).await;
     }
@@ -208,7 +173,7 @@ async fn the_order_of_use_is_the_same_however_it_was_read() {
         larder.clock.advance(Duration::from_secs(100));
     }
     let disk = SlowDisk::default();
-    let larder = larder.stop().await.disk(Arc::new(disk.clone())).start();
+    let larder = larder.stop().await.disk(disk.disk()).start();
     // The first is used while the directory is read, so the second is the one to go.
     larder.get(&path(blobs[0].digest)).await;
     all_is_read(&larder, &disk).await;

@@ -1,32 +1,35 @@
 //! What a URL means: every spelling of a repository is one repository, and what is none reaches neither network nor disk.
 
-mod disk;
 mod listeners;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use http::Method;
+use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use self::disk::NotingDisk;
 use crate::support::larder::{Larder, Setup, upstream};
 use crate::support::net::FakeNet;
 use crate::support::registry::{FakeRegistry, Image, any, get, head};
+use crate::support::watched::WatchedDisk;
 
 /// `docker.io` with an alias, `ghcr.test`, and `corp.test:5000`; two `Host` headers mean one of them.
-struct Scene {
+struct ThreeUpstreams {
     net: FakeNet,
     hub: FakeRegistry,
     ghcr: FakeRegistry,
     corp: FakeRegistry,
     larder: Larder,
-    disk: NotingDisk,
+    /// What was asked of the disk.
+    touched: Arc<Mutex<Vec<PathBuf>>>,
 }
 
-impl Scene {
-    fn new() -> Scene {
-        let (net, disk) = (FakeNet::new(), NotingDisk::default());
+impl ThreeUpstreams {
+    fn new() -> ThreeUpstreams {
+        let (net, touched) = (FakeNet::new(), Arc::<Mutex<Vec<PathBuf>>>::default());
+        let noted = Arc::clone(&touched);
+        let disk = WatchedDisk::new(move |_, path| noted.lock().push(path.into()));
         let [hub, ghcr, corp] = std::array::from_fn(|_| FakeRegistry::new());
         for (host, address, registry) in
             [("hub.test", "93.184.216.34", &hub), ("ghcr.host", "93.184.216.35", &ghcr), ("corp.host", "93.184.216.36", &corp)]
@@ -34,25 +37,25 @@ impl Scene {
             net.host(host, address, registry);
         }
         let mut setup = Setup::new(&net).upstream(upstream("ghcr.test", "ghcr.host")).upstream(upstream("corp.test:5000", "corp.host"));
-        setup = setup.hub(|hub| hub.aliases = vec!["dockerhub-proxy".into()]).disk(Arc::new(disk.clone()));
+        setup = setup.hub(|hub| hub.aliases = vec!["dockerhub-proxy".into()]).disk(Arc::new(disk));
         for (host, name) in [("ghcr.mirror.corp", "ghcr.test"), ("hub.mirror.corp", "docker.io")] {
             setup.config.server.hosts.insert(host.into(), name.into());
         }
-        Scene { net, hub, ghcr, corp, larder: setup.start(), disk }
+        ThreeUpstreams { net, hub, ghcr, corp, larder: setup.start(), touched }
     }
 
     /// Everything that a request might leave behind.
     fn traces(&self) -> (usize, Vec<String>, Vec<PathBuf>, Vec<PathBuf>, Vec<String>) {
         let text = self.larder.app.metrics.encode();
         let series = text.lines().filter(|line| !line.starts_with('#')).filter_map(|line| Some(line.rsplit_once(' ')?.0.to_owned()));
-        (self.net.dialled().len(), self.net.resolved(), self.disk.touched(), self.larder.files(""), series.collect())
+        (self.net.dialled().len(), self.net.resolved(), self.touched.lock().clone(), self.larder.files(""), series.collect())
     }
 }
 
 /// Also: clients_03, clients_04, clients_05, clients_06, clients_07
 #[tokio::test]
 async fn clients_01_every_spelling_is_one_repository() {
-    let scene = Scene::new();
+    let scene = ThreeUpstreams::new();
     let image = scene.hub.push_image("library/app", "latest", &[1000], 1);
     let spellings = [
         ("/v2/library/app", "", None),
@@ -95,7 +98,7 @@ async fn clients_01_every_spelling_is_one_repository() {
     assert_eq!((scene.ghcr.requests().len(), scene.corp.requests().len()), (0, 0));
 }
 
-async fn check_pull(scene: &Scene, host: &str, path: &str, image: &Image) {
+async fn check_pull(scene: &ThreeUpstreams, host: &str, path: &str, image: &Image) {
     let mut client = scene.larder.client().await;
     let reply = client.get(path).host(host).send().await;
     assert_eq!((reply.status, reply.bytes()), (200, &image.bytes), "{host} {path}");
@@ -104,7 +107,7 @@ async fn check_pull(scene: &Scene, host: &str, path: &str, image: &Image) {
 /// Also: clients_01, clients_02
 #[tokio::test]
 async fn other_upstreams_are_reached_by_name_port_and_host() {
-    let scene = Scene::new();
+    let scene = ThreeUpstreams::new();
     let plain = scene.ghcr.push_image("app", "latest", &[10], 1);
     let nested = scene.ghcr.push_image("docker.io/library/app", "latest", &[10], 2);
     let corp = scene.corp.push_image("team/app", "latest", &[10], 3);
@@ -132,7 +135,7 @@ async fn other_upstreams_are_reached_by_name_port_and_host() {
 /// Also: clients_02, upstream_fault_13
 #[tokio::test]
 async fn invariant_15_an_upstream_that_is_not_configured_is_404_and_leaves_no_trace() {
-    let scene = Scene::new();
+    let scene = ThreeUpstreams::new();
     let before = scene.traces();
     for path in [
         "/v2/library/app/manifests/latest?ns=evil.example",
@@ -155,7 +158,7 @@ async fn invariant_15_an_upstream_that_is_not_configured_is_404_and_leaves_no_tr
 
 #[tokio::test]
 async fn clients_02_a_prefix_and_an_ns_that_differ_are_refused() {
-    let scene = Scene::new();
+    let scene = ThreeUpstreams::new();
     for path in ["/docker.io/v2/library/app/manifests/latest?ns=ghcr.test", "/ghcr.test/v2/app/manifests/latest?ns=docker.io"] {
         let reply = scene.larder.get(path).await;
         assert_eq!((reply.status, reply.error_code().as_deref()), (400, Some("NAME_INVALID")), "{path}");
@@ -178,7 +181,7 @@ async fn raw(larder: &Larder, target: &[u8]) -> (u16, String) {
 /// Also: clients_52, cve_2024_4956
 #[tokio::test]
 async fn invariant_15_hostile_paths_reach_neither_network_nor_disk() {
-    let scene = Scene::new();
+    let scene = ThreeUpstreams::new();
     let before = scene.traces();
     let sha = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
     let mut targets: Vec<String> = [
@@ -251,7 +254,7 @@ async fn invariant_15_hostile_paths_reach_neither_network_nor_disk() {
 /// Also: cve_2026_31801, cve_2026_41888
 #[tokio::test]
 async fn clients_47_larder_is_read_only() {
-    let scene = Scene::new();
+    let scene = ThreeUpstreams::new();
     let before = (scene.net.dialled().len(), scene.larder.files(""));
     for method in [Method::POST, Method::PUT, Method::PATCH, Method::DELETE] {
         for path in [
@@ -272,7 +275,7 @@ async fn clients_47_larder_is_read_only() {
 
 #[tokio::test]
 async fn clients_08_the_version_is_told_while_upstream_is_down() {
-    let scene = Scene::new();
+    let scene = ThreeUpstreams::new();
     for host in ["hub.test", "ghcr.host", "corp.host"] {
         scene.net.down(host);
     }
@@ -292,7 +295,7 @@ async fn clients_08_the_version_is_told_while_upstream_is_down() {
 
 #[tokio::test]
 async fn probes_answer_and_nothing_else_does() {
-    let scene = Scene::new();
+    let scene = ThreeUpstreams::new();
     for path in ["/livez", "/readyz", "/healthz", "/"] {
         assert_eq!((scene.larder.get(path).await.status, scene.larder.head(path).await.status), (200, 200), "{path}");
     }
@@ -306,7 +309,7 @@ async fn probes_answer_and_nothing_else_does() {
 /// Also: clients_09
 #[tokio::test]
 async fn every_error_names_its_request_and_carries_no_challenge() {
-    let scene = Scene::new();
+    let scene = ThreeUpstreams::new();
     scene.ghcr.require_basic("me", "secret");
     let mut ids = std::collections::HashSet::new();
     for (path, status, code) in [
@@ -338,7 +341,7 @@ async fn every_error_names_its_request_and_carries_no_challenge() {
 /// Also: clients_24, clients_25, clients_26, clients_27
 #[tokio::test]
 async fn clients_22_a_blob_s_headers_and_ranges_are_the_same_cold_and_warm() {
-    let scene = Scene::new();
+    let scene = ThreeUpstreams::new();
     for warm in [false, true] {
         let blob = &scene.hub.push_image("library/app", "latest", &[2_000_000], 1).layers[0];
         let path = format!("/v2/library/app/blobs/{}", blob.digest);
@@ -355,7 +358,7 @@ async fn clients_22_a_blob_s_headers_and_ranges_are_the_same_cold_and_warm() {
             (Some("bytes=nonsense"), 200, 0..size),
         ];
         for (range, status, expected) in cases {
-            let fresh = Scene::new();
+            let fresh = ThreeUpstreams::new();
             let scene = if warm { &scene } else { &fresh };
             scene.hub.push_image("library/app", "latest", &[2_000_000], 1);
             let mut client = scene.larder.client().await;

@@ -10,8 +10,6 @@ use larder::cli::online::{Checked, check};
 use larder::config::UpstreamConfig;
 use larder::rng::Rng;
 
-use tempfile::TempDir;
-
 use crate::support::larder::{Setup, upstream};
 use crate::support::net::FakeNet;
 use crate::support::registry::FakeRegistry;
@@ -19,24 +17,21 @@ use crate::support::registry::FakeRegistry;
 const OWN: &str = "93.184.216.34";
 
 /// `corp.test` at `https://r.corp.test`.
-struct Scene {
+struct Corp {
     net: FakeNet,
     registry: FakeRegistry,
-    directory: TempDir,
 }
 
-impl Scene {
-    fn new() -> Scene {
-        let scene = Scene { net: FakeNet::new(), registry: FakeRegistry::new(), directory: tempfile::tempdir().unwrap() };
+impl Corp {
+    fn new() -> Corp {
+        let scene = Corp { net: FakeNet::new(), registry: FakeRegistry::new() };
         scene.net.tls_host("r.corp.test", OWN, &scene.registry);
-        std::fs::write(scene.directory.path().join("ca.pem"), scene.net.ca_pem()).unwrap();
         scene
     }
 
     fn upstream(&self) -> UpstreamConfig {
         let mut config = upstream("corp.test", "r.corp.test");
-        (config.urls[0].tls, config.urls[0].port) = (true, 443);
-        config.ca_file = Some(self.directory.path().join("ca.pem"));
+        self.net.over_tls(&mut config);
         config
     }
 }

@@ -1,14 +1,8 @@
 //! A pull as a client sees it: one upstream transfer, the right bytes, and nothing asked twice.
 
 use crate::support::larder::Larder;
-use crate::support::net::FakeNet;
-use crate::support::registry::{FakeRegistry, get, head};
-
-fn hub() -> (FakeNet, FakeRegistry) {
-    let (net, registry) = (FakeNet::new(), FakeRegistry::new());
-    net.host("hub.test", "93.184.216.34", &registry);
-    (net, registry)
-}
+use crate::support::registry::{get, head};
+use crate::support::scene::hub;
 
 #[tokio::test]
 async fn an_image_is_pulled_once_and_then_served_from_the_cache() {

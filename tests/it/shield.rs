@@ -17,44 +17,18 @@ use std::time::Duration;
 use larder::config::{CredentialConfig, CredentialKind, Credentials, Secret};
 
 use crate::support::client::Reply;
-use crate::support::larder::{Larder, Setup};
-use crate::support::net::FakeNet;
-use crate::support::registry::{FakeRegistry, Image};
+use crate::support::scene::Hub;
 
 const LATEST: &str = "/v2/library/app/manifests/latest";
 const OTHER: &str = "/v2/library/other/manifests/latest";
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// One registry at `hub.test` that has `library/app` and `library/other`.
-struct Scene {
-    net: FakeNet,
-    registry: FakeRegistry,
-    image: Image,
-}
-
-impl Scene {
-    fn new() -> Scene {
-        let (net, registry) = (FakeNet::new(), FakeRegistry::new());
-        net.host("hub.test", "93.184.216.34", &registry);
-        let image = registry.push_image("library/app", "latest", &[1000], 1);
-        registry.push_image("library/other", "latest", &[1000], 2);
-        Scene { net, registry, image }
-    }
-
-    fn setup(&self) -> Setup {
-        Setup::new(&self.net)
-    }
-
-    fn blob(&self) -> String {
-        format!("/v2/library/app/blobs/{}", self.image.layers[0].digest)
-    }
-
-    /// All of the image, as a client pulls it.
-    async fn pull(&self, larder: &Larder) {
-        let blobs = self.image.config.iter().chain(&self.image.layers).map(|blob| format!("/v2/library/app/blobs/{}", blob.digest));
-        for path in std::iter::once(LATEST.to_owned()).chain(blobs) {
-            assert_eq!(larder.get(&path).await.status, 200, "{path}");
-        }
+impl Hub {
+    /// It has `library/other` too.
+    fn with_other() -> Hub {
+        let hub = Hub::unstarted(&[1000]);
+        hub.registry.push_image("library/other", "latest", &[1000], 2);
+        hub
     }
 }
 

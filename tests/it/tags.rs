@@ -16,9 +16,10 @@ use larder::config::{CredentialConfig, Secret, Visibility};
 use larder::gate::Gate;
 
 use crate::support::client::Reply;
-use crate::support::larder::{Larder, Setup};
-use crate::support::net::{Dns, FakeNet};
-use crate::support::registry::{FakeRegistry, Fault, Image, Latch, any, get, head};
+use crate::support::larder::Larder;
+use crate::support::net::Dns;
+use crate::support::registry::{Fault, Image, Latch, Matcher, any, get, head};
+use crate::support::scene::Scene;
 
 const LATEST: &str = "/v2/library/app/manifests/latest";
 const HOUR: Duration = Duration::from_secs(3600);
@@ -26,27 +27,7 @@ const TTL: Duration = Duration::from_secs(300);
 const MISMATCHES: &str = r#"larder_digest_mismatch_total{upstream="docker.io",where="manifest"}"#;
 const MOVES: &str = r#"larder_tag_moves_total{upstream="docker.io"}"#;
 
-/// A larder in front of one registry that has `library/app:latest`.
-struct Scene {
-    net: FakeNet,
-    registry: FakeRegistry,
-    larder: Larder,
-    image: Image,
-}
-
 impl Scene {
-    fn new() -> Scene {
-        Scene::with(|setup| setup)
-    }
-
-    fn with(change: impl FnOnce(Setup) -> Setup) -> Scene {
-        let (net, registry) = (FakeNet::new(), FakeRegistry::new());
-        net.host("hub.test", "93.184.216.34", &registry);
-        let image = registry.push_image("library/app", "latest", &[1000], 1);
-        let larder = change(Setup::new(&net)).start();
-        Scene { net, registry, larder, image }
-    }
-
     /// The tag is held with all its blobs, and upstream's last word on it is this old.
     async fn held_for(self, age: Duration) -> Scene {
         pull(&self.larder, LATEST, &self.image).await;
@@ -283,15 +264,10 @@ async fn clients_38_a_refusal_is_not_remembered() {
     assert_eq!(scene.larder.get(LATEST).await.status, 200);
 }
 
-#[tokio::test]
-async fn fifty_clients_of_an_expired_tag_ask_upstream_once() {
-    let scene = Scene::with(|mut setup| {
-        setup.world.gate = Gate::Inline;
-        setup
-    });
-    let scene = scene.held_for(TTL).await;
+/// What fifty clients get that all ask before upstream answers the first such question.
+async fn fifty_clients(scene: Scene, question: Matcher) -> (Arc<Scene>, Vec<String>) {
     let latch = Latch::new();
-    scene.registry.when(head()).then(Fault::Hold(latch.clone()));
+    scene.registry.when(question).then(Fault::Hold(latch.clone()));
     let scene = Arc::new(scene);
     let clients: Vec<_> = (0..50)
         .map(|_| {
@@ -303,29 +279,29 @@ async fn fifty_clients_of_an_expired_tag_ask_upstream_once() {
         tokio::task::yield_now().await;
     }
     latch.open();
+    let mut lines = Vec::new();
     for client in clients {
-        assert_eq!(client.await.unwrap(), "200 larder; fwd=stale; detail=revalidated");
+        lines.push(client.await.unwrap());
     }
+    (scene, lines)
+}
+
+#[tokio::test]
+async fn fifty_clients_of_an_expired_tag_ask_upstream_once() {
+    let scene = Scene::with(|mut setup| {
+        setup.world.gate = Gate::Inline;
+        setup
+    });
+    let scene = scene.held_for(TTL).await;
+    let (scene, lines) = fifty_clients(scene, head()).await;
+    assert_eq!(lines, ["200 larder; fwd=stale; detail=revalidated"; 50]);
     assert_eq!(scene.asked(), (1, 0));
 }
 
 #[tokio::test]
 async fn fifty_clients_of_an_unheld_tag_cost_one_get() {
-    let scene = Arc::new(Scene::new());
-    let latch = Latch::new();
-    scene.registry.when(get()).then(Fault::Hold(latch.clone()));
-    let clients: Vec<_> = (0..50)
-        .map(|_| {
-            let scene = Arc::clone(&scene);
-            tokio::spawn(async move { line(&scene.larder.get(LATEST).await) })
-        })
-        .collect();
-    while scene.larder.metric("larder_requests_in_flight") < 50.0 {
-        tokio::task::yield_now().await;
-    }
-    latch.open();
-    for client in clients {
-        let line = client.await.unwrap();
+    let (scene, lines) = fifty_clients(Scene::new(), get()).await;
+    for line in lines {
         assert!(
             ["200 larder; fwd=uri-miss", "200 larder; fwd=uri-miss; collapsed", "200 larder; hit; ttl=300"].contains(&line.as_str()),
             "{line}"

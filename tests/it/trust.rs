@@ -6,54 +6,39 @@ mod kinds;
 mod proxy;
 mod tls;
 
-use parking_lot::Mutex;
 use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use larder::config::{CredentialConfig, Secret, Visibility};
-use tracing::Dispatch;
-use tracing::subscriber::{DefaultGuard, NoSubscriber};
 
 use crate::support::client::Reply;
 use crate::support::larder::{Larder, Setup};
-use crate::support::net::FakeNet;
-use crate::support::registry::{Bearer, FakeRegistry, Fault, Image, any};
+use crate::support::log::listen;
+use crate::support::registry::{Bearer, Fault, any};
+use crate::support::scene::{HUB, Hub};
 
 const USER: &str = "larder-robot";
 const CANARY: &str = "canary-5f3a";
 const LATEST: &str = "/v2/library/app/manifests/latest";
-const HUB: &str = "93.184.216.34";
 const CDN: &str = "93.184.216.35";
 const BLOCKED_PRIVATE: &str = r#"larder_blocked_dials_total{reason="private"}"#;
 const BLOCKED_METADATA: &str = r#"larder_blocked_dials_total{reason="metadata"}"#;
 
-struct Scene {
-    net: FakeNet,
-    registry: FakeRegistry,
-    image: Image,
-}
-
-impl Scene {
-    fn new() -> Scene {
-        let (net, registry) = (FakeNet::new(), FakeRegistry::new());
-        net.host("hub.test", HUB, &registry);
-        let image = registry.push_image("library/app", "latest", &[2000], 1);
-        Scene { net, registry, image }
+impl Hub {
+    fn with_2000_bytes() -> Hub {
+        Hub::unstarted(&[2000])
     }
 
     /// With the canary as the password for `docker.io`.
-    fn setup(&self) -> Setup {
+    fn signed_in(&self) -> Setup {
         let credentials = CredentialConfig::password(USER, Secret::Inline(CANARY.into()));
-        Setup::new(&self.net).hub(|hub| (hub.credentials, hub.visibility) = (vec![credentials], Visibility::Private))
+        self.setup().hub(|hub| (hub.credentials, hub.visibility) = (vec![credentials], Visibility::Private))
     }
 
-    fn blob(&self) -> String {
-        format!("/v2/library/app/blobs/{}", self.image.layers[0].digest)
-    }
-
-    async fn pull(&self, larder: &Larder) -> Vec<Reply> {
+    /// HEAD and GET of the tag, HEAD and GET of the layer.
+    async fn pull_by_head_and_get(&self, larder: &Larder) -> Vec<Reply> {
         let replies =
             vec![larder.head(LATEST).await, larder.get(LATEST).await, larder.head(&self.blob()).await, larder.get(&self.blob()).await];
         assert_eq!(replies.iter().map(|reply| reply.status).collect::<Vec<_>>(), [200; 4]);
@@ -83,7 +68,7 @@ fn check_replies(larder: &Larder, replies: &[Reply]) {
 /// Also: registry_34
 #[tokio::test]
 async fn clients_11_what_a_client_sends_of_its_own_never_reaches_upstream() {
-    let scene = Scene::new();
+    let scene = Hub::with_2000_bytes();
     scene.net.host("cdn.test", CDN, &scene.registry);
     scene.registry.redirect_blobs("http://cdn.test");
     scene.registry.require_bearer(Bearer::at("http://hub.test/token"));
@@ -106,13 +91,13 @@ async fn clients_11_what_a_client_sends_of_its_own_never_reaches_upstream() {
 /// Also: registry_28, credential_09
 #[tokio::test]
 async fn invariant_16_a_basic_password_goes_to_its_registry_and_nowhere_else() {
-    let scene = Scene::new();
+    let scene = Hub::with_2000_bytes();
     scene.net.host("cdn.test", CDN, &scene.registry);
     scene.registry.require_basic(USER, CANARY);
     scene.registry.redirect_blobs("http://cdn.test");
     scene.registry.redirect_manifests("http://cdn.test");
-    let larder = scene.setup().start();
-    let mut replies = scene.pull(&larder).await;
+    let larder = scene.signed_in().start();
+    let mut replies = scene.pull_by_head_and_get(&larder).await;
     replies.push(larder.get("/v2/library/none/manifests/latest").await);
     check_replies(&larder, &replies);
     assert!(scene.registry.count(any().host("cdn.test")) >= 3);
@@ -126,14 +111,14 @@ async fn invariant_16_a_basic_password_goes_to_its_registry_and_nowhere_else() {
 
 #[tokio::test]
 async fn invariant_16_a_bearer_password_goes_to_the_token_server_alone() {
-    let scene = Scene::new();
+    let scene = Hub::with_2000_bytes();
     for (name, address) in [("cdn.test", CDN), ("auth.test", "93.184.216.36")] {
         scene.net.host(name, address, &scene.registry);
     }
     scene.registry.require_bearer(Bearer::at("http://auth.test/token").credentials(USER, CANARY).private("library/app"));
     scene.registry.redirect_blobs("http://cdn.test");
-    let larder = scene.setup().hub(|hub| hub.token_hosts = vec!["auth.test".into()]).start();
-    let replies = scene.pull(&larder).await;
+    let larder = scene.signed_in().hub(|hub| hub.token_hosts = vec!["auth.test".into()]).start();
+    let replies = scene.pull_by_head_and_get(&larder).await;
     check_replies(&larder, &replies);
     assert_eq!(
         scene.registry.seen(any().token()).iter().map(|request| request.authorization().map(str::to_owned)).collect::<Vec<_>>(),
@@ -148,11 +133,11 @@ async fn invariant_16_a_bearer_password_goes_to_the_token_server_alone() {
 /// Also: registry_28
 #[tokio::test]
 async fn invariant_16_another_port_of_the_same_host_is_another_origin() {
-    let scene = Scene::new();
+    let scene = Hub::with_2000_bytes();
     scene.net.serve(&format!("{HUB}:8080"), &scene.registry);
     scene.registry.require_basic(USER, CANARY);
     scene.registry.redirect_blobs("http://hub.test:8080");
-    scene.pull(&scene.setup().start()).await;
+    scene.pull_by_head_and_get(&scene.signed_in().start()).await;
     let elsewhere = scene.registry.seen(any().host("hub.test:8080"));
     assert!(!elsewhere.is_empty() && elsewhere.iter().all(|request| request.authorization().is_none()));
 }
@@ -161,17 +146,12 @@ async fn invariant_16_another_port_of_the_same_host_is_another_origin() {
 #[tokio::test]
 async fn invariant_16_a_token_server_that_nobody_vouches_for_gets_no_password() {
     for tls in [false, true] {
-        let scene = Scene::new();
-        let directory = tempfile::tempdir().unwrap();
-        let mut setup = scene.setup();
+        let scene = Hub::with_2000_bytes();
+        let mut setup = scene.signed_in();
         if tls {
             scene.net.tls_host("hub.test", HUB, &scene.registry);
             scene.net.tls_host("evil.test", CDN, &scene.registry);
-            std::fs::write(directory.path().join("ca.pem"), scene.net.ca_pem()).unwrap();
-            setup = setup.hub(|hub| {
-                (hub.urls[0].tls, hub.urls[0].port) = (true, 443);
-                hub.ca_file = Some(directory.path().join("ca.pem"));
-            });
+            setup = setup.hub(|hub| scene.net.over_tls(hub));
         } else {
             scene.net.host("evil.test", CDN, &scene.registry);
         }
@@ -192,22 +172,19 @@ async fn invariant_16_a_token_server_that_nobody_vouches_for_gets_no_password() 
 /// Also: registry_18, credential_09
 #[tokio::test]
 async fn invariant_16_over_tls_a_listed_token_host_gets_the_password_and_no_clear_text_does() {
-    let scene = Scene::new();
-    let directory = tempfile::tempdir().unwrap();
+    let scene = Hub::with_2000_bytes();
     scene.net.tls_host("hub.test", HUB, &scene.registry);
     scene.net.tls_host("auth.test", CDN, &scene.registry);
     scene.net.host("clear.test", "93.184.216.36", &scene.registry);
-    std::fs::write(directory.path().join("ca.pem"), scene.net.ca_pem()).unwrap();
-    let start = |scene: &Scene| {
-        let setup = scene.setup().hub(|hub| {
-            (hub.urls[0].tls, hub.urls[0].port) = (true, 443);
-            hub.ca_file = Some(directory.path().join("ca.pem"));
+    let start = |scene: &Hub| {
+        let setup = scene.signed_in().hub(|hub| {
+            scene.net.over_tls(hub);
             hub.token_hosts = vec!["auth.test".into(), "clear.test".into()];
         });
         setup.start()
     };
     scene.registry.require_bearer(Bearer::at("https://auth.test/token").credentials(USER, CANARY).private("library/app"));
-    scene.pull(&start(&scene)).await;
+    scene.pull_by_head_and_get(&start(&scene)).await;
     scene.registry.forget_requests();
     scene.registry.require_bearer(Bearer::at("http://clear.test/token").credentials(USER, CANARY));
     assert_eq!(start(&scene).get(LATEST).await.status, 502);
@@ -221,52 +198,20 @@ async fn invariant_16_over_tls_a_listed_token_host_gets_the_password_and_no_clea
     assert_eq!(scene.net.dials("93.184.216.36:80"), 0);
 }
 
-/// What is written to the log.
-#[derive(Clone, Default)]
-pub struct Lines(Arc<Mutex<Vec<u8>>>);
-
-impl Lines {
-    pub fn text(&self) -> String {
-        String::from_utf8_lossy(&self.0.lock()).into_owned()
-    }
-}
-
-impl std::io::Write for Lines {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-/// Everything that this thread logs from now on, at trace level, as long as the guards live.
-pub fn listen() -> (Lines, (DefaultGuard, Dispatch)) {
-    let lines = Lines::default();
-    let writer = lines.clone();
-    let subscriber = tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_writer(move || writer.clone()).finish();
-    // With one subscriber alone, tracing lets the thread that first comes by an event decide whether anybody wants it, and
-    // other tests' threads want none.
-    let second = Dispatch::new(NoSubscriber::default());
-    (lines, (tracing::subscriber::set_default(subscriber), second))
-}
-
 /// Also: registry_33
 #[tokio::test(start_paused = true)]
 async fn invariant_16_no_failure_prints_the_password() {
     let (lines, _guard) = listen();
     for fault in [Fault::status(401), Fault::status(403), Fault::status(500), Fault::status(400), Fault::too_many_requests(5)] {
         for bearer in [false, true] {
-            let scene = Scene::new();
+            let scene = Hub::with_2000_bytes();
             if bearer {
                 scene.registry.require_bearer(Bearer::at("http://hub.test/token").credentials(USER, CANARY).credentials_required());
             } else {
                 scene.registry.require_basic(USER, CANARY);
             }
-            let larder = scene.setup().start();
-            let mut replies = scene.pull(&larder).await;
+            let larder = scene.signed_in().start();
+            let mut replies = scene.pull_by_head_and_get(&larder).await;
             larder.clock.advance(Duration::from_secs(3600));
             // A peer that repeats what it was sent is the worst there is.
             let echo = format!("{} {CANARY}", basic());
@@ -295,7 +240,7 @@ async fn invariant_16_no_failure_prints_the_password() {
 #[tokio::test(start_paused = true)]
 async fn clients_33_a_redirect_is_never_a_client_s_business() {
     for status in [301, 302, 303, 307, 308] {
-        let scene = Scene::new();
+        let scene = Hub::with_2000_bytes();
         scene.registry.when(any().manifest()).then(Fault::redirect(status, "http://93.184.216.40/elsewhere"));
         scene.registry.when(any().blob()).then(Fault::redirect(status, "relative/../loop"));
         let larder = Setup::new(&scene.net).start();
@@ -310,10 +255,10 @@ async fn clients_33_a_redirect_is_never_a_client_s_business() {
 
 #[tokio::test]
 async fn registry_11_twenty_pulls_cost_one_token_for_each_repository() {
-    let scene = Scene::new();
+    let scene = Hub::with_2000_bytes();
     let other = scene.registry.push_image("library/other", "latest", &[100, 200], 2);
     scene.registry.require_bearer(Bearer::at("http://hub.test/token").credentials(USER, CANARY).private("library/app"));
-    let larder = Arc::new(scene.setup().hub(|hub| hub.tag_ttl = Duration::ZERO).start());
+    let larder = Arc::new(scene.signed_in().hub(|hub| hub.tag_ttl = Duration::ZERO).start());
     let pulls: Vec<_> = (0..20)
         .map(|n| {
             let larder = Arc::clone(&larder);
@@ -335,7 +280,7 @@ async fn registry_11_twenty_pulls_cost_one_token_for_each_repository() {
 
 #[tokio::test]
 async fn registry_14_a_token_that_is_refused_is_renewed_once() {
-    let scene = Scene::new();
+    let scene = Hub::with_2000_bytes();
     scene.registry.require_bearer(Bearer::at("http://hub.test/token"));
     let larder = Setup::new(&scene.net).start();
     assert_eq!(larder.get(LATEST).await.status, 200);

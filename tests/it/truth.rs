@@ -1,23 +1,16 @@
 //! The files are the truth: what is under `blobs/` and `refs/` is all that larder needs to know, and nothing else counts.
 
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use larder::store::disk::{Disk, DiskFile, Entry, Stat, SystemDisk};
-
+use crate::support::disk::Op;
 use crate::support::larder::{Larder, Setup};
-use crate::support::net::FakeNet;
-use crate::support::registry::{FakeRegistry, Fault, Image, get, head};
+use crate::support::registry::{Fault, Image, get, head};
+use crate::support::scene::hub;
+use crate::support::watched::WatchedDisk;
 
 const MIB: usize = 1 << 20;
-
-fn hub() -> (FakeNet, FakeRegistry) {
-    let (net, registry) = (FakeNet::new(), FakeRegistry::new());
-    net.host("hub.test", "93.184.216.34", &registry);
-    (net, registry)
-}
 
 async fn pull(larder: &Larder, repository: &str, image: &Image) {
     let manifest = larder.get(&format!("/v2/{repository}/manifests/latest")).await;
@@ -56,65 +49,18 @@ async fn invariant_04_a_file_s_presence_is_never_a_lock() {
     pull(&setup.start(), "library/app", &image).await;
 }
 
-/// A disk that counts what would change a blob in place.
-struct Watching {
-    writes: Arc<AtomicUsize>,
-    /// Whether a download that begins panics.
-    panics: bool,
-}
-
-impl Watching {
-    fn opened_for_writing(&self, path: &Path) {
-        if path.components().any(|part| part.as_os_str() == "blobs") {
-            self.writes.fetch_add(1, Ordering::SeqCst);
-        }
-    }
-}
-
-impl Disk for Watching {
-    fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        SystemDisk.open(path)
-    }
-    fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        assert!(!self.panics || !path.components().any(|part| part.as_os_str() == "partial"), "on purpose");
-        self.opened_for_writing(path);
-        SystemDisk.create(path)
-    }
-    fn reopen(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        self.opened_for_writing(path);
-        SystemDisk.reopen(path)
-    }
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        SystemDisk.rename(from, to)
-    }
-    fn remove(&self, path: &Path) -> io::Result<()> {
-        SystemDisk.remove(path)
-    }
-    fn create_dir_all(&self, path: &Path) -> io::Result<()> {
-        SystemDisk.create_dir_all(path)
-    }
-    fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        SystemDisk.sync_dir(path)
-    }
-    fn list(&self, directory: &Path) -> io::Result<Vec<Entry>> {
-        SystemDisk.list(directory)
-    }
-    fn stat(&self, path: &Path) -> io::Result<Stat> {
-        SystemDisk.stat(path)
-    }
-    fn free_space(&self, path: &Path) -> io::Result<u64> {
-        SystemDisk.free_space(path)
-    }
+/// Whether a blob is opened so that it could be changed in place.
+fn opens_a_blob_for_writing(op: Op, path: &Path) -> bool {
+    matches!(op, Op::Create | Op::Reopen) && path.components().any(|part| part.as_os_str() == "blobs")
 }
 
 #[tokio::test]
 async fn invariant_02_nothing_under_blobs_is_ever_opened_for_writing() {
     let (net, registry) = hub();
     let writes = Arc::new(AtomicUsize::new(0));
-    let larder = Setup::new(&net)
-        .disk(Arc::new(Watching { writes: Arc::clone(&writes), panics: false }))
-        .cache(|cache| cache.max_size = 3 * MIB as u64)
-        .start();
+    let seen = Arc::clone(&writes);
+    let disk = WatchedDisk::new(move |op, path| _ = seen.fetch_add(usize::from(opens_a_blob_for_writing(op, path)), Ordering::SeqCst));
+    let larder = Setup::new(&net).disk(Arc::new(disk)).cache(|cache| cache.max_size = 3 * MIB as u64).start();
     for seed in 0..5 {
         let name = format!("library/app{seed}");
         let image = registry.push_image(&name, "latest", &[900_000, 100], seed);
@@ -155,7 +101,9 @@ async fn starting_asks_nobody() {
 async fn invariant_08_a_download_that_panics_leaves_nobody_waiting() {
     let (net, registry) = hub();
     let digest = registry.push_blob("library/app", vec![7; 3 * MIB]);
-    let larder = Setup::new(&net).disk(Arc::new(Watching { writes: Arc::default(), panics: true })).start();
+    let begins = |op, path: &Path| op == Op::Create && path.components().any(|part| part.as_os_str() == "partial");
+    let disk = WatchedDisk::new(move |op, path| assert!(!begins(op, path), "on purpose"));
+    let larder = Setup::new(&net).disk(Arc::new(disk)).start();
     for panics in 1..3_u64 {
         let path = format!("/v2/library/app/blobs/{digest}");
         let reply = tokio::time::timeout(std::time::Duration::from_secs(10), larder.get(&path)).await;

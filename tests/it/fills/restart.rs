@@ -4,8 +4,9 @@ use std::path::PathBuf;
 
 use tokio::runtime::Runtime;
 
-use super::{Blob, FakeNet, FakeRegistry, Fault, Larder, Latch, MIB, assert_whole, get, hub, open, path, push, until};
+use super::{Blob, FakeRegistry, Fault, Larder, Latch, MIB, assert_whole, get, hub, open, path, push, until};
 use crate::support::larder::Setup;
+use crate::support::net::FakeNet;
 
 const HALF: usize = 2 * MIB;
 

@@ -97,7 +97,7 @@ async fn clients_46_a_later_signature_is_seen_within_half_a_minute_and_after_a_4
         let reply = scene.larder.get(&path).await;
         assert_eq!((reply.status, reply.header("cache-status")), (404, Some(told)));
     }
-    assert_eq!(scene.asked(), 1);
+    assert_eq!(scene.lists_asked_for(), 1);
     scene.registry.serve_referrers(Referrers::native());
     scene.larder.clock.advance(ABSENT_TTL);
     assert!(digests(&scene.larder.get(&path).await).is_empty());
@@ -106,7 +106,7 @@ async fn clients_46_a_later_signature_is_seen_within_half_a_minute_and_after_a_4
     assert!(digests(&scene.larder.get(&path).await).is_empty());
     scene.larder.clock.advance(Duration::from_secs(1));
     assert_eq!(digests(&scene.larder.get(&path).await), BTreeSet::from([signature]));
-    assert_eq!(scene.asked(), 3);
+    assert_eq!(scene.lists_asked_for(), 3);
 }
 
 #[tokio::test]
@@ -176,7 +176,7 @@ async fn who_has_an_older_answer_waits_two_seconds_for_a_new_one_and_the_questio
     tokio::time::sleep(Duration::from_secs(9)).await;
     let reply = scene.larder.get(&path).await;
     assert_eq!((line(&reply).as_str(), digests(&reply)), ("200 larder; hit; ttl=30", BTreeSet::from([signature])));
-    assert_eq!(scene.asked(), 2);
+    assert_eq!(scene.lists_asked_for(), 2);
 }
 
 /// Also: clients_18

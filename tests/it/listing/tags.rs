@@ -31,7 +31,7 @@ async fn clients_42_tags_are_paged_as_the_spec_says_whatever_upstream_does() {
         let whole = get("").await;
         assert_eq!((line(&whole).as_str(), whole.header("link")), ("200 larder; fwd=uri-miss", None), "{name}");
         assert_eq!((tags(&whole), whole.header("content-type")), (all.clone(), Some("application/json")), "{name}");
-        assert_eq!(scene.asked(), requests, "{name}");
+        assert_eq!(scene.lists_asked_for(), requests, "{name}");
         for query in ["?n=10000", "?n=1205", "?n=99999999999999999999"] {
             let reply = get(query).await;
             assert_eq!((tags(&reply), reply.header("link")), (all.clone(), None), "{name}: {query}");
@@ -45,7 +45,7 @@ async fn clients_42_tags_are_paged_as_the_spec_says_whatever_upstream_does() {
             let pages = scene.follow(&format!("{TAGS}?n={n}")).await;
             assert_eq!((pages.len(), tags_of(&pages)), (1205_usize.div_ceil(n), all.clone()), "{name}: {n}");
         }
-        assert_eq!(scene.asked(), requests, "{name}: one fetch for all of this");
+        assert_eq!(scene.lists_asked_for(), requests, "{name}: one fetch for all of this");
         assert_eq!(line(&get("").await), "200 larder; hit; ttl=30");
     }
 }
@@ -96,7 +96,7 @@ async fn a_repository_that_upstream_does_not_have_is_unknown_for_seconds() {
         assert_eq!(line(&scene.larder.get(path).await), told);
     }
     assert_eq!(scene.larder.get(path).await.header("cache-status"), Some("larder; hit; detail=negative"));
-    assert_eq!(scene.asked(), 1);
+    assert_eq!(scene.lists_asked_for(), 1);
     scene.registry.push_image("library/new", "one", &[1], 3);
     scene.larder.clock.advance(ABSENT_TTL);
     assert_eq!(tags(&scene.larder.get(path).await), ["one"]);
@@ -113,7 +113,7 @@ async fn a_new_tag_is_listed_within_half_a_minute() {
     scene.larder.clock.advance(Duration::from_secs(1));
     let reply = scene.larder.get(TAGS).await;
     assert_eq!((line(&reply).as_str(), tags(&reply)), ("200 larder; fwd=uri-miss", vec!["latest".to_owned(), "new".to_owned()]));
-    assert_eq!(scene.asked(), 2);
+    assert_eq!(scene.lists_asked_for(), 2);
 }
 
 #[tokio::test]
@@ -156,7 +156,7 @@ async fn what_is_no_list_is_502() {
     scene.registry.behave();
     scene.registry.when(any().tags()).then(Fault::Header("link", format!("<{TAGS}?last=x>; rel=next")));
     assert_eq!(line(&scene.larder.get(TAGS).await), "502 UNAVAILABLE", "a list without end");
-    assert!(scene.asked() < 20);
+    assert!(scene.lists_asked_for() < 20);
 }
 
 /// Also: credential_28
@@ -200,5 +200,5 @@ async fn a_list_that_takes_too_long_to_collect_is_passed_on_in_pages() {
     scene.registry.when(any().tags()).then(Fault::Delay(Duration::from_secs(1)));
     let reply = scene.larder.get(&format!("{TAGS}?n=5")).await;
     assert_eq!((tags(&reply), link(&reply).is_some()), (vec!["latest".to_owned()], true));
-    assert!(scene.asked() <= 15, "{}", scene.asked());
+    assert!(scene.lists_asked_for() <= 15, "{}", scene.lists_asked_for());
 }

@@ -11,20 +11,20 @@ use tokio_util::sync::CancellationToken;
 
 use crate::support::client::Client;
 use crate::support::larder::{Larder, Setup, upstream};
+use crate::support::log::Lines;
 use crate::support::net::FakeNet;
 use crate::support::registry::FakeRegistry;
-use crate::trust::Lines;
 
 /// `docker.io` is the global default, `ghcr.test` the second listener's; `corp.test` has a `Host`. Each has another `team/app:1`.
-struct Scene {
+struct TwoListeners {
     setup: Setup,
     hub: String,
     ghcr: String,
     corp: String,
 }
 
-impl Scene {
-    fn new(second: &str) -> Scene {
+impl TwoListeners {
+    fn new(second: &str) -> TwoListeners {
         let net = FakeNet::new();
         let mut digests = Vec::new();
         for (seed, (host, address)) in
@@ -39,7 +39,7 @@ impl Scene {
         let second = Listener { address: second.parse().unwrap(), default_upstream: Some("ghcr.test".into()) };
         setup.config.server.listen.push(second);
         let [hub, ghcr, corp] = digests.try_into().unwrap();
-        Scene { setup, hub, ghcr, corp }
+        TwoListeners { setup, hub, ghcr, corp }
     }
 }
 
@@ -53,7 +53,7 @@ async fn digest(larder: &Larder, entry: usize, path: &str, host: &str) -> String
 
 #[tokio::test]
 async fn a_listener_s_own_default_upstream_is_for_what_names_none() {
-    let Scene { setup, hub, ghcr, corp } = Scene::new("127.0.0.1:0");
+    let TwoListeners { setup, hub, ghcr, corp } = TwoListeners::new("127.0.0.1:0");
     let larder = setup.start();
     let path = "/v2/team/app/manifests/1";
     assert_eq!(digest(&larder, 0, path, "mirror").await, hub);
@@ -68,7 +68,7 @@ async fn a_listener_s_own_default_upstream_is_for_what_names_none() {
 
 #[tokio::test]
 async fn a_listener_on_every_address_is_known_by_its_place_and_not_by_what_was_dialled() {
-    let Scene { setup, hub, ghcr, .. } = Scene::new("0.0.0.0:0");
+    let TwoListeners { setup, hub, ghcr, .. } = TwoListeners::new("0.0.0.0:0");
     let addresses: Vec<_> = setup.config.server.listen.iter().map(|listener| listener.address).collect();
     let clients = Server::bind(&addresses).unwrap();
     let operators = Server::bind(&["127.0.0.1:0".parse().unwrap()]).unwrap();
@@ -97,7 +97,7 @@ async fn a_listener_on_every_address_is_known_by_its_place_and_not_by_what_was_d
 #[test]
 #[should_panic(expected = "no larder: the configuration names an upstream that it does not describe")]
 fn a_listener_cannot_mean_an_upstream_that_is_not_there() {
-    let Scene { mut setup, .. } = Scene::new("127.0.0.1:0");
+    let TwoListeners { mut setup, .. } = TwoListeners::new("127.0.0.1:0");
     setup.config.server.listen[1].default_upstream = Some("nowhere.test".into());
     setup.start();
 }

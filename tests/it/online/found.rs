@@ -5,14 +5,14 @@ use std::time::Duration;
 use larder::config::{ProxyUrl, UpstreamConfig};
 use tokio::time::Instant;
 
-use super::{OWN, Scene, one, online, says};
+use super::{Corp, OWN, one, online, says};
 use crate::support::larder::upstream;
 use crate::support::net::Dns;
 use crate::support::registry::{Fault, any};
 
 #[tokio::test]
 async fn a_registry_that_is_well_is_told_in_five_lines() {
-    let scene = Scene::new();
+    let scene = Corp::new();
     let text = one(&scene.net, scene.upstream(), true).await;
     says(&text, &["corp.test: ok", "url     https://r.corp.test", "dns     93.184.216.34", "auth    anonymous", "budget  no limit told"]);
     assert!(text.contains("  tls     ok, ") && text.contains("good until 4096-01-01"), "{text}");
@@ -21,7 +21,7 @@ async fn a_registry_that_is_well_is_told_in_five_lines() {
 
 #[tokio::test]
 async fn upstream_fault_15_what_is_wrong_with_a_certificate_is_told_with_the_key_that_mends_it() {
-    let scene = Scene::new();
+    let scene = Corp::new();
     let own = format!("{OWN}:443");
     let stranger = UpstreamConfig { ca_file: None, ..scene.upstream() };
     let lines = [
@@ -45,7 +45,7 @@ async fn upstream_fault_15_what_is_wrong_with_a_certificate_is_told_with_the_key
 
 #[tokio::test]
 async fn a_name_without_an_address_and_a_closed_port_are_told() {
-    let scene = Scene::new();
+    let scene = Corp::new();
     scene.net.close(&format!("{OWN}:443"));
     let text = one(&scene.net, scene.upstream(), false).await;
     assert!(text.contains("dns     93.184.216.34\n  connect r.corp.test: connection refused"), "{text}");
@@ -58,7 +58,7 @@ async fn a_name_without_an_address_and_a_closed_port_are_told() {
 
 #[tokio::test(start_paused = true)]
 async fn silent_upstreams_are_asked_at_once_and_told_in_order_within_25_seconds() {
-    let scene = Scene::new();
+    let scene = Corp::new();
     scene.net.black_hole("93.184.216.40:80");
     scene.net.mute("93.184.216.41:80");
     scene.net.name("deaf.test", &["93.184.216.40"]);
@@ -86,7 +86,7 @@ async fn what_is_no_registry_is_told() {
         (Fault::from(Fault::status(503)), "answer  upstream unavailable: ", "the registry's operator must see to it"),
         (Fault::from(Fault::status(403)), "answer  refused: ", "upstreams.corp.test.credentials: a login"),
     ] {
-        let scene = Scene::new();
+        let scene = Corp::new();
         scene.registry.when(any()).then(fault);
         let text = one(&scene.net, scene.upstream(), false).await;
         assert!(text.contains(line) && text.contains(&format!("  change  {change}")), "{text}");
@@ -95,7 +95,7 @@ async fn what_is_no_registry_is_told() {
 
 #[tokio::test]
 async fn a_redirect_inside_is_told_and_not_followed() {
-    let scene = Scene::new();
+    let scene = Corp::new();
     scene.net.tls_host("inside.test", "192.168.7.9", &scene.registry);
     scene.registry.when(any().host("r.corp.test")).then(Fault::redirect(307, "https://inside.test/v2/?sig=canary"));
     let lines = [
@@ -110,7 +110,7 @@ async fn a_redirect_inside_is_told_and_not_followed() {
 
 #[tokio::test]
 async fn the_proxy_is_named_without_its_password() {
-    let scene = Scene::new();
+    let scene = Corp::new();
     let proxy = scene.net.proxy("proxy.corp.test", "10.0.0.9", 3128);
     // user:canary
     proxy.require("Basic dXNlcjpjYW5hcnk=");

@@ -2,7 +2,7 @@
 
 use larder::config::{BaseUrl, CredentialConfig, Secret, UpstreamConfig, Visibility};
 
-use super::{Scene, one, online, says};
+use super::{Corp, one, online, says};
 use crate::support::larder::upstream;
 use crate::support::net::FakeNet;
 use crate::support::registries::{Double, Limit, docker_hub, ghcr, gitea, gitlab, harbor, nexus, quay, registry_k8s_io};
@@ -156,8 +156,8 @@ async fn a_credential_that_one_url_refuses_is_not_tried_at_the_next() {
 }
 
 /// `corp.test` with tokens from `auth.test`.
-fn with_token_server(address: &str) -> (Scene, UpstreamConfig) {
-    let scene = Scene::new();
+fn with_token_server(address: &str) -> (Corp, UpstreamConfig) {
+    let scene = Corp::new();
     scene.net.tls_host("auth.test", address, &scene.registry);
     scene.registry.require_bearer(Bearer::at("https://auth.test/token").credentials("ci", "canary-1"));
     let mut config = scene.upstream();

@@ -1,11 +1,10 @@
 //! Blobs and the stores they come from (A10 27–34).
 
-use parking_lot::Mutex;
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::{before, push};
 use crate::support::larder::Setup;
+use crate::support::log::listen;
 use crate::support::net::FakeNet;
 use crate::support::registries::{docker_hub, ghcr, gitea, nexus, quay, registry_k8s_io};
 use crate::support::registry::{Fault, any, get, head};
@@ -113,30 +112,10 @@ async fn registry_32_another_range_than_the_one_asked_for_is_no_blob() {
     assert!(larder.files("blobs").is_empty());
 }
 
-/// What is written to the log.
-#[derive(Clone, Default)]
-struct Lines(Arc<Mutex<Vec<u8>>>);
-
-impl std::io::Write for Lines {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
 /// Also: credential_11
 #[tokio::test(start_paused = true)]
 async fn registry_33_no_signature_token_or_password_is_logged_counted_or_answered() {
-    let lines = Lines::default();
-    let writer = lines.clone();
-    let subscriber = tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_writer(move || writer.clone()).finish();
-    // With one subscriber alone, tracing lets the thread that first comes by an event decide whether anybody wants it.
-    let _second = tracing::Dispatch::new(tracing::subscriber::NoSubscriber::default());
-    let _guard = tracing::subscriber::set_default(subscriber);
+    let (lines, _guards) = listen();
     let net = FakeNet::new();
     let hub = docker_hub(&net);
     let (whole, broken) = (push(&hub, "acme/app", 1), push(&hub, "acme/broken", 2));
@@ -159,7 +138,7 @@ async fn registry_33_no_signature_token_or_password_is_logged_counted_or_answere
     hub.script(|hub| hub.tokens.revoke());
     larder.clock.advance(Duration::from_secs(3600));
     replies.push(larder.get(&whole.tag("docker.io")).await);
-    let logged = String::from_utf8_lossy(&lines.0.lock()).into_owned();
+    let logged = lines.text();
     assert!(logged.contains("docker.io"), "the log was heard");
     let answered: String = replies.iter().map(|reply| format!("{:?} {:?}", reply.headers, reply.body)).collect();
     for (what, text) in [("log", &logged), ("metrics", &larder.app.metrics.encode()), ("answers", &answered)] {

@@ -9,11 +9,11 @@ use base64::engine::general_purpose::STANDARD;
 use larder::config::{CredentialConfig, CredentialKind, Secret, Visibility};
 use tempfile::TempDir;
 
-use super::{LATEST, OTHER, Scene, line};
+use super::{Hub, LATEST, OTHER, line};
 use crate::support::larder::Larder;
 use crate::support::registry::{Bearer, Fault, any};
 
-fn start(scene: &Scene, kind: CredentialKind) -> Larder {
+fn start(scene: &Hub, kind: CredentialKind) -> Larder {
     let credential = CredentialConfig { name: "default".into(), repositories: Vec::new(), kind };
     scene.setup().hub(|hub| (hub.credentials, hub.visibility) = (vec![credential], Visibility::Private)).start()
 }
@@ -45,7 +45,7 @@ fn runs(directory: &TempDir) -> usize {
 
 #[tokio::test]
 async fn a_kubelet_provider_is_run_once_for_many_pulls() {
-    let (scene, directory) = (Scene::new(), tempfile::tempdir().expect("a directory"));
+    let (scene, directory) = (Hub::with_other(), tempfile::tempdir().expect("a directory"));
     scene.registry.require_basic("AWS", "twelve-hours");
     let larder = start(&scene, provider(&directory, "twelve-hours"));
     let mut clients = tokio::task::JoinSet::new();
@@ -64,7 +64,7 @@ async fn a_kubelet_provider_is_run_once_for_many_pulls() {
 
 #[tokio::test]
 async fn credential_07_a_403_to_a_login_that_has_expired_renews_it_once() {
-    let (scene, directory) = (Scene::new(), tempfile::tempdir().expect("a directory"));
+    let (scene, directory) = (Hub::with_other(), tempfile::tempdir().expect("a directory"));
     scene.registry.require_basic("AWS", "first");
     let larder = start(&scene, provider(&directory, "first"));
     assert_eq!(larder.get(LATEST).await.status, 200);
@@ -83,7 +83,7 @@ async fn credential_07_a_403_to_a_login_that_has_expired_renews_it_once() {
 
 #[tokio::test]
 async fn a_program_s_login_that_is_refused_is_asked_for_anew_at_once_and_once() {
-    let (scene, directory) = (Scene::new(), tempfile::tempdir().expect("a directory"));
+    let (scene, directory) = (Hub::with_other(), tempfile::tempdir().expect("a directory"));
     scene.registry.require_bearer(Bearer::at("http://hub.test/token").credentials("AWS", "second").credentials_required());
     let kind = provider(&directory, "first");
     let path = directory.path().join("provider");
@@ -104,7 +104,7 @@ async fn a_program_s_login_that_is_refused_is_asked_for_anew_at_once_and_once() 
 #[tokio::test]
 async fn credential_19_a_program_that_fails_is_our_fault_and_nobody_slides_to_anonymous() {
     for body in ["exit 1", "echo canary-5f3a; exit 1", "echo canary-5f3a"] {
-        let (scene, directory) = (Scene::new(), tempfile::tempdir().expect("a directory"));
+        let (scene, directory) = (Hub::with_other(), tempfile::tempdir().expect("a directory"));
         let path = directory.path().join("provider");
         script(&path, body);
         let larder = start(&scene, CredentialKind::KubeletProvider(vec![path.to_string_lossy().into_owned()]));
@@ -124,7 +124,7 @@ async fn credential_16_docker_s_and_kubernetes_files_are_read_and_read_again() {
         (".dockerconfigjson", r#"{"auths":{"broken":{"auth":"%"},"registry-1.docker.io":"#, "}}"),
         (".dockercfg", r#"{"index.docker.io":"#, "}"),
     ] {
-        let (scene, directory) = (Scene::new(), tempfile::tempdir().expect("a directory"));
+        let (scene, directory) = (Hub::with_other(), tempfile::tempdir().expect("a directory"));
         let write = |generation: &str, password: &str| {
             let volume = directory.path();
             std::fs::create_dir_all(volume.join(generation)).expect("a folder");
@@ -145,7 +145,7 @@ async fn credential_16_docker_s_and_kubernetes_files_are_read_and_read_again() {
 
 #[tokio::test]
 async fn credential_20_an_identity_token_from_docker_s_file_is_exchanged_and_a_registry_token_is_sent() {
-    let scene = Scene::new();
+    let scene = Hub::with_other();
     let directory = tempfile::tempdir().expect("a directory");
     let file = directory.path().join("config.json");
     let write = |field: &str, token: &str| {
@@ -165,7 +165,7 @@ async fn credential_20_an_identity_token_from_docker_s_file_is_exchanged_and_a_r
 
 #[tokio::test]
 async fn a_token_file_is_read_at_each_use() {
-    let scene = Scene::new();
+    let scene = Hub::with_other();
     let directory = tempfile::tempdir().expect("a directory");
     let file = directory.path().join("token");
     std::fs::write(&file, "one\n").expect("a file");

@@ -5,7 +5,7 @@ use std::time::Duration;
 use larder::oci::{Algorithm, Digest};
 use tokio::time::Instant;
 
-use super::{HOUR, LATEST, OTHER, Scene, line};
+use super::{HOUR, Hub, LATEST, OTHER, line};
 use crate::fills::{assert_whole, fills, hub, path, push, until};
 use crate::support::larder::{Larder, Setup};
 use crate::support::net::{Dns, FakeNet};
@@ -58,7 +58,7 @@ async fn upstream_fault_05_a_slow_download_has_all_the_time_it_needs() {
 #[tokio::test(start_paused = true)]
 async fn upstream_fault_08_a_5xx_is_asked_about_twice_more_and_hides_nothing_that_is_held() {
     for status in [500, 502, 503, 504] {
-        let scene = Scene::new();
+        let scene = Hub::with_other();
         let larder = scene.setup().start();
         scene.pull(&larder).await;
         larder.clock.advance(HOUR);
@@ -106,7 +106,7 @@ async fn upstream_fault_09_token_and_link_that_expire_in_mid_blob_cost_one_of_ea
 #[tokio::test(start_paused = true)]
 async fn upstream_fault_14_a_name_without_an_address_hides_nothing_that_is_held() {
     for (dns, reason) in [(Dns::NotFound, "dns"), (Dns::TryAgain, "dns"), (Dns::Silent, "connect")] {
-        let scene = Scene::new();
+        let scene = Hub::with_other();
         let larder = scene.setup().start();
         scene.pull(&larder).await;
         larder.clock.advance(HOUR);
@@ -129,7 +129,7 @@ async fn upstream_fault_14_a_name_without_an_address_hides_nothing_that_is_held(
 
 #[tokio::test(start_paused = true)]
 async fn upstream_fault_16_a_start_with_the_upstream_down_serves_what_is_held() {
-    let scene = Scene::new();
+    let scene = Hub::with_other();
     let larder = scene.setup().start();
     scene.pull(&larder).await;
     let setup = larder.stop().await;
@@ -144,7 +144,7 @@ async fn upstream_fault_16_a_start_with_the_upstream_down_serves_what_is_held() 
 
 #[tokio::test]
 async fn upstream_fault_18_a_tag_s_bytes_must_be_those_of_the_digest_that_came_with_them() {
-    let scene = Scene::new();
+    let scene = Hub::with_other();
     let larder = scene.setup().start();
     let wrong = Digest::of(Algorithm::Sha256, b"something else");
     scene.registry.when(get().manifest().of("latest")).then(Fault::Header("docker-content-digest", wrong.to_string()));
@@ -165,7 +165,7 @@ async fn upstream_fault_18_a_tag_s_bytes_must_be_those_of_the_digest_that_came_w
 
 #[tokio::test(start_paused = true)]
 async fn upstream_fault_20_a_tag_names_the_old_image_or_the_new_one_and_both_stay_whole() {
-    let scene = Scene::new();
+    let scene = Hub::with_other();
     let larder = scene.setup().start();
     scene.pull(&larder).await;
     let new = scene.registry.push_image("library/app", "latest", &[1000], 5);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use larder::config::BaseUrl;
 use tokio::time::Instant;
 
-use super::{HOUR, LATEST, OTHER, Scene, line};
+use super::{HOUR, Hub, LATEST, OTHER, line};
 use crate::support::larder::Larder;
 use crate::support::registry::{FakeRegistry, Fault, any, get};
 
@@ -16,7 +16,7 @@ fn url(host: &str) -> BaseUrl {
 }
 
 /// With a second registry at `spare.test` that has the same images.
-fn two(scene: &Scene) -> (FakeRegistry, Larder) {
+fn two(scene: &Hub) -> (FakeRegistry, Larder) {
     let spare = FakeRegistry::new();
     scene.net.host("spare.test", "93.184.216.40", &spare);
     spare.push_image("library/app", "latest", &[1000], 1);
@@ -28,14 +28,14 @@ fn two(scene: &Scene) -> (FakeRegistry, Larder) {
 /// Also: upstream_fault_22
 #[tokio::test(start_paused = true)]
 async fn the_first_url_is_asked_while_it_answers_and_the_second_when_it_does_not() {
-    let scene = Scene::new();
+    let scene = Hub::with_other();
     let (spare, larder) = two(&scene);
     scene.pull(&larder).await;
     assert_eq!(spare.count(any()), 0);
     assert_eq!(larder.get("/v2/library/none/manifests/latest").await.status, 404, "the first one's word");
     assert_eq!(spare.count(any()), 0, "which is not doubted");
     for fault in [Fault::status(503).into(), Fault::Hangup, Fault::too_many_requests(60).into()] {
-        let scene = Scene::new();
+        let scene = Hub::with_other();
         let (spare, larder) = two(&scene);
         scene.registry.when(any()).then(fault);
         scene.pull(&larder).await;
@@ -47,7 +47,7 @@ async fn the_first_url_is_asked_while_it_answers_and_the_second_when_it_does_not
 /// Also: upstream_fault_22
 #[tokio::test(start_paused = true)]
 async fn a_silent_first_url_leaves_time_for_the_second() {
-    let scene = Scene::new();
+    let scene = Hub::with_other();
     let (spare, larder) = two(&scene);
     scene.net.mute("93.184.216.34:80");
     let begun = Instant::now();
@@ -61,7 +61,7 @@ async fn a_silent_first_url_leaves_time_for_the_second() {
 
 #[tokio::test(start_paused = true)]
 async fn a_download_goes_on_at_the_second_url() {
-    let scene = Scene::new();
+    let scene = Hub::with_other();
     let (spare, larder) = two(&scene);
     let image = scene.registry.push_image("library/big", "latest", &[300_000], 7);
     spare.push_image("library/big", "latest", &[300_000], 7);
@@ -81,7 +81,7 @@ async fn a_download_goes_on_at_the_second_url() {
 
 #[tokio::test(start_paused = true)]
 async fn a_host_that_is_down_is_left_alone_but_for_probes_and_comes_back_by_itself() {
-    let scene = Scene::new();
+    let scene = Hub::with_other();
     let larder = scene.setup().start();
     scene.pull(&larder).await;
     larder.clock.advance(HOUR);
@@ -112,7 +112,7 @@ async fn a_host_that_is_down_is_left_alone_but_for_probes_and_comes_back_by_itse
 
 #[tokio::test(start_paused = true)]
 async fn one_image_that_the_registry_cannot_give_is_no_outage() {
-    let scene = Scene::new();
+    let scene = Hub::with_other();
     let larder = scene.setup().start();
     scene.registry.when(any().manifest().of("library/other")).then(Fault::status(500));
     for _ in 0..20 {

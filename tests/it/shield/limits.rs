@@ -5,7 +5,7 @@ use std::time::Duration;
 use larder::oci::{Algorithm, Digest};
 use tokio::time::Instant;
 
-use super::{HOUR, LATEST, OTHER, Scene, credential, line, retry_after};
+use super::{HOUR, Hub, LATEST, OTHER, credential, line, retry_after};
 use crate::support::larder::Larder;
 use crate::support::registry::{Bearer, Canned, Fault, any, get, head};
 
@@ -23,7 +23,7 @@ fn hub_limit() -> Canned {
 /// Also: clients_37, upstream_fault_07
 #[tokio::test(start_paused = true)]
 async fn registry_35_no_manifest_is_asked_for_before_retry_after_and_then_one() {
-    let scene = Scene::new();
+    let scene = Hub::with_other();
     let larder = scene.setup().start();
     scene.pull(&larder).await;
     larder.clock.advance(HOUR);
@@ -67,7 +67,7 @@ async fn futures_of(larder: &Larder, count: usize) -> Vec<u16> {
 
 #[tokio::test(start_paused = true)]
 async fn a_pull_limit_rests_for_its_window_an_hour_at_most_and_blobs_go_on() {
-    let scene = Scene::new();
+    let scene = Hub::with_other();
     let larder = scene.setup().start();
     assert_eq!(larder.get(LATEST).await.status, 200);
     scene.registry.when(any().manifest()).then(hub_limit());
@@ -83,7 +83,7 @@ async fn a_pull_limit_rests_for_its_window_an_hour_at_most_and_blobs_go_on() {
 #[tokio::test(start_paused = true)]
 async fn registry_36_a_limit_of_the_host_in_any_body_rests_all_of_it() {
     for body in ["Too Many Requests (HAP429).", "<html><h1>429 Too Many Requests</h1></html>", ""] {
-        let scene = Scene::new();
+        let scene = Hub::with_other();
         let larder = scene.setup().start();
         scene.pull(&larder).await;
         larder.clock.advance(HOUR);
@@ -105,7 +105,7 @@ async fn registry_36_a_limit_of_the_host_in_any_body_rests_all_of_it() {
 
 #[tokio::test(start_paused = true)]
 async fn a_limit_that_names_no_time_rests_longer_each_time() {
-    let scene = Scene::new();
+    let scene = Hub::with_other();
     let larder = scene.setup().start();
     scene.registry.when(any()).then(Fault::too_many_requests(0));
     let mut rests = Vec::new();
@@ -125,7 +125,7 @@ async fn a_limit_that_names_no_time_rests_longer_each_time() {
 
 #[tokio::test(start_paused = true)]
 async fn registry_38_a_token_server_s_limit_holds_off_logins_and_nobody_slides_to_anonymous() {
-    let scene = Scene::new();
+    let scene = Hub::with_other();
     scene.registry.require_bearer(Bearer::at("http://hub.test/token").credentials("me", "secret"));
     let larder = scene.setup().hub(|hub| hub.credentials = vec![credential("default", "me", "secret")]);
     let larder = larder.hub(|hub| hub.visibility = larder::config::Visibility::Private).start();
@@ -148,7 +148,7 @@ async fn registry_38_a_token_server_s_limit_holds_off_logins_and_nobody_slides_t
 
 #[tokio::test(start_paused = true)]
 async fn registry_39_a_500_about_too_many_requests_is_a_limit() {
-    let scene = Scene::new();
+    let scene = Hub::with_other();
     let larder = scene.setup().start();
     scene
         .registry
@@ -161,7 +161,7 @@ async fn registry_39_a_500_about_too_many_requests_is_a_limit() {
 
 #[tokio::test]
 async fn the_budget_is_a_gauge_with_any_window_and_none_where_there_is_no_limit() {
-    let scene = Scene::new();
+    let scene = Hub::with_other();
     let larder = scene.setup().start();
     scene.registry.when(any().manifest()).first(1).then(Fault::Header("ratelimit-limit", "100;w=3600".into()));
     scene.registry.when(any().manifest()).first(1).then(Fault::Header("ratelimit-remaining", "41;w=3600".into()));

@@ -2,7 +2,7 @@
 
 use larder::config::{CredentialConfig, CredentialKind, Credentials, Secret, Visibility};
 
-use super::{HOUR, LATEST, OTHER, Scene, credential, line};
+use super::{HOUR, Hub, LATEST, OTHER, credential, line};
 use crate::support::larder::{Larder, Setup, upstream};
 use crate::support::registry::{Bearer, FakeRegistry, Fault, any};
 
@@ -23,7 +23,7 @@ fn tried(registry: &FakeRegistry, scheme: &str) -> usize {
 #[tokio::test(start_paused = true)]
 async fn a_bad_password_is_tried_once_whether_50_ask_at_once_or_later() {
     for by_token in [true, false] {
-        let scene = Scene::new();
+        let scene = Hub::with_other();
         if by_token {
             scene.registry.require_bearer(Bearer::at("http://hub.test/token").credentials("me", "right"));
         } else {
@@ -49,7 +49,7 @@ async fn a_bad_password_is_tried_once_whether_50_ask_at_once_or_later() {
 
 #[tokio::test(start_paused = true)]
 async fn a_password_that_goes_bad_serves_stale_and_works_again_when_its_file_changes() {
-    let scene = Scene::new();
+    let scene = Hub::with_other();
     let directory = tempfile::tempdir().expect("a directory");
     let file = directory.path().join("password");
     std::fs::write(&file, "old\n").expect("a file");
@@ -72,7 +72,7 @@ async fn a_password_that_goes_bad_serves_stale_and_works_again_when_its_file_cha
 
 #[tokio::test(start_paused = true)]
 async fn a_rotated_password_is_read_again_once_after_a_401() {
-    let scene = Scene::new();
+    let scene = Hub::with_other();
     let directory = tempfile::tempdir().expect("a directory");
     let file = directory.path().join("password");
     std::fs::write(&file, "old").expect("a file");
@@ -87,7 +87,7 @@ async fn a_rotated_password_is_read_again_once_after_a_401() {
 
 #[tokio::test(start_paused = true)]
 async fn a_refused_credential_makes_way_for_the_next_of_the_same_repositories() {
-    let scene = Scene::new();
+    let scene = Hub::with_other();
     scene.registry.require_bearer(Bearer::at("http://hub.test/token").credentials("me", "right"));
     let larder = private(scene.setup(), vec![credential("one", "me", "wrong"), credential("two", "me", "right")]);
     assert_eq!((larder.get(LATEST).await.status, larder.get(OTHER).await.status), (200, 200));
@@ -98,7 +98,7 @@ async fn a_refused_credential_makes_way_for_the_next_of_the_same_repositories() 
 
 #[tokio::test]
 async fn the_longest_match_is_used_alone() {
-    let scene = Scene::new();
+    let scene = Hub::with_other();
     scene.registry.push_image("org/app", "latest", &[100], 3);
     scene.registry.require_bearer(Bearer::at("http://hub.test/token").credentials("me", "right"));
     let org = CredentialConfig { repositories: vec!["org/**".into()], ..credential("org", "me", "wrong") };
@@ -109,7 +109,7 @@ async fn the_longest_match_is_used_alone() {
 
 #[tokio::test]
 async fn registry_17_an_identity_token_is_exchanged_by_post() {
-    let scene = Scene::new();
+    let scene = Hub::with_other();
     scene.registry.require_bearer(Bearer::at("http://hub.test/token").identity_token("refresh-me").credentials_required());
     let token = |token: &str| CredentialConfig {
         name: "default".into(),
@@ -132,7 +132,7 @@ async fn registry_17_an_identity_token_is_exchanged_by_post() {
 
 #[tokio::test]
 async fn credential_20_a_registry_token_is_sent_as_it_is() {
-    let scene = Scene::new();
+    let scene = Hub::with_other();
     scene
         .registry
         .when(any().without_header("authorization"))
@@ -162,7 +162,7 @@ async fn credential_07_a_login_that_expired_is_renewed_once_though_a_403_is_all_
     let expired = || Fault::status(403).body(r#"{"errors":[{"code":"DENIED","message":"Your authorization token has expired."}]}"#);
     let directory = tempfile::tempdir().expect("a directory");
     let runs = || std::fs::read_to_string(directory.path().join("runs")).expect("a file").lines().count();
-    let scene = Scene::new();
+    let scene = Hub::with_other();
     let credentials = vec![CredentialConfig { name: "default".into(), repositories: Vec::new(), kind: counting(directory.path()) }];
     let larder = scene.setup().upstream(larder::config::UpstreamConfig {
         credentials,
@@ -187,7 +187,7 @@ async fn credential_07_a_login_that_expired_is_renewed_once_though_a_403_is_all_
 
 #[tokio::test]
 async fn a_thousand_clients_of_one_repository_cost_one_token() {
-    let scene = Scene::new();
+    let scene = Hub::with_other();
     scene.registry.require_bearer(Bearer::at("http://hub.test/token").credentials("me", "right").credentials_required());
     let larder = private(scene.setup(), vec![credential("default", "me", "right")]);
     let mut clients = tokio::task::JoinSet::new();

@@ -5,22 +5,22 @@ use std::time::Duration;
 use larder::config::Visibility;
 use tokio::time::Instant;
 
-use super::{HOUR, LATEST, Scene, credential, line};
+use super::{HOUR, Hub, LATEST, credential, line};
 use crate::support::larder::{Larder, Setup};
 use crate::support::registry::{Bearer, Fault, any, head};
 
 const SECRET: &str = "/v2/org/secret/manifests/latest";
 
 /// `org/secret` is for `me` alone; all else is for everybody.
-fn scene() -> (Scene, Setup) {
-    let scene = Scene::new();
+fn scene() -> (Hub, Setup) {
+    let scene = Hub::with_other();
     scene.registry.push_image("org/secret", "latest", &[500], 9);
     scene.registry.require_bearer(Bearer::at("http://hub.test/token").credentials("me", "paid").private("org/secret"));
     let setup = scene.setup().hub(|hub| hub.credentials = vec![credential("default", "me", "paid")]);
     (scene, setup)
 }
 
-async fn layer_of_secret(scene: &Scene, larder: &Larder) -> u16 {
+async fn layer_of_secret(scene: &Hub, larder: &Larder) -> u16 {
     let image = scene.registry.push_image("org/secret", "latest", &[500], 9);
     larder.get(&format!("/v2/org/secret/blobs/{}", image.layers[0].digest)).await.status
 }
@@ -82,8 +82,8 @@ async fn an_outage_hides_nothing_that_was_shown_before_and_shows_nothing_that_wa
     assert_eq!(larder.get(SECRET).await.status, 503);
 }
 
-#[tokio::test]
-async fn a_repository_that_became_private_is_hidden_within_a_day() {
+/// `library/app` was pulled while everybody might read it; a day later its blob is refused.
+async fn hidden_since() -> (Hub, Larder) {
     let (scene, setup) = scene();
     let larder = setup.start();
     scene.pull(&larder).await;
@@ -91,18 +91,18 @@ async fn a_repository_that_became_private_is_hidden_within_a_day() {
     scene.registry.require_bearer(hidden);
     larder.clock.advance(25 * HOUR);
     assert_eq!(larder.get(&scene.blob()).await.status, 403);
+    (scene, larder)
+}
+
+#[tokio::test]
+async fn a_repository_that_became_private_is_hidden_within_a_day() {
+    let (_, larder) = hidden_since().await;
     assert_eq!(larder.get(LATEST).await.status, 403);
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_upstream_has_since_denied_is_not_shown_in_an_outage_either() {
-    let (scene, setup) = scene();
-    let larder = setup.start();
-    scene.pull(&larder).await;
-    let hidden = Bearer::at("http://hub.test/token").credentials("me", "paid").private("library/app");
-    scene.registry.require_bearer(hidden);
-    larder.clock.advance(25 * HOUR);
-    assert_eq!(larder.get(&scene.blob()).await.status, 403);
+    let (scene, larder) = hidden_since().await;
     scene.net.down("hub.test");
     for _ in 0..2 {
         assert_eq!((larder.get(&scene.blob()).await.status, larder.get(LATEST).await.status), (502, 502));

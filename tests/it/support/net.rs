@@ -15,11 +15,14 @@ use parking_lot::{Mutex, MutexGuard};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
+use larder::config::UpstreamConfig;
 use larder::upstream::connect::{BoxFuture, Connect, Stream};
+use tempfile::TempDir;
 use tokio::io::DuplexStream;
 use tokio::sync::{mpsc, watch};
 use tokio_rustls::TlsAcceptor;
@@ -58,6 +61,13 @@ pub struct FakeNet {
 struct Shared {
     state: Mutex<State>,
     dialled: watch::Sender<usize>,
+    directory: OnceLock<TempDir>,
+}
+
+impl Shared {
+    fn directory(&self) -> &Path {
+        self.directory.get_or_init(|| tempfile::tempdir().expect("a directory")).path()
+    }
 }
 
 #[derive(Default)]
@@ -161,6 +171,24 @@ impl FakeNet {
     /// The certificate of the authority that signed every TLS host's.
     pub fn ca_pem(&self) -> String {
         self.authority(Authority::pem)
+    }
+
+    /// The same in a file, for `ca_file`.
+    pub fn ca_file(&self) -> PathBuf {
+        self.file("ca.pem", &self.ca_pem())
+    }
+
+    /// A file of this name in a directory that goes with the network.
+    pub fn file(&self, name: &str, content: &str) -> PathBuf {
+        let path = self.shared.directory().join(name);
+        std::fs::write(&path, content).expect("a file");
+        path
+    }
+
+    /// The upstream is asked by TLS, on the word of the network's authority.
+    pub fn over_tls(&self, upstream: &mut UpstreamConfig) {
+        (upstream.urls[0].tls, upstream.urls[0].port) = (true, 443);
+        upstream.ca_file = Some(self.ca_file());
     }
 
     /// Nobody answers a connection attempt there, not even with a refusal.

@@ -26,7 +26,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use larder::config::{BaseUrl, CredentialConfig, Secret, UpstreamConfig};
-use tempfile::TempDir;
 
 use super::larder::upstream;
 use super::net::{FakeNet, Host};
@@ -47,7 +46,7 @@ pub struct Double<M> {
     registry: FakeRegistry,
     manners: Arc<Mutex<M>>,
     place: Place,
-    authority: TempDir,
+    ca_file: PathBuf,
 }
 
 /// Where clients find it.
@@ -67,9 +66,7 @@ impl<M: Manners + 'static> Double<M> {
         for (name, address) in hosts {
             net.tls_host(name, address, &registry);
         }
-        let authority = tempfile::tempdir().expect("a directory");
-        std::fs::write(authority.path().join("ca.pem"), net.ca_pem()).expect("a file");
-        Double { registry, manners, place, authority }
+        Double { registry, manners, place, ca_file: net.ca_file() }
     }
 
     /// Changes how it behaves.
@@ -98,7 +95,7 @@ impl<M: Manners + 'static> Double<M> {
     }
 
     pub fn ca_file(&self) -> PathBuf {
-        self.authority.path().join("ca.pem")
+        self.ca_file.clone()
     }
 
     /// As image names have it.

@@ -1,45 +1,21 @@
 //! A tag that moved: one line in the log, one count, and since when the old one was known.
 
-use parking_lot::Mutex;
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::{HOUR, LATEST, MOVES, Scene, TTL, line};
+use crate::support::log::{Lines, listen_json};
 use crate::support::registry::{Fault, any};
 
-/// What is logged in this thread from now on.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl std::io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Log {
-    fn begin() -> (Log, tracing::subscriber::DefaultGuard) {
-        let log = Log::default();
-        let writer = log.clone();
-        let lines = tracing_subscriber::fmt().json().with_max_level(tracing::Level::INFO).with_writer(move || writer.clone()).finish();
-        let guard = tracing::subscriber::set_default(lines);
-        (log, guard)
-    }
-
-    fn moves(&self) -> Vec<serde_json::Value> {
-        let text = String::from_utf8(self.0.lock().clone()).unwrap();
-        let events = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
-        events.map(|event| event["fields"].clone()).filter(|fields| fields["message"] == "a tag moved").collect()
-    }
+/// What was logged of tags that moved.
+fn moves(log: &Lines) -> Vec<serde_json::Value> {
+    let text = log.text();
+    let events = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    events.map(|event| event["fields"].clone()).filter(|fields| fields["message"] == "a tag moved").collect()
 }
 
 #[tokio::test]
 async fn a_moved_tag_is_one_event_that_says_from_what_to_what_and_since_when() {
-    let (log, _guard) = Log::begin();
+    let (log, _guard) = listen_json();
     let scene = Scene::new().held_for(TTL).await;
     // It is confirmed, outlives a restart, and is confirmed again: it has been first seen when it was first seen.
     assert_eq!(line(&scene.larder.get(LATEST).await), "200 larder; fwd=stale; detail=revalidated");
@@ -48,7 +24,7 @@ async fn a_moved_tag_is_one_event_that_says_from_what_to_what_and_since_when() {
     scene.larder.clock.advance(TTL);
     assert_eq!(line(&scene.larder.get(LATEST).await), "200 larder; fwd=stale; detail=revalidated");
     scene.larder.clock.advance(TTL);
-    assert_eq!(log.moves(), Vec::<serde_json::Value>::new());
+    assert_eq!(moves(&log), Vec::<serde_json::Value>::new());
     let moved = scene.move_tag();
     for _ in 0..3 {
         assert_eq!(scene.larder.get(LATEST).await.bytes(), &moved.bytes);
@@ -57,17 +33,17 @@ async fn a_moved_tag_is_one_event_that_says_from_what_to_what_and_since_when() {
         "message": "a tag moved", "upstream": "docker.io", "repository": "library/app", "tag": "latest",
         "from": scene.image.digest.to_string(), "to": moved.digest.to_string(), "first_seen": "2026-11-21T00:00:00Z",
     });
-    assert_eq!((log.moves(), scene.larder.metric(MOVES)), (vec![expected], 1.0));
+    assert_eq!((moves(&log), scene.larder.metric(MOVES)), (vec![expected], 1.0));
     // And back: the first image counts anew.
     scene.registry.move_tag("library/app", "latest", scene.image.digest);
     scene.larder.clock.advance(HOUR);
     assert_eq!(scene.larder.get(LATEST).await.bytes(), &scene.image.bytes);
-    assert_eq!((log.moves()[1]["first_seen"].as_str(), log.moves().len()), (Some("2026-11-21T00:15:00Z"), 2));
+    assert_eq!((moves(&log)[1]["first_seen"].as_str(), moves(&log).len()), (Some("2026-11-21T00:15:00Z"), 2));
 }
 
 #[tokio::test]
 async fn a_record_without_first_seen_is_read_and_one_with_it_by_who_does_not_know_it() {
-    let (log, _guard) = Log::begin();
+    let (log, _guard) = listen_json();
     let scene = Scene::new().held_for(TTL).await;
     let file = scene.larder.files("refs").into_iter().find(|file| file.ends_with("_tags/latest")).unwrap();
     let mut record: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
@@ -80,7 +56,7 @@ async fn a_record_without_first_seen_is_read_and_one_with_it_by_who_does_not_kno
     let scene = Scene { net, registry, larder: setup.start(), image };
     scene.move_tag();
     assert_eq!(line(&scene.larder.get(LATEST).await), "200 larder; fwd=stale; detail=updated");
-    assert_eq!(log.moves()[0]["first_seen"], "2026-11-21T00:00:00Z");
+    assert_eq!(moves(&log)[0]["first_seen"], "2026-11-21T00:00:00Z");
 }
 
 #[tokio::test]
@@ -94,13 +70,13 @@ async fn a_tag_that_is_only_heard_of_by_get_has_not_moved_when_its_bytes_are_the
 
 #[tokio::test]
 async fn a_move_that_cannot_be_stored_is_told_all_the_same() {
-    let (log, _guard) = Log::begin();
+    let (log, _guard) = listen_json();
     let scene = Scene::new().held_for(TTL).await;
     let moved = scene.move_tag();
     let folder = scene.larder.cache().join("blobs/sha256").join(&moved.digest.hex()[..2]);
     assert!(!folder.exists(), "another seed, then");
     std::fs::write(folder, "in the way").unwrap();
     assert_eq!(line(&scene.larder.get(LATEST).await), "200 larder; fwd=stale; detail=updated");
-    assert_eq!((log.moves().len(), scene.larder.metric(MOVES)), (1, 1.0));
+    assert_eq!((moves(&log).len(), scene.larder.metric(MOVES)), (1, 1.0));
     scene.larder.clock.advance(Duration::from_secs(1));
 }

@@ -9,8 +9,9 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use larder::config::{CredentialConfig, CredentialKind, Credentials, Secret, Visibility};
 
-use super::{CANARY, CDN, LATEST, Scene, USER, check_clean, check_replies, listen};
+use super::{CANARY, CDN, Hub, LATEST, USER, check_clean, check_replies};
 use crate::support::larder::Setup;
+use crate::support::log::listen;
 use crate::support::registry::{Bearer, any};
 
 /// Every kind that a configuration can have, each with the canary as its secret, in a directory of its own.
@@ -59,7 +60,7 @@ async fn invariant_16_a_canary_of_every_kind_of_credential_stands_nowhere_it_doe
     let directory = tempfile::tempdir().expect("a directory");
     for (name, kind) in kinds(directory.path()) {
         for is_good in [true, false] {
-            let scene = Scene::new();
+            let scene = Hub::with_2000_bytes();
             scene.net.host("cdn.test", CDN, &scene.registry);
             scene.registry.redirect_blobs("http://cdn.test");
             let (user, secret) = if is_good { (USER, CANARY) } else { ("another", "another") };

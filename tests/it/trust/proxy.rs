@@ -6,7 +6,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use larder::config::{NoProxy, ProxyUrl, UpstreamConfig};
 
-use super::{BLOCKED_METADATA, BLOCKED_PRIVATE, CDN, HUB, LATEST, Scene, basic, check_clean, check_replies};
+use super::{BLOCKED_METADATA, BLOCKED_PRIVATE, CDN, HUB, Hub, LATEST, basic, check_clean, check_replies};
 use crate::support::larder::{Larder, Setup};
 use crate::support::net::FakeProxy;
 use crate::support::registry::Bearer;
@@ -29,31 +29,25 @@ fn proxy_basic() -> String {
 }
 
 struct Proxied {
-    scene: Scene,
+    scene: Hub,
     proxy: FakeProxy,
-    directory: tempfile::TempDir,
 }
 
 impl Proxied {
     fn new() -> Proxied {
-        let scene = Scene::new();
+        let scene = Hub::with_2000_bytes();
         let proxy = scene.net.proxy("proxy.test", PROXY, 3128);
         proxy.require(&proxy_basic());
-        Proxied { scene, proxy, directory: tempfile::tempdir().unwrap() }
+        Proxied { scene, proxy }
     }
 
     fn setup(&self, tls: bool) -> Setup {
-        let setup = self.scene.setup().hub(proxied);
+        let setup = self.scene.signed_in().hub(proxied);
         if !tls {
             return setup;
         }
         self.scene.net.tls_host("hub.test", HUB, &self.scene.registry);
-        let ca_file = self.directory.path().join("ca.pem");
-        std::fs::write(&ca_file, self.scene.net.ca_pem()).unwrap();
-        setup.hub(|hub| {
-            (hub.urls[0].tls, hub.urls[0].port) = (true, 443);
-            hub.ca_file = Some(ca_file);
-        })
+        setup.hub(|hub| self.scene.net.over_tls(hub))
     }
 
     /// Whether nothing but the proxy was looked up or dialled.
@@ -86,7 +80,7 @@ async fn tls_goes_through_a_tunnel_to_registry_token_server_and_cdn_alike() {
     scene.net.tls_host("cdn.test", CDN, &scene.registry);
     scene.registry.require_bearer(Bearer::at("https://auth.test/token").credentials(super::USER, super::CANARY).private("library/app"));
     scene.registry.redirect_blobs("https://cdn.test");
-    let replies = scene.pull(&larder).await;
+    let replies = scene.pull_by_head_and_get(&larder).await;
     check_replies(&larder, &replies);
     let mut asked = proxied.proxy.asked();
     asked.sort();
@@ -108,7 +102,7 @@ async fn without_tls_the_proxy_gets_whole_urls_and_its_password_with_each() {
     scene.registry.require_basic(super::USER, super::CANARY);
     scene.registry.redirect_blobs("http://cdn.test");
     let larder = proxied.setup(false).start();
-    let replies = scene.pull(&larder).await;
+    let replies = scene.pull_by_head_and_get(&larder).await;
     check_replies(&larder, &replies);
     let asked = proxied.proxy.asked();
     assert!(asked.contains(&format!("HEAD http://hub.test{LATEST}")), "{asked:?}");
@@ -129,7 +123,7 @@ async fn what_no_proxy_covers_is_reached_directly_and_without_the_proxy_s_passwo
     scene.net.host("cdn.inner.test", CDN, &scene.registry);
     scene.registry.redirect_blobs("http://cdn.inner.test");
     let larder = proxied.setup(false).hub(|hub| hub.no_proxy = NoProxy::new(".inner.test")).start();
-    scene.pull(&larder).await;
+    scene.pull_by_head_and_get(&larder).await;
     assert!(proxied.proxy.asked().iter().all(|line| line.contains("http://hub.test/")));
     assert!(scene.net.dials(&format!("{CDN}:80")) > 0 && scene.net.dials(&format!("{HUB}:80")) == 0);
     proxied.check_no_host_saw_its_password();
@@ -176,7 +170,7 @@ async fn invariant_17_an_upstream_in_figures_may_be_private_behind_a_proxy_too()
     let proxied = Proxied::new();
     proxied.scene.net.serve("10.1.2.3:5000", &proxied.scene.registry);
     let larder = proxied.setup(false).hub(|hub| hub.urls = vec!["http://10.1.2.3:5000".parse().unwrap()]).start();
-    proxied.scene.pull(&larder).await;
+    proxied.scene.pull_by_head_and_get(&larder).await;
     assert!(proxied.proxy.asked()[0].starts_with("HEAD http://10.1.2.3:5000/v2/"));
 }
 

@@ -213,11 +213,8 @@ async fn tls_is_checked_against_ca_file_and_never_left() {
         false => redirect("http://cdn.example/b?sig=s3cret"),
     });
     net.serve_tls("10.0.0.1:443", &net.script, "r.example");
-    let directory = tempfile::tempdir().expect("a directory");
-    let ca_file = directory.path().join("ca.pem");
-    std::fs::write(&ca_file, net.ca_pem()).expect("a file");
     let mut config = config();
-    (config.urls[0].tls, config.urls[0].port, config.ca_file) = (true, 443, Some(ca_file));
+    net.over_tls(&mut config);
     let (trusting, _) = upstream(&config, &net);
     assert!(trusting.get_manifest(&repository(), &tag(), &call()).await.is_ok());
     let error = trusting.get_blob(&repository(), &digest(), 0, &call()).await.err().expect("an error");

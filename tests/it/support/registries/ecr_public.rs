@@ -4,10 +4,9 @@
 use std::time::Duration;
 
 use larder::oci::ErrorCode;
-use serde_json::json;
 use tokio::time::Instant;
 
-use super::tokens::{Shown, TokenServer};
+use super::tokens::{Shown, TokenServer, reply};
 use super::{Double, Place, inspect, inspect_query};
 use crate::support::net::FakeNet;
 use crate::support::registry::answer::Answer;
@@ -50,7 +49,7 @@ impl EcrPublic {
             state.violation(request, "a scope that it does not know");
         }
         let token = self.tokens.give(account, &[], |_| true);
-        Answer::new(200, json!({ "token": token }).to_string()).with("content-type", "application/json")
+        reply(&token)
     }
 
     fn api(&mut self, request: &Request, state: &mut State) -> Answer {

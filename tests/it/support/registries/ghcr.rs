@@ -4,9 +4,8 @@
 use std::time::Duration;
 
 use larder::oci::ErrorCode;
-use serde_json::json;
 
-use super::tokens::{Shown, TokenServer, pair, pull};
+use super::tokens::{TokenServer, pair, pull};
 use super::{Double, Place, inspect, inspect_query, store};
 use crate::support::net::FakeNet;
 use crate::support::registry::answer::Answer;
@@ -77,28 +76,13 @@ impl Ghcr {
         if !asked.scopes.iter().all(may) {
             return denied(if stranger { self.stranger_status } else { 403 });
         }
-        let content = &state.content;
-        let token = self.tokens.give(account, &asked.scopes, |name| content.repository(name).is_some());
-        Answer::new(200, json!({ "token": token }).to_string()).with("content-type", "application/json")
+        self.tokens.issue(account, &asked, state)
     }
 
     fn api(&mut self, request: &Request, state: &mut State) -> Answer {
         inspect_query(request, state, if request.kind == Kind::Tags { &["n", "last"] } else { &[] });
         let repository = request.repository().filter(|_| request.kind != Kind::Ping);
         let scope = repository.map_or("repository:user/image:pull".into(), pull);
-        let unauthorized = |error| {
-            let challenge = self.tokens.challenge(Some(&scope), error);
-            Answer::error(401, ErrorCode::Unauthorized, "authentication required").with("www-authenticate", challenge)
-        };
-        match self.tokens.shown(request, state) {
-            Shown::Token(grant) if repository.is_none_or(|repository| grant.covers(repository)) => state.content_of(request),
-            Shown::Token(_) => unauthorized(Some("insufficient_scope")),
-            Shown::Dead => unauthorized(Some("invalid_token")),
-            Shown::Nothing => unauthorized(None),
-            Shown::Basic(_) => {
-                state.violation(request, "a password sent to the registry instead of its token server");
-                unauthorized(None)
-            }
-        }
+        self.tokens.refusal(request, state, Some(&scope)).unwrap_or_else(|| state.content_of(request))
     }
 }

@@ -4,9 +4,8 @@
 use std::time::Duration;
 
 use larder::oci::{Digest, ErrorCode};
-use serde_json::json;
 
-use super::tokens::{Shown, TokenServer};
+use super::tokens::{Shown, TokenServer, reply};
 use super::{Double, Place, inspect, inspect_query, store};
 use crate::support::net::FakeNet;
 use crate::support::registry::answer::Answer;
@@ -53,7 +52,7 @@ impl Gitea {
             return self.unauthorized();
         };
         let token = self.tokens.give(account, &asked.scopes, |_| true);
-        Answer::new(200, json!({ "token": token }).to_string()).with("content-type", "application/json")
+        reply(&token)
     }
 
     fn unauthorized(&self) -> Answer {

@@ -3,9 +3,8 @@
 use std::time::Duration;
 
 use larder::oci::ErrorCode;
-use serde_json::json;
 
-use super::tokens::{Shown, TokenServer, pull};
+use super::tokens::{TokenServer, pull};
 use super::{Double, Place, inspect, inspect_query, store};
 use crate::support::net::FakeNet;
 use crate::support::registry::answer::Answer;
@@ -52,28 +51,14 @@ impl Gitlab {
         let Ok(account) = self.tokens.login(request) else {
             return Answer::error(401, ErrorCode::Unauthorized, "HTTP Basic: Access denied");
         };
-        let content = &state.content;
-        let token = self.tokens.give(account, &asked.scopes, |name| content.repository(name).is_some());
-        Answer::new(200, json!({ "token": token }).to_string()).with("content-type", "application/json")
+        self.tokens.issue(account, &asked, state)
     }
 
     fn api(&mut self, request: &Request, state: &mut State) -> Answer {
         inspect_query(request, state, if request.kind == Kind::Tags { &["n", "last"] } else { &[] });
         let repository = request.repository().filter(|_| request.kind != Kind::Ping);
-        let unauthorized = |error| {
-            let challenge = self.tokens.challenge(repository.map(pull).as_deref(), error);
-            Answer::error(401, ErrorCode::Unauthorized, "authentication required").with("www-authenticate", challenge)
-        };
-        match self.tokens.shown(request, state) {
-            Shown::Token(grant) if repository.is_none_or(|repository| grant.covers(repository)) => self.content(request, state),
-            Shown::Token(_) => unauthorized(Some("insufficient_scope")),
-            Shown::Dead => unauthorized(Some("invalid_token")),
-            Shown::Nothing => unauthorized(None),
-            Shown::Basic(_) => {
-                state.violation(request, "a password sent to the registry instead of its token server");
-                unauthorized(None)
-            }
-        }
+        let scope = repository.map(pull);
+        self.tokens.refusal(request, state, scope.as_deref()).unwrap_or_else(|| self.content(request, state))
     }
 
     /// `sha256-<hex>` that nobody pushed is the manifest `sha256:<hex>`.

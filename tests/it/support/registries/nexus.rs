@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use larder::oci::ErrorCode;
-use serde_json::json;
 
 use super::tokens::{Shown, TokenServer};
 use super::{Double, Place, inspect, inspect_query};
@@ -49,9 +48,7 @@ impl Nexus {
         let Ok(account) = self.tokens.login(request) else {
             return Answer::error(401, ErrorCode::Unauthorized, "access to the requested resource is not authorized");
         };
-        let content = &state.content;
-        let token = self.tokens.give(account, &asked.scopes, |name| content.repository(name).is_some());
-        Answer::new(200, json!({ "token": token }).to_string()).with("content-type", "application/json")
+        self.tokens.issue(account, &asked, state)
     }
 
     fn api(&mut self, request: &Request, state: &mut State) -> Answer {

@@ -7,7 +7,7 @@ use http::Method;
 use larder::oci::{Algorithm, Digest, ErrorCode};
 use serde_json::json;
 
-use super::tokens::{Shown, TokenServer, Wrong, pull};
+use super::tokens::{Shown, TokenServer, Wrong, pull, reply};
 use super::{Double, Place, inspect, inspect_query, store};
 use crate::support::net::FakeNet;
 use crate::support::registry::answer::Answer;
@@ -70,7 +70,7 @@ impl Quay {
             Ok(account) => {
                 let content = &state.content;
                 let token = self.tokens.give(account, &asked.scopes, |name| content.repository(name).is_some());
-                Answer::new(200, json!({ "token": token }).to_string()).with("content-type", "application/json")
+                reply(&token)
             }
         }
     }

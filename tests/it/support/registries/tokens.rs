@@ -6,9 +6,12 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use http::Method;
+use larder::oci::ErrorCode;
+use serde_json::json;
 use tokio::time::Instant;
 
-use crate::support::registry::{Request, State, query_pairs};
+use crate::support::registry::answer::Answer;
+use crate::support::registry::{Kind, Request, State, query_pairs};
 
 /// Fields that a token request may have.
 const FIELDS: [&str; 8] = ["service", "scope", "account", "client_id", "grant_type", "refresh_token", "access_type", "offline_token"];
@@ -173,6 +176,29 @@ impl TokenServer {
         token
     }
 
+    /// The reply of a token server that gives a token for as much of what was asked for as may be had.
+    pub fn issue(&mut self, account: Option<String>, asked: &Asked, state: &State) -> Answer {
+        let token = self.give(account, &asked.scopes, |name| state.content.repository(name).is_some());
+        reply(&token)
+    }
+
+    /// What a registry that takes tokens alone says to a request that showed none for its repository. `None`: it may go on.
+    pub fn refusal(&self, request: &Request, state: &mut State, scope: Option<&str>) -> Option<Answer> {
+        let repository = request.repository().filter(|_| request.kind != Kind::Ping);
+        let error = match self.shown(request, state) {
+            Shown::Token(grant) if repository.is_none_or(|repository| grant.covers(repository)) => return None,
+            Shown::Token(_) => Some("insufficient_scope"),
+            Shown::Dead => Some("invalid_token"),
+            Shown::Nothing => None,
+            Shown::Basic(_) => {
+                state.violation(request, "a password sent to the registry instead of its token server");
+                None
+            }
+        };
+        let challenge = self.challenge(scope, error);
+        Some(Answer::error(401, ErrorCode::Unauthorized, "authentication required").with("www-authenticate", challenge))
+    }
+
     /// What a request to the registry showed. A token that nobody gave out is a client's own, passed on.
     pub fn shown(&self, request: &Request, state: &mut State) -> Shown {
         let Some(header) = request.authorization() else {
@@ -190,6 +216,11 @@ impl TokenServer {
             Some(grant) => Shown::Token(grant.clone()),
         }
     }
+}
+
+/// A token server's reply that has a token and nothing else.
+pub fn reply(token: &str) -> Answer {
+    Answer::new(200, json!({ "token": token }).to_string()).with("content-type", "application/json")
 }
 
 pub fn pull(repository: &str) -> String {

@@ -1,74 +1,69 @@
-//! A disk that tells what was asked of it.
+//! The system's disk, and a function that is shown every operation before it is done: it may note it, let it wait, or panic.
 
-use parking_lot::Mutex;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use larder::store::disk::{Disk, DiskFile, Entry, Stat, SystemDisk};
 
-/// The system's disk, and a list of the paths that were asked of it.
-#[derive(Clone, Default)]
-pub(super) struct NotingDisk {
-    paths: Arc<Mutex<Vec<PathBuf>>>,
-}
+use super::disk::Op;
 
-impl NotingDisk {
-    pub(super) fn touched(&self) -> Vec<PathBuf> {
-        self.paths.lock().clone()
-    }
+pub struct WatchedDisk<F>(F);
 
-    fn note(&self, path: &Path) {
-        self.paths.lock().push(path.into());
+impl<F: Fn(Op, &Path) + Send + Sync> WatchedDisk<F> {
+    pub fn new(watch: F) -> WatchedDisk<F> {
+        WatchedDisk(watch)
     }
 }
 
-impl Disk for NotingDisk {
+impl<F: Fn(Op, &Path) + Send + Sync> Disk for WatchedDisk<F> {
     fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        self.note(path);
+        (self.0)(Op::Open, path);
         SystemDisk.open(path)
     }
 
     fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        self.note(path);
+        (self.0)(Op::Create, path);
         SystemDisk.create(path)
     }
 
     fn reopen(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        self.note(path);
+        (self.0)(Op::Reopen, path);
         SystemDisk.reopen(path)
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.note(to);
+        (self.0)(Op::Rename, to);
         SystemDisk.rename(from, to)
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
-        self.note(path);
+        (self.0)(Op::Remove, path);
         SystemDisk.remove(path)
     }
 
     fn create_dir_all(&self, path: &Path) -> io::Result<()> {
-        self.note(path);
+        (self.0)(Op::CreateDir, path);
         SystemDisk.create_dir_all(path)
     }
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        (self.0)(Op::SyncDir, path);
         SystemDisk.sync_dir(path)
     }
 
     fn list(&self, directory: &Path) -> io::Result<Vec<Entry>> {
-        self.note(directory);
+        (self.0)(Op::List, directory);
         SystemDisk.list(directory)
     }
 
     fn stat(&self, path: &Path) -> io::Result<Stat> {
-        self.note(path);
+        (self.0)(Op::Stat, path);
         SystemDisk.stat(path)
     }
 
     fn free_space(&self, path: &Path) -> io::Result<u64> {
+        (self.0)(Op::FreeSpace, path);
         SystemDisk.free_space(path)
     }
 }
