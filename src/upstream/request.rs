@@ -212,7 +212,7 @@ impl Channel<'_> {
                 pace.turn(what, self.deadline).await?;
             }
             let answer = self.endpoint.wire.ask(&outgoing).await?;
-            let is_own = answer.url.origin == url.origin;
+            let is_own = !answer.has_left;
             if is_own && question.is_limited() {
                 self.note_budget(question, &answer, begun);
             }

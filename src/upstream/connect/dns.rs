@@ -160,3 +160,95 @@ impl Drop for Entry {
         self.names.running.lock().remove(&self.host);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::net::SocketAddr;
+    use std::sync::atomic::AtomicUsize;
+
+    use super::*;
+    use crate::upstream::connect::seam::{BoxFuture, Stream};
+
+    const ADDRESS: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(203, 0, 113, 1));
+
+    /// Answers after the time that the name says in seconds; counts.
+    #[derive(Default)]
+    struct Resolver(AtomicUsize);
+
+    impl Connect for Resolver {
+        fn resolve<'a>(&'a self, host: &'a str) -> BoxFuture<'a, io::Result<Vec<IpAddr>>> {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            Box::pin(async move {
+                #[expect(clippy::panic, reason = "the point of the test")]
+                let seconds = host.parse().unwrap_or_else(|_| panic!("on purpose"));
+                tokio::time::sleep(Duration::from_secs(seconds)).await;
+                Ok(vec![ADDRESS])
+            })
+        }
+
+        fn dial(&self, _: SocketAddr) -> BoxFuture<'_, io::Result<Box<dyn Stream>>> {
+            Box::pin(std::future::pending())
+        }
+    }
+
+    fn names() -> (Arc<Resolver>, Arc<Names>) {
+        let resolver = Arc::new(Resolver::default());
+        let connect = Arc::clone(&resolver) as Arc<dyn Connect>;
+        (resolver, Arc::new(Names::new(connect)))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_look_up_goes_on_when_who_asked_has_left() {
+        let (resolver, names) = names();
+        assert!(timeout(Duration::from_secs(1), names.look_up("5")).await.is_err(), "it takes 5 s");
+        let begun = Instant::now();
+        assert_eq!(names.look_up("5").await, Ok(vec![ADDRESS]));
+        assert_eq!((begun.elapsed(), resolver.0.load(Ordering::Relaxed)), (Duration::from_secs(4), 1));
+        assert!(names.running.lock().is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_repeats_a_question_that_has_no_answer_learns_it_at_once() {
+        let (resolver, names) = names();
+        let begun = Instant::now();
+        for _ in 0..3 {
+            assert_eq!(names.look_up("99").await, Err(LookUpError::Slow(ANSWER_TIMEOUT)));
+            assert_eq!(begun.elapsed(), ANSWER_TIMEOUT);
+        }
+        tokio::time::sleep(GIVEN_UP_AFTER - ANSWER_TIMEOUT + Duration::from_millis(1)).await;
+        assert!(names.running.lock().is_empty());
+        assert_eq!(names.look_up("99").await, Err(LookUpError::Slow(ANSWER_TIMEOUT)));
+        assert_eq!(resolver.0.load(Ordering::Relaxed), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_comes_late_is_kept_for_the_next() {
+        let (_, names) = names();
+        assert_eq!(names.look_up("18").await, Err(LookUpError::Slow(ANSWER_TIMEOUT)));
+        tokio::time::sleep(Duration::from_secs(4)).await;
+        let begun = Instant::now();
+        assert_eq!((names.look_up("18").await, begun.elapsed()), (Ok(vec![ADDRESS]), SLOW_AFTER));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn names_are_looked_up_by_the_hundreds_and_not_without_bound() {
+        let (resolver, names) = names();
+        for number in 0..RUNNING_MAX {
+            names.running(&format!("9{number}")).expect("room");
+        }
+        assert!(matches!(names.running("1"), Err(LookUpError::TooMany)));
+        tokio::time::sleep(GIVEN_UP_AFTER + Duration::from_millis(1)).await;
+        assert_eq!(names.look_up("1").await, Ok(vec![ADDRESS]));
+        assert_eq!(resolver.0.load(Ordering::Relaxed), RUNNING_MAX + 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_look_up_that_panics_is_begun_anew() {
+        let (resolver, names) = names();
+        for _ in 0..2 {
+            assert!(matches!(names.look_up("panics").await, Err(LookUpError::Failed(_))));
+        }
+        assert_eq!(resolver.0.load(Ordering::Relaxed), 2);
+    }
+}

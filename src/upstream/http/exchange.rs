@@ -1,5 +1,5 @@
 //! Requests on the wire: two pools, so that a connection made to the upstream's own (perhaps private) host is never reused for
-//! somewhere a redirect points; deadlines to headers; redirects, followed here and never with credentials to another origin.
+//! somewhere a redirect points; deadlines to headers. What each hop may carry; which hops there are is [`super::redirect`]'s.
 
 use std::error::Error as _;
 use std::sync::Arc;
@@ -69,11 +69,25 @@ pub struct Outgoing<'a> {
 #[derive(Clone)]
 pub struct Form(pub Bytes);
 
+/// One hop of a question's way, and what it may carry. Whoever answers elsewhere chooses where the way goes on: also back, to a path
+/// of its choice at the host that the operator trusts. So what is bound to an origin stays away from the first hop elsewhere on.
+#[derive(Clone)]
+pub struct Hop {
+    pub url: Url,
+    /// This hop, or one before it, is at another origin than the first: no credential.
+    pub has_left: bool,
+    /// All hops so far are at the upstream's own origin: only then its pool, with private addresses, the client certificate and
+    /// `insecure_skip_verify`.
+    is_own: bool,
+}
+
 /// The last hop's answer.
 pub struct Answer {
     pub response: Response<Incoming>,
     pub url: Url,
     pub redirected: bool,
+    /// As [`Hop::has_left`].
+    pub has_left: bool,
     pub(super) deadline: Instant,
 }
 
@@ -105,9 +119,11 @@ impl Wire {
 
     /// Asks, and follows nothing.
     pub async fn ask_here(&self, outgoing: &Outgoing<'_>) -> Result<Answer, UpstreamError> {
-        let url = outgoing.url.clone();
-        let response = self.send(outgoing, &url).await?;
-        Ok(Answer { response, url, redirected: false, deadline: outgoing.deadline })
+        self.send(outgoing, &self.first_hop(outgoing)).await
+    }
+
+    pub(super) fn first_hop(&self, outgoing: &Outgoing<'_>) -> Hop {
+        Hop { url: outgoing.url.clone(), has_left: false, is_own: outgoing.url.origin == self.origin }
     }
 
     /// What makes the connections to an origin.
@@ -116,9 +132,10 @@ impl Wire {
         &pool.connector
     }
 
-    pub(super) async fn send(&self, outgoing: &Outgoing<'_>, url: &Url) -> Result<Response<Incoming>, UpstreamError> {
-        let request = outgoing.request(url)?;
-        let pool = if url.origin == self.origin { &self.own } else { &self.elsewhere };
+    pub(super) async fn send(&self, outgoing: &Outgoing<'_>, hop: &Hop) -> Result<Answer, UpstreamError> {
+        let url = &hop.url;
+        let request = outgoing.request(hop)?;
+        let pool = if hop.is_own { &self.own } else { &self.elsewhere };
         let begun = Instant::now();
         let deadline = outgoing.deadline.min(begun + HEADERS_TIMEOUT);
         let result = match tokio::time::timeout_at(deadline, pool.request(request)).await {
@@ -130,14 +147,16 @@ impl Wire {
         if let Some(exchange) = outgoing.exchange {
             exchange.asked(status, begun.elapsed());
         }
-        if url.origin == self.origin {
+        // Elsewhere's choice of a path, met without the own pool's rights, says nothing of the own host.
+        if hop.is_own {
             self.tell(outgoing.kind, begun, &result);
         }
         if status.is_some_and(|status| status < 400) {
             let Timestamp(millis) = Clock::System.now();
             self.metrics.last_success.set(i64::try_from(millis / 1000).unwrap_or(i64::MAX));
         }
-        result
+        let redirected = *url != outgoing.url;
+        result.map(|response| Answer { response, url: url.clone(), redirected, has_left: hop.has_left, deadline: outgoing.deadline })
     }
 }
 
@@ -193,9 +212,18 @@ impl Wire {
     }
 }
 
+impl Hop {
+    /// Where a redirect leads from here.
+    pub fn next(&self, url: Url) -> Hop {
+        let has_left = self.has_left || url.origin != self.url.origin;
+        Hop { url, has_left, is_own: self.is_own && !has_left }
+    }
+}
+
 impl Outgoing<'_> {
     /// The request for one hop. Nothing of a client's own request is in it.
-    fn request(&self, url: &Url) -> Result<Request<Full<Bytes>>, UpstreamError> {
+    fn request(&self, hop: &Hop) -> Result<Request<Full<Bytes>>, UpstreamError> {
+        let url = &hop.url;
         let malformed = || UpstreamError::Corrupt { detail: format!("{url} is not a URL that can be asked") };
         let body = self.form.as_ref().map(|form| form.0.clone());
         let mut request = Request::new(Full::new(body.unwrap_or_default()));
@@ -213,8 +241,9 @@ impl Outgoing<'_> {
         if let Some(range) = &self.range {
             headers.insert(RANGE, HeaderValue::try_from(range).map_err(|_| malformed())?);
         }
-        // The only place where credentials meet a request: they go to the origin they were meant for and to no other.
-        if let Some(authorization) = self.authorization.as_ref().filter(|_| url.origin == self.url.origin) {
+        // The only place where credentials meet a request: they go to the origin they were meant for and to no other, and there to
+        // no path that another origin chose.
+        if let Some(authorization) = self.authorization.as_ref().filter(|_| !hop.has_left) {
             headers.insert(AUTHORIZATION, authorization.clone());
         }
         Ok(request)

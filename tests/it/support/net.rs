@@ -8,6 +8,7 @@
 
 mod certificate;
 mod endpoint;
+mod forgetful;
 mod proxy;
 
 use parking_lot::{Mutex, MutexGuard};
@@ -26,6 +27,7 @@ use tokio_rustls::TlsAcceptor;
 use super::registry::{FakeRegistry, PIPE_BYTES};
 use certificate::Authority;
 use endpoint::{Endpoint, Shown};
+use forgetful::{Forgetful, Forgotten};
 pub use proxy::FakeProxy;
 
 /// What DNS says of a name.
@@ -36,6 +38,8 @@ pub enum Dns {
     NotFound,
     /// SERVFAIL.
     TryAgain,
+    /// The addresses, after so long.
+    Late(Duration, Vec<IpAddr>),
     /// No answer, for ever.
     Silent,
 }
@@ -43,6 +47,10 @@ pub enum Dns {
 impl Dns {
     pub fn addresses(texts: &[&str]) -> Dns {
         Dns::Addresses(texts.iter().map(|text| text.parse().expect("an IP address")).collect())
+    }
+
+    pub fn late(after: Duration, text: &str) -> Dns {
+        Dns::Late(after, vec![text.parse().expect("an IP address")])
     }
 }
 
@@ -65,6 +73,8 @@ struct State {
     endpoints: HashMap<SocketAddr, Endpoint>,
     /// Dropped to cut what is open to an address.
     cuts: HashMap<IpAddr, watch::Sender<()>>,
+    /// Whether the way to an address has forgotten the connections of today.
+    forgotten: HashMap<IpAddr, Forgotten>,
     down: HashSet<IpAddr>,
     latency: Duration,
     resolutions: Vec<String>,
@@ -184,6 +194,13 @@ impl FakeNet {
         self.state().down.retain(|address| !addresses.contains(address));
     }
 
+    /// A NAT on the way restarts: the host's open connections are black holes from now on, and new ones work.
+    pub fn forget(&self, host: &str) {
+        let addresses = self.addresses_of(host);
+        let mut state = self.state();
+        addresses.iter().filter_map(|address| state.forgotten.remove(address)).for_each(|forgotten| forgotten.set());
+    }
+
     fn addresses_of(&self, host: &str) -> Vec<IpAddr> {
         if let Ok(address) = host.parse() {
             return vec![address];
@@ -255,6 +272,10 @@ impl Connect for FakeNet {
                 Dns::Addresses(addresses) => Ok(addresses),
                 Dns::NotFound => Err(io::Error::other("failed to lookup address information: Name or service not known")),
                 Dns::TryAgain => Err(io::Error::other("failed to lookup address information: Temporary failure in name resolution")),
+                Dns::Late(after, addresses) => {
+                    tokio::time::sleep(after).await;
+                    Ok(addresses)
+                }
                 Dns::Silent => std::future::pending().await,
             }
         })
@@ -272,7 +293,8 @@ impl Connect for FakeNet {
                 Some((endpoint, cut)) => {
                     let (near, far) = tokio::io::duplex(PIPE_BYTES);
                     tokio::spawn(endpoint.run(far, cut));
-                    Ok(Box::new(near) as Box<dyn Stream>)
+                    let forgotten = self.state().forgotten.entry(address.ip()).or_default().clone();
+                    Ok(Box::new(Forgetful::new(near, forgotten)) as Box<dyn Stream>)
                 }
             }
         })
