@@ -161,7 +161,12 @@ impl Connector {
     }
 
     /// A stream to one of the addresses.
-    pub async fn dial(&self, place: &Place<'_>, addresses: &[IpAddr], deadline: Instant) -> Result<(Box<dyn Stream>, Taken), UpstreamError> {
+    pub async fn dial(
+        &self,
+        place: &Place<'_>,
+        addresses: &[IpAddr],
+        deadline: Instant,
+    ) -> Result<(Box<dyn Stream>, Taken), UpstreamError> {
         let dialled = self.network.dial(place.peer(), addresses, deadline).await;
         dialled.map_err(|error| place.failed(UnavailableReason::Connect, error))
     }

@@ -121,7 +121,8 @@ impl Names {
     async fn ask(&self, host: &str) -> Answer {
         let begun = Instant::now();
         let answered = timeout(GIVEN_UP_AFTER, self.connect.resolve(host)).await;
-        let addresses = answered.map_err(|_| LookUpError::Slow(GIVEN_UP_AFTER))?.map_err(|error| LookUpError::Failed(error.to_string().into()))?;
+        let addresses =
+            answered.map_err(|_| LookUpError::Slow(GIVEN_UP_AFTER))?.map_err(|error| LookUpError::Failed(error.to_string().into()))?;
         if addresses.is_empty() {
             return Err(LookUpError::NoAddress);
         }

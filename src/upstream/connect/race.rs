@@ -127,7 +127,12 @@ impl fmt::Display for NoConnection {
         }
         let mut reasons: Vec<&str> = self.failures.iter().map(|(_, why)| why.as_str()).collect();
         let mut seen = Vec::new();
-        reasons.retain(|why| !seen.contains(why) && { seen.push(*why); true });
+        reasons.retain(|why| {
+            !seen.contains(why) && {
+                seen.push(*why);
+                true
+            }
+        });
         for (place, reason) in reasons.iter().enumerate() {
             let addresses: Vec<String> =
                 self.failures.iter().filter(|(_, why)| why == reason).map(|(address, _)| address.to_string()).collect();

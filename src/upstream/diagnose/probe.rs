@@ -146,7 +146,8 @@ impl Probe<'_> {
     async fn ping(&self, report: &mut Report) -> Result<Ping, UpstreamError> {
         let answer = self.within(self.endpoint.wire.ask_here(&self.question(None))).await?;
         if let Some(target) = answer.location()? {
-            report.redirect = Some((target.origin.to_string(), self.endpoint.wire.connector(&target.origin).survey(&target.origin, self.deadline).await));
+            report.redirect =
+                Some((target.origin.to_string(), self.endpoint.wire.connector(&target.origin).survey(&target.origin, self.deadline).await));
             answer.discard();
             return Ok(Ping::Redirected);
         }
@@ -179,8 +180,11 @@ impl Probe<'_> {
             .origin;
         let wire = &self.endpoint.wire;
         let trust = token_hosts::judge(&wire.origin, &realm, &self.upstream.token_hosts);
-        let connection =
-            if realm == wire.origin || trust == Trust::Insecure { None } else { Some(wire.connector(&realm).survey(&realm, self.deadline).await) };
+        let connection = if realm == wire.origin || trust == Trust::Insecure {
+            None
+        } else {
+            Some(wire.connector(&realm).survey(&realm, self.deadline).await)
+        };
         let host = if realm.is_default_port() { realm.host } else { format!("{}:{}", realm.host, realm.port) };
         report.token_server = Some(TokenServer { host, trust, connection });
         Ok(Ping::Token)
