@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::{Config, PinnedImages};
 use crate::control::{self, Control};
 use crate::exit::ExitError;
-use crate::log::AccessLog;
+use crate::log::{self, AccessLog};
 use crate::metrics::Metrics;
 use crate::mirror::{self, Pinned};
 use crate::oci::Platform;
@@ -169,12 +169,18 @@ fn pinned(config: &Config) -> Vec<mirror::PinnedImages> {
     config.cache.pinned_images.iter().map(pin).collect()
 }
 
-/// The daemon, from a valid configuration to its clean end.
+/// The daemon, from a valid configuration to its clean end. Not `async`: the code of a future is compiled where it is
+/// polled, and this one is the whole program, which the binary would compile a second time.
 ///
 /// # Errors
 /// When it cannot begin.
-pub async fn serve(config: Config, log: AccessLog, metrics: Arc<Metrics>) -> Result<(), ExitError> {
-    run(config, log, metrics).await.map_err(ExitError::from)
+pub fn serve(config: Config) -> Result<(), ExitError> {
+    let metrics = world::metrics(&config);
+    // Kept to the end, so that the last line is written.
+    let (access_log, _flush) = log::start(&config.log, &metrics).map_err(|error| ExitError::Usage(error.to_string()))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| ExitError::Failed(format!("cannot start the runtime: {error}")))?;
+    runtime.block_on(run(config, access_log, metrics)).map_err(ExitError::from)
 }
 
 async fn run(config: Config, log: AccessLog, metrics: Arc<Metrics>) -> Result<(), ServeError> {

@@ -24,4 +24,5 @@ pub mod metrics;
 pub mod percent;
 pub mod rng;
 pub mod shutdown;
+pub mod single_flight;
 pub mod units;

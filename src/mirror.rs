@@ -5,7 +5,6 @@ mod complete;
 mod error;
 pub mod explain;
 mod fill;
-mod flight;
 mod freshness;
 mod listing;
 mod manifest;
@@ -42,9 +41,9 @@ use crate::gate::Gate;
 use crate::metrics::Metrics;
 use crate::oci::{Digest, Reference, Tag};
 use crate::rng::Rng;
+use crate::single_flight::Questions;
 use crate::store::{RepositoryKey, Store, StoreError, TagRecord};
 use fill::Fills;
-use flight::Questions;
 use listing::Listings;
 use manifest::{Fetched, Peeked};
 use tag::Checked;
@@ -52,6 +51,9 @@ use visibility::Verdict;
 
 /// Answers that are remembered for moments, each kind.
 const REMEMBERED_MAX: u64 = 50_000;
+/// Different questions of a kind under way; beyond them clients are told to come again. As many as `server.max_connections` lets
+/// in by default, so that none is turned away but where one connection asks many at once; each takes a few KiB.
+const QUESTIONS_MAX: usize = 16_384;
 /// How long an upstream's word that a repository has a blob is good, where no manifest says so.
 const CONFIRMED_TTL: Duration = Duration::from_secs(3600);
 
@@ -119,6 +121,7 @@ impl Mirror {
     ) -> Arc<Mirror> {
         let fills = Fills::new(options.fills_max, options.fill_queue_timeout, Arc::clone(&store), gate.clone(), Arc::clone(metrics), rng);
         let listings = Listings::new(&clock, metrics);
+        let panics = || metrics.task_panics.clone();
         Arc::new(Mirror {
             repositories,
             store,
@@ -127,13 +130,13 @@ impl Mirror {
             revalidate_wait: options.revalidate_wait,
             negative_ttl: options.negative_ttl,
             fills: Arc::new(fills),
-            checks: Questions::new(Arc::clone(metrics)),
-            fetches: Questions::new(Arc::clone(metrics)),
-            peeks: Questions::new(Arc::clone(metrics)),
+            checks: Questions::new(QUESTIONS_MAX, panics()),
+            fetches: Questions::new(QUESTIONS_MAX, panics()),
+            peeks: Questions::new(QUESTIONS_MAX, panics()),
             negative: Cache::new(REMEMBERED_MAX),
             heads: Cache::new(REMEMBERED_MAX),
             names: Cache::new(REMEMBERED_MAX),
-            verdicts: Questions::new(Arc::clone(metrics)),
+            verdicts: Questions::new(QUESTIONS_MAX, panics()),
             shown: Cache::new(REMEMBERED_MAX),
             confirmed: Cache::builder().max_capacity(REMEMBERED_MAX).time_to_live(CONFIRMED_TTL).build(),
             listings,

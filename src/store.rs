@@ -50,7 +50,7 @@ pub use links::Link;
 pub use lock::LockError;
 pub use partial::{Mismatch, PartialBlob, Verified, Verifier};
 pub use pins::Pin;
-pub use purge::{Glob, Purged, Selected, What};
+pub use purge::{Purged, Selected, What, Wildcard};
 pub use refs::TagRecord;
 pub use socket::{control_path, is_cache};
 pub use tail::{HOLD_BACK, Lost, Phase, Progress, Tail, TailReader, Unreadable};

@@ -117,7 +117,7 @@ fn pins(config: &Config) -> Vec<Pin> {
 fn repositories(config: &Config, world: &World, metrics: &Arc<Metrics>) -> Result<Repositories, BuildError> {
     let mut sources = Vec::new();
     let mut aliases = Vec::new();
-    let network = Network::new(Arc::clone(&world.connect));
+    let network = Network::new(Arc::clone(&world.connect), metrics.task_panics.clone());
     for upstream in config.upstreams.values() {
         let client = Upstream::new(upstream, &network, metrics, Arc::clone(&world.rng))?;
         let own = Arc::clone(metrics.upstream(&upstream.name));

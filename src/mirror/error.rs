@@ -40,8 +40,14 @@ pub enum Error {
     /// It exists, so that it is not "not found"; a client of today could do nothing with it.
     #[error("{upstream} has it in the retired schema version 1 only")]
     SchemaOne { upstream: Arc<str> },
-    /// Too many downloads wait already.
-    #[error("no download slot within the queue's time-out")]
+    /// Upstream asks to come back after this.
+    #[error("{upstream} asks to come back later: {detail}")]
+    Busy { upstream: Arc<str>, retry_after: Duration, detail: String },
+    /// Too many questions to upstreams are under way for one more.
+    #[error("{upstream} was not asked: too many questions are waiting")]
+    TooManyQuestions { upstream: Arc<str>, retry_after: Duration },
+    /// Too many downloads wait already, or too many different questions are under way.
+    #[error("too many requests are waiting")]
     Overloaded,
 }
 
@@ -57,6 +63,8 @@ impl Error {
             UpstreamError::Unavailable { detail, .. } => Error::Unavailable { upstream, detail },
             UpstreamError::TimedOut { detail } => Error::TimedOut { upstream, detail },
             UpstreamError::Corrupt { detail } => Error::Corrupt { upstream, detail },
+            UpstreamError::Busy { retry_after, detail } => Error::Busy { upstream, retry_after, detail },
+            UpstreamError::Overloaded { retry_after } => Error::TooManyQuestions { upstream, retry_after },
             UpstreamError::SchemaOne => Error::SchemaOne { upstream },
         }
     }

@@ -15,7 +15,6 @@ use tokio::time::Instant;
 
 pub use error::FillError;
 
-use super::flight::{Entry, Flights, Joined};
 use super::queue::{Overloaded, Queue};
 use super::transfer::{Intake, Transfer, broken};
 use super::{Repository, Source};
@@ -25,16 +24,19 @@ use crate::labels::FillResult;
 use crate::metrics::Metrics;
 use crate::oci::{Digest, RepositoryName};
 use crate::rng::Rng;
+use crate::single_flight::{Entry, Group, Joined};
 use crate::store::{FileReader, PartialBlob, Phase, Store, StoreError, Tail, Verifier};
 use crate::upstream::{BlobStream, Call, Exchange, UpstreamError};
 
 /// From a fill's begin, and from each resumption, to upstream's headers.
 pub(super) const HEADERS_TIMEOUT: Duration = Duration::from_secs(25);
+/// Downloads under way or waiting for their turn. `Queue` bounds them for each upstream; this bounds them for all.
+const DOWNLOADS_MAX: usize = 16_384;
 type Key = (Arc<str>, Digest);
 
 /// The fills that are under way, and what they need.
 pub struct Fills {
-    flights: Flights<Key, Fill>,
+    running: Group<Key, Fill>,
     pub(super) queue: Arc<Queue>,
     pub(super) store: Arc<Store>,
     pub(super) gate: Gate,
@@ -45,7 +47,7 @@ pub struct Fills {
 pub struct Fill {
     pub(super) digest: Digest,
     wanted: Mutex<Wanted>,
-    /// Set while nobody can join or end the flight.
+    /// Set while nobody can join or end the download.
     has_readers: AtomicBool,
     state: watch::Sender<State>,
     exchange: Arc<Exchange>,
@@ -130,7 +132,7 @@ impl Fill {
         ended.ok().and_then(|state| state.opened.as_ref()?.bypass)
     }
 
-    /// Whether anybody came for the bytes. Once the flight has been retired, nobody comes any more.
+    /// Whether anybody came for the bytes. Once its key has been released, nobody comes any more.
     pub(super) fn has_readers(&self) -> bool {
         self.has_readers.load(Ordering::Relaxed)
     }
@@ -179,20 +181,20 @@ impl Fill {
 
 impl Fills {
     pub fn new(max: usize, queue_timeout: Duration, store: Arc<Store>, gate: Gate, metrics: Arc<Metrics>, rng: Arc<Rng>) -> Fills {
-        let flights = Flights::new(Arc::clone(&metrics));
+        let running = Group::new(DOWNLOADS_MAX, metrics.task_panics.clone());
         let queue = Arc::new(Queue::new(max, queue_timeout, metrics));
-        Fills { flights, queue, store, gate, rng }
+        Fills { running, queue, store, gate, rng }
     }
 
     /// The fill of this blob, if one is under way.
     pub fn running(&self, repository: &Repository, digest: &Digest) -> Option<Arc<Fill>> {
-        self.flights.get(&(Arc::clone(repository.upstream_name()), *digest))
+        self.running.get(&(Arc::clone(repository.upstream_name()), *digest))
     }
 
     /// From now on nobody joins the download that this tail follows; it goes on for those who have.
     pub(super) fn leave(&self, repository: &Repository, digest: &Digest, tail: &Arc<Tail>) {
         let follows = |fill: &Fill| fill.state.borrow().opened.as_ref().is_some_and(|opened| Arc::ptr_eq(&opened.tail, tail));
-        self.flights.leave(&(Arc::clone(repository.upstream_name()), *digest), follows);
+        self.running.release_if(&(Arc::clone(repository.upstream_name()), *digest), follows);
     }
 
     /// Joins the download of a blob, or begins it. `size` is what a manifest says of it. `None` when it has been stored
@@ -209,11 +211,17 @@ impl Fills {
         // It may have ended between the caller's look into the store and this one.
         let is_stored = interest != Interest::Passing;
         let make = || (!is_stored || !self.store.contains(digest)).then(|| Fill::new(*digest, name.clone(), interest));
-        match self.flights.join(key, |fill| fill.want(name, interest), make) {
+        match self.running.join(key, |fill| fill.want(name, interest), make) {
             Joined::Needless => None,
+            Joined::Full => {
+                let fill = Fill::new(*digest, name.clone(), interest);
+                fill.fail(FillError::Overloaded);
+                fill.abandon();
+                Some((Arc::new(fill), false))
+            }
             Joined::Running(fill) => Some((fill, true)),
             Joined::New(entry) => {
-                let fill = Arc::clone(entry.flight());
+                let fill = Arc::clone(entry.job());
                 let task = Task {
                     fills: Arc::clone(self),
                     source: Arc::clone(&repository.source),
@@ -251,7 +259,7 @@ struct Begun {
 /// However the task ends, by panic too, nobody waits for what will never come.
 impl Drop for Task {
     fn drop(&mut self) {
-        self.entry.retire();
+        self.entry.release();
         self.fill.abandon();
     }
 }
@@ -272,7 +280,7 @@ impl Task {
         };
         loop {
             let Some(name) = self.fill.next() else {
-                if self.entry.retire_if(|fill| fill.wanted.lock().pending.is_empty()) {
+                if self.entry.release_if(|fill| fill.wanted.lock().pending.is_empty()) {
                     return self.fills.discard(held).await;
                 }
                 continue;
@@ -305,11 +313,11 @@ impl Task {
         self.source.upstream.get_blob(name, &self.fill.digest, offset, &call).await
     }
 
-    /// Nobody gets anything. The flight ends first, so that who asks from now on begins anew.
+    /// Nobody gets anything. Its key is released first, so that who asks from now on begins anew.
     pub(super) fn end(&self, error: FillError) {
         tracing::warn!(upstream = %self.source.name(), digest = %self.fill.digest, ?error, "a download failed");
         self.source.metrics.filled(FillResult::Failed);
-        self.entry.retire();
+        self.entry.release();
         self.fill.fail(error);
     }
 
@@ -335,7 +343,7 @@ impl Task {
         let tail = Arc::new(Tail::new(file, intake.verifier.len(), size));
         if bypass.is_some() {
             tail.divert();
-            self.entry.retire();
+            self.entry.release();
         }
         if let Some(reason) = bypass.filter(|_| !self.fill.has_readers()) {
             return self.end(FillError::Unstored(reason));

@@ -17,13 +17,13 @@ use moka::sync::Cache;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use super::flight::Questions;
 use super::freshness::{self, Answer, Held, Said};
-use super::{Error, Repository, What};
+use super::{Error, QUESTIONS_MAX, Repository, What};
 use crate::clock::{Clock, Timestamp};
 use crate::labels::Outcome;
 use crate::metrics::Metrics;
 use crate::oci::MIB;
+use crate::single_flight::{NoAnswer, Questions};
 use crate::store::RepositoryKey;
 use crate::upstream::{Call, Exchange, UpstreamError};
 use referrers::{ReferrersKey, Referring};
@@ -78,7 +78,7 @@ impl Listings {
     pub(super) fn new(clock: &Clock, metrics: &Arc<Metrics>) -> Listings {
         Listings {
             tags: Memory::new(clock, metrics),
-            pages: Questions::new(Arc::clone(metrics)),
+            pages: Questions::new(QUESTIONS_MAX, metrics.task_panics.clone()),
             referrers: Memory::new(clock, metrics),
             fetches: Arc::new(Semaphore::new(FETCHES_MAX)),
         }
@@ -110,10 +110,14 @@ struct Heard<V> {
 }
 
 impl<V> Heard<V> {
-    /// Neither an answer nor a refusal: it takes too long, or its task panicked.
-    fn nothing() -> Heard<V> {
-        let detail = "no word from upstream on a list".into();
-        Heard { result: Err(UpstreamError::TimedOut { detail }), exchange: Arc::default() }
+    fn failed(error: UpstreamError) -> Heard<V> {
+        Heard { result: Err(error), exchange: Arc::default() }
+    }
+}
+
+impl<V> From<NoAnswer> for Heard<V> {
+    fn from(error: NoAnswer) -> Heard<V> {
+        Heard::failed(error.into())
     }
 }
 
@@ -171,7 +175,7 @@ where
             u32::try_from(bytes).unwrap_or(u32::MAX)
         };
         let kept = Cache::builder().weigher(weigh).max_capacity(KEPT_BYTES_MAX).build_with_hasher(RandomState::new());
-        Memory { questions: Questions::new(Arc::clone(metrics)), kept, clock: clock.clone() }
+        Memory { questions: Questions::new(QUESTIONS_MAX, metrics.task_panics.clone()), kept, clock: clock.clone() }
     }
 
     /// What is known and good, without asking.
@@ -206,10 +210,10 @@ where
             Some(_) => match tokio::time::timeout(patience, pending.answer()).await {
                 Ok(heard) => heard,
                 // The question goes on, and whoever asks next gets its answer.
-                Err(_) => Some(Heard::nothing()),
+                Err(_) => Ok(Heard::failed(UpstreamError::TimedOut { detail: "no word from upstream on a list".into() })),
             },
         };
-        let Heard { result, exchange } = heard.unwrap_or_else(Heard::nothing);
+        let Heard { result, exchange } = heard.unwrap_or_else(Heard::from);
         let error = match result {
             Ok(content) => return Ok(Listing::fetched(content, joined, exchange)),
             Err(error) => error,

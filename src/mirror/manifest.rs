@@ -7,11 +7,11 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::blob::within;
-use super::flight::Pending;
 use super::patience::Since;
 use super::{Asked, Error, Mirror, Repository, What};
 use crate::labels::Outcome;
 use crate::oci::{Descriptor, Digest, InvalidManifest, Manifest, MediaType, Reference};
+use crate::single_flight::{NoAnswer, Pending};
 use crate::store::Link;
 use crate::upstream::{Call, Exchange, ManifestHead, UpstreamError};
 
@@ -133,7 +133,7 @@ impl Mirror {
             let head = mirror.head(&asked_of, &asked, &call).await?;
             Ok((head.as_ref().and_then(described), call.exchange))
         });
-        pending.answer().await.unwrap_or_else(|| Err(panicked()))
+        pending.answer().await?
     }
 
     /// HEAD; `None` from an upstream that has no HEAD.
@@ -193,7 +193,7 @@ impl Mirror {
             Ok((manifest, call.exchange))
         });
         let joined = pending.joined;
-        (pending.answer().await.unwrap_or_else(|| Err(panicked())), joined)
+        (pending.answer().await.unwrap_or_else(|error| Err(error.into())), joined)
     }
 
     /// A stored manifest as an answer; `None` when its bytes are not held, or cannot be read (invariant 9).
@@ -235,20 +235,20 @@ fn described(head: &ManifestHead) -> Option<Descriptor> {
 
 pub(super) fn heard(repository: &Repository, since: Since, error: Option<&UpstreamError>) {
     match error {
-        Some(UpstreamError::TimedOut { .. } | UpstreamError::Unavailable { .. }) => repository.source.patience.disappointed(since),
+        Some(UpstreamError::TimedOut { .. } | UpstreamError::Unavailable { .. } | UpstreamError::Busy { .. }) => {
+            repository.source.patience.disappointed(since);
+        }
+        // It was not asked.
+        Some(UpstreamError::Overloaded { .. }) => {}
         _ => repository.source.patience.answered(),
     }
 }
 
 /// For who has something to serve: the answer, if it comes while its upstream is worth waiting for. The question goes on.
-pub(super) async fn in_time<V: Clone>(repository: &Repository, pending: &Pending<V>, at_most: Duration) -> Option<Option<V>> {
+pub(super) async fn in_time<V: Clone>(repository: &Repository, pending: &Pending<V>, at_most: Duration) -> Option<Result<V, NoAnswer>> {
     let patience = &repository.source.patience;
     let since = patience.begin();
     let wait = if patience.is_lost() { Duration::ZERO } else { at_most };
     let answer = tokio::time::timeout(wait, pending.answer()).await;
     answer.inspect_err(|_| patience.disappointed(since)).ok()
-}
-
-fn panicked() -> UpstreamError {
-    UpstreamError::TimedOut { detail: "the task that asked upstream ended without an answer".into() }
 }

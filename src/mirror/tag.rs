@@ -5,12 +5,12 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use tokio::time::Instant;
 
-use super::flight::Pending;
 use super::freshness::{self, Answer, Freshness, Held, Said};
 use super::manifest::{CHECK_TIMEOUT, ManifestAnswer, Want, in_time, plain};
 use super::{Asked, Error, Mirror, Repository};
 use crate::labels::Outcome;
 use crate::oci::{Descriptor, Digest, Manifest, Reference, Tag};
+use crate::single_flight::{NoAnswer, Pending};
 use crate::store::{StoreError, TagRecord};
 use crate::upstream::{Call, Exchange, ManifestHead, UpstreamError};
 
@@ -34,9 +34,13 @@ impl Checked {
         }
     }
 
-    /// In place of an answer that has not come.
+    /// In place of an answer that has not come yet.
     fn missing() -> Checked {
-        Checked { result: Err(UpstreamError::TimedOut { detail: "no word on the tag yet".into() }), exchange: None }
+        Checked::failed(UpstreamError::TimedOut { detail: "no word on the tag yet".into() })
+    }
+
+    fn failed(error: UpstreamError) -> Checked {
+        Checked { result: Err(error), exchange: None }
     }
 }
 
@@ -126,11 +130,12 @@ impl Mirror {
     /// Upstream's word, and what is held in the light of it. Who has something whole to serve instead does not wait to the
     /// end; who has not, does.
     async fn word(&self, repository: &Repository, record: Option<&TagRecord>, held: Held, pending: &Pending<Checked>) -> (Held, Checked) {
-        let to_the_end = async || pending.answer().await.unwrap_or_else(Checked::missing);
+        let no_answer = |error: NoAnswer| Checked::failed(error.into());
+        let to_the_end = async || pending.answer().await.unwrap_or_else(no_answer);
         let (Held::Within, Some(record)) = (held, record) else { return (held, to_the_end().await) };
         let early = in_time(repository, pending, self.revalidate_wait).await;
         let is_early = early.is_none();
-        let checked = early.flatten().unwrap_or_else(Checked::missing);
+        let checked = early.map_or_else(Checked::missing, |early| early.unwrap_or_else(no_answer));
         if checked.result.is_ok() {
             return (held, checked);
         }

@@ -171,7 +171,7 @@ impl Transfer<'_> {
             let reason = self.task.bypass(&error);
             self.tail.divert();
             // Who comes now would find the beginning gone.
-            self.task.entry.retire();
+            self.task.entry.release();
             self.task.fill.passes_by(reason);
         }
         self.tail.pass(unstored);

@@ -56,14 +56,15 @@ impl Mirror {
         let pending = self.verdicts.ask(key, || Arc::clone(self).ask_as_nobody(repository.clone(), asked.clone()));
         let may_stand = shown.is_within(repository.source.tags.stale_if_error, now);
         let verdict = match may_stand {
-            true => in_time(repository, &pending, self.revalidate_wait).await.flatten(),
-            false => pending.answer().await,
+            true => in_time(repository, &pending, self.revalidate_wait).await,
+            false => Some(pending.answer().await),
         };
-        let verdict = verdict.unwrap_or_else(|| Err(UpstreamError::TimedOut { detail: "no word on the repository".into() }));
+        let no_word = || Err(UpstreamError::TimedOut { detail: "no word on the repository".into() });
+        let verdict = verdict.map_or_else(no_word, |verdict| verdict?);
         match verdict {
             Ok(()) => Ok(()),
             // Upstream cannot say, and has said yes before.
-            Err(error) if error.is_of_one_host() && may_stand => Ok(()),
+            Err(error) if error.says_nothing() && may_stand => Ok(()),
             Err(error) => {
                 let error = Error::from_upstream(repository.upstream_name(), asked.what(), &error);
                 Err(self.told(repository, asked.clone(), error))

@@ -3,8 +3,8 @@
 # shellcheck shell=bash
 
 NETWORK_PORT=5600
-# The registry's addresses, and how many of either family are dead. getaddrinfo sorts IPv6 before IPv4 and what shares more bits with our
-# # address before the rest (RFC 6724 §6, rules 6 and 9): the dead before the living.
+# The registry's addresses, and how many of either family are dead. getaddrinfo sorts IPv6 before IPv4, and what shares more
+# bits with our address before the rest (RFC 6724 §6, rules 6 and 9): the dead before the living.
 NETWORK_V4=10.77.0.128
 NETWORK_V6=2001:db8:77::8000
 NETWORK_DEAD_MAX=8

@@ -226,7 +226,7 @@ async fn connections_that_a_nat_forgot_cost_one_question_four_seconds_and_the_ot
         let next = pulled(&larder, &path(name)).await;
         assert!(next <= seconds(0.1), "{name}: {next:?}");
     }
-    let asked: Vec<String> = scene.registry.requests().iter().map(|seen| format!("{} {}", seen.method, seen.target)).collect();
+    let asked: Vec<String> = scene.registry.requests().iter().map(|seen| format!("{} {}", seen.method, seen.path)).collect();
     let unique: std::collections::BTreeSet<&String> = asked.iter().collect();
     assert_eq!(unique.len(), asked.len(), "what did not arrive is put once more, and nothing else: {asked:?}");
     assert_eq!(larder.metric(r#"larder_upstream_circuit_open{upstream="docker.io"}"#), 0.0);
@@ -241,7 +241,7 @@ async fn a_registry_that_takes_its_time_is_not_asked_twice() {
     scene.registry.when(any()).first(1).then(Fault::Delay(seconds(19.0)));
     let took = pulled(&larder, OTHER).await;
     assert!(took >= seconds(19.0), "{took:?}");
-    let asked: Vec<String> = scene.registry.requests().iter().map(|seen| format!("{} {}", seen.method, seen.target)).collect();
+    let asked: Vec<String> = scene.registry.requests().iter().map(|seen| format!("{} {}", seen.method, seen.path)).collect();
     let unique: std::collections::BTreeSet<&String> = asked.iter().collect();
     assert_eq!((unique.len(), scene.net.dials("93.184.216.34:80")), (asked.len(), 1), "{asked:?}");
 }

@@ -36,4 +36,5 @@ mod tidy;
 mod trouble;
 mod trust;
 mod truth;
+mod upstream;
 mod warm;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use larder::config::VerifyOnRead;
 use larder::gate::Gate;
 use larder::oci::{Algorithm, Digest};
-use larder::store::{Glob, Selected, What};
+use larder::store::{Selected, What, Wildcard};
 use serde_json::Value;
 
 use crate::fills::{hub, until};
@@ -94,8 +94,8 @@ impl Life {
             1 => store.tend().await,
             2 => {
                 let n = self.rng.usize(..self.images.len());
-                let what = if self.rng.bool() { What::Everything } else { What::Tags(Glob("*".into())) };
-                let purged = store.purge(&Selected::Of { repository: Glob(format!("docker.io/library/app{n}")), what });
+                let what = if self.rng.bool() { What::Everything } else { What::Tags(Wildcard("*".into())) };
+                let purged = store.purge(&Selected::Of { repository: Wildcard(format!("docker.io/library/app{n}")), what });
                 assert!(purged.is_ok() || self.disk.is_dead(), "seed {}: {purged:?}", self.seed);
             }
             3 => return self.restart(larder, true).await,

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 /// Longest file before a noun is hiding in it.
 const LINES_MAX: usize = 400;
 /// Files that decide and do nothing else: no runtime, no files, no HTTP library, `now` as an argument.
-const PURE: [&str; 39] = [
+const PURE: &[&str] = &[
     "server/route.rs",
     "server/listing.rs",
     "server/range.rs",
@@ -40,7 +40,11 @@ const PURE: [&str; 39] = [
     "upstream/auth/credentials/protocol.rs",
     "control/reference.rs",
     "cli/explanation.rs",
-    "config/known.rs",
+    "oci/registries.rs",
+    "percent.rs",
+    "units.rs",
+    "config/key.rs",
+    "config/keys.rs",
     "config/patterns.rs",
     "config/proxy.rs",
     "config/validate.rs",
@@ -140,7 +144,7 @@ fn nothing_is_unbounded() {
 #[test]
 fn credential_30_no_second_tls_library_is_in_the_tree() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let [lock, deny, ci] = ["Cargo.lock", "deny.toml", ".ci/run"].map(|file| std::fs::read_to_string(root.join(file)).unwrap());
+    let [lock, deny, ci] = ["Cargo.lock", "deny.toml", ".ci/lib.sh"].map(|file| std::fs::read_to_string(root.join(file)).unwrap());
     for library in ["native-tls", "openssl", "openssl-sys"] {
         assert!(!lock.contains(&format!("name = \"{library}\"")), "Cargo.lock has {library}");
     }

@@ -113,7 +113,7 @@ impl Mirror {
             })
         });
         let joined = pending.joined;
-        let Heard { result, exchange } = pending.answer().await.unwrap_or_else(Heard::nothing);
+        let Heard { result, exchange } = pending.answer().await.unwrap_or_else(Heard::from);
         let page = result.map_err(|error| Error::from_upstream(repository.upstream_name(), What::Repository, &error))?;
         Ok(Listing::fetched(page, joined, exchange))
     }

@@ -12,8 +12,7 @@ use super::credentials::{Held, Login, Source, Version};
 use crate::oci::RepositoryName;
 use crate::rng::Rng;
 use crate::upstream::UpstreamError;
-use crate::upstream::http::meaning::Failure;
-use crate::upstream::limits::breaker::{Backoff, Rest, Rests};
+use crate::upstream::limits::breaker::{Backoff, Breaker, Open};
 
 /// Docker Hub locks an account for an hour after some failures within minutes.
 const HOLD_OFF: Backoff = Backoff { first: Duration::from_mins(5), max: Duration::from_hours(1) };
@@ -25,7 +24,7 @@ const RENEWED_FOR: Duration = Duration::from_mins(1);
 pub struct Signer {
     source: Option<Arc<Source>>,
     known: Mutex<Known>,
-    rest: Rest,
+    breaker: Breaker,
     proving: AsyncMutex<()>,
     turns: Semaphore,
     rng: Arc<Rng>,
@@ -67,7 +66,14 @@ pub enum Place {
 
 impl Signer {
     pub fn new(source: Option<Arc<Source>>, rng: Arc<Rng>) -> Signer {
-        Signer { source, known: Mutex::default(), rest: Rest::default(), proving: AsyncMutex::default(), turns: Semaphore::new(TURNS), rng }
+        Signer {
+            source,
+            known: Mutex::default(),
+            breaker: Breaker::default(),
+            proving: AsyncMutex::default(),
+            turns: Semaphore::new(TURNS),
+            rng,
+        }
     }
 
     pub fn name(&self) -> &str {
@@ -84,7 +90,7 @@ impl Signer {
         let held = source.login(repository).await?;
         if self.has_refused(&held).is_some() {
             // Its outcome comes by `accepted` or `refused`.
-            self.rest.enter(Instant::now()).map_err(Failure::into_error)?.hand_over();
+            self.breaker.enter(Instant::now()).map_err(|open| open.why)?.detach();
         }
         Ok(Offer { held, refusals })
     }
@@ -125,7 +131,7 @@ impl Signer {
         if known.proven != Some(held.version) {
             known.proven = Some(held.version);
             known.refused = None;
-            self.rest.clear();
+            self.breaker.clear();
         }
     }
 
@@ -154,9 +160,9 @@ impl Signer {
     }
 
     /// How long a login that was refused is held off, unless there is another by now, for which nobody looks here.
-    pub fn held_off(&self, now: Instant) -> Option<Rests> {
+    pub fn held_off(&self, now: Instant) -> Option<Open> {
         let is_refused = self.known().refused.is_some();
-        self.rest.outlook(now).filter(|_| is_refused)
+        self.breaker.state(now).filter(|_| is_refused)
     }
 
     fn hold_off(&self, held: &Held, why: &UpstreamError) {
@@ -165,8 +171,8 @@ impl Signer {
         known.proven = known.proven.filter(|proven| *proven != held.version);
         known.refused = Some((held.version, why.clone()));
         let now = Instant::now();
-        let (rest, _) = self.rest.begin(now, now, why, None, HOLD_OFF, |rest| self.rng.jitter(rest));
-        let (credential, seconds) = (self.name(), rest.as_secs());
+        let (wait, _) = self.breaker.open(now, now, why, None, HOLD_OFF, |wait| self.rng.jitter(wait));
+        let (credential, seconds) = (self.name(), wait.as_secs());
         tracing::error!(credential, %why, seconds, "upstream refused a credential; it is not tried again until it changes or this time is over");
     }
 

@@ -16,7 +16,7 @@ use serde::Deserialize;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::credentials::{Login, Version, sensitive};
+use super::credentials::{Login, Version};
 use super::lockout::{Offer, Place, Signer};
 use super::token_hosts::{self, Trust};
 use crate::labels::UpstreamKind;
@@ -26,9 +26,10 @@ use crate::rng::Rng;
 use crate::upstream::UnavailableReason;
 use crate::upstream::UpstreamError;
 use crate::upstream::http::exchange::{Form, Outgoing, Wire, broken};
-use crate::upstream::http::meaning::{Failure, Limited};
 use crate::upstream::http::url::Url;
-use crate::upstream::limits::breaker::{Backoff, Rest, Rests};
+use crate::upstream::limits::breaker::{Backoff, Breaker, Open};
+use crate::upstream::limits::too_many_requests::{Asked, Limited};
+use crate::upstream::secret::sensitive;
 
 const TOKENS_MAX: u64 = 10_000;
 /// The token protocol's lifetime for a token that names none, and the least that one gets.
@@ -76,7 +77,7 @@ pub struct Tokens {
     wire: Arc<Wire>,
     signer: Arc<Signer>,
     token_hosts: Vec<String>,
-    rest: Rest,
+    breaker: Breaker,
     rng: Arc<Rng>,
     cache: Cache<TokenKey, Token>,
     /// One entry for each fetch under way or held; it lives as long as its task.
@@ -86,7 +87,7 @@ pub struct Tokens {
 impl Tokens {
     pub fn new(wire: Arc<Wire>, signer: Arc<Signer>, token_hosts: Vec<String>, rng: Arc<Rng>) -> Arc<Tokens> {
         let cache = Cache::builder().max_capacity(TOKENS_MAX).time_to_live(LIFETIME_MAX).build();
-        Arc::new(Tokens { wire, signer, token_hosts, rest: Rest::default(), rng, cache, flights: Mutex::default() })
+        Arc::new(Tokens { wire, signer, token_hosts, breaker: Breaker::default(), rng, cache, flights: Mutex::default() })
     }
 
     /// A token that is good now. Waits for the fetch that is under way, or begins one.
@@ -113,16 +114,16 @@ impl Tokens {
 
     /// An error while the token server is left alone for its limit.
     pub fn spared(&self) -> Result<(), UpstreamError> {
-        match self.rest.told(Instant::now()) {
+        match self.breaker.refusal(Instant::now()) {
             Some(error @ UpstreamError::RateLimited { .. }) => Err(error),
             _ => Ok(()),
         }
     }
 
     /// Whether the token server is left alone, for who has no token yet.
-    pub fn resting(&self, way: Option<&Way>, now: Instant) -> Option<Rests> {
+    pub fn outlook(&self, way: Option<&Way>, now: Instant) -> Option<Open> {
         let is_held = || self.cache.iter().any(|(key, token)| way == Some(&*key.way) && token.renew_at > now);
-        self.rest.outlook(now).filter(|_| !is_held())
+        self.breaker.state(now).filter(|_| !is_held())
     }
 
     fn held(&self, key: &TokenKey) -> Option<Token> {
@@ -153,13 +154,16 @@ impl Tokens {
 
     async fn fetch(&self, key: &TokenKey, offer: &Offer, repository: &RepositoryName) -> Fetched {
         let begun = Instant::now();
-        let _pass = self.rest.enter(begun).map_err(Failure::into_error)?;
+        let _permit = self.breaker.enter(begun).map_err(|open| open.why)?;
         let fetched = self.exchange(key, offer, repository, begun).await;
         match &fetched {
             // It has told, whatever it has told.
-            Ok(_) | Err(UpstreamError::Denied { .. } | UpstreamError::CredentialRefused { .. }) => drop(self.rest.succeeded(begun)),
+            Ok(_) | Err(UpstreamError::Denied { .. } | UpstreamError::CredentialRefused { .. }) => drop(self.breaker.succeeded(begun)),
+            Err(error @ UpstreamError::Busy { retry_after, .. }) => {
+                self.breaker.open(begun, Instant::now(), error, Some(*retry_after), DOWN, |wait| self.rng.jitter(wait));
+            }
             Err(error) if error.is_transient() => {
-                self.rest.failed(begun, Instant::now(), error, DOWN, |rest| self.rng.jitter(rest));
+                self.breaker.failed(begun, Instant::now(), error, DOWN, |wait| self.rng.jitter(wait));
             }
             Err(_) => {}
         }
@@ -180,7 +184,10 @@ impl Tokens {
         }
         let has_login = !matches!(login, Login::Anonymous);
         let by_post = matches!(login, Login::IdentityToken(_));
-        match answer.refused(|refused| refused.limited().ok_or_else(|| refused.meaning_of_token_server(has_login, by_post))).await {
+        match answer
+            .refused(|refused| refused.limited(Asked::TOKEN).ok_or_else(|| refused.meaning_of_token_server(has_login, by_post)))
+            .await
+        {
             Ok(limited) => Err(self.limited(&limited, begun)),
             Err(error) => {
                 if let UpstreamError::CredentialRefused { .. } = error {
@@ -195,12 +202,12 @@ impl Tokens {
     /// The token server has had enough of this credential.
     fn limited(&self, limited: &Limited, begun: Instant) -> UpstreamError {
         let why = UpstreamError::RateLimited { retry_after: None };
-        let (rest, began) = self.rest.begin(begun, Instant::now(), &why, limited.retry_after, LIMITED, |rest| self.rng.jitter(rest));
-        if began {
-            let (upstream, credential, seconds) = (self.wire.metrics.name(), self.signer.name(), rest.as_secs());
+        let (wait, is_new) = self.breaker.open(begun, Instant::now(), &why, limited.retry_after, LIMITED, |wait| self.rng.jitter(wait));
+        if is_new {
+            let (upstream, credential, seconds) = (self.wire.metrics.name(), self.signer.name(), wait.as_secs());
             tracing::warn!(upstream, credential, seconds, "the token server limits the rate; it is not asked before this time is over");
         }
-        UpstreamError::RateLimited { retry_after: Some(rest) }
+        UpstreamError::RateLimited { retry_after: Some(wait) }
     }
 
     /// Whether the token server may see what there is to see.

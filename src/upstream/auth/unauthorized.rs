@@ -19,7 +19,7 @@ use crate::rng::Rng;
 use crate::upstream::UpstreamError;
 use crate::upstream::http::exchange::{Answer, Wire};
 use crate::upstream::http::url::Url;
-use crate::upstream::limits::breaker::Rests;
+use crate::upstream::limits::breaker::Open;
 
 const REPOSITORIES_MAX: u64 = 10_000;
 
@@ -67,8 +67,8 @@ impl Auth {
     }
 
     /// Whether the login is held off, and whether the token server is left alone: what keeps a question from being asked.
-    pub fn outlook(&self, repository: &RepositoryName, now: Instant) -> (Option<Rests>, Option<Rests>) {
-        (self.signer.held_off(now), self.tokens.resting(self.learned.get(repository).as_deref(), now))
+    pub fn outlook(&self, repository: &RepositoryName, now: Instant) -> (Option<Open>, Option<Open>) {
+        (self.signer.held_off(now), self.tokens.outlook(self.learned.get(repository).as_deref(), now))
     }
 
     /// Begins with what worked last time.

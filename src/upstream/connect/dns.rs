@@ -1,18 +1,18 @@
 //! Names to addresses, above the seam: a look-up has its own time, goes on when whoever asked has left, and is shared by all who
 //! ask for the same name; its last good answer is kept for the time when DNS fails. Judges no address.
 
-use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use moka::sync::Cache;
-use parking_lot::Mutex;
+use prometheus::IntCounter;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::seam::Connect;
+use crate::single_flight::{Group, Joined};
 
 /// A look-up's own time, apart from the connection's. A resolver that asks a dead nameserver first (glibc: 5 s each) gets past two of
 /// them, and what is left of a client's 25 s is enough for the rest.
@@ -37,7 +37,7 @@ pub enum LookUpError {
     Failed(Arc<str>),
     #[error("the name has no address")]
     NoAddress,
-    #[error("DNS gave no answer in {} s", .0.as_secs())]
+    #[error("DNS gave no answer in {0:?}")]
     Slow(Duration),
     #[error("too many names are being looked up")]
     TooMany,
@@ -49,7 +49,7 @@ type Answer = Result<Vec<IpAddr>, LookUpError>;
 pub struct Names {
     connect: Arc<dyn Connect>,
     last_good: Cache<String, Arc<LastGood>>,
-    running: Mutex<HashMap<String, LookUp>>,
+    running: Group<String, Running>,
 }
 
 struct LastGood {
@@ -59,16 +59,28 @@ struct LastGood {
     was_used: AtomicBool,
 }
 
-/// A look-up under way.
-#[derive(Clone)]
+/// A look-up under way, as its task has it.
+struct Running {
+    begun: Instant,
+    answer: watch::Sender<Option<Answer>>,
+}
+
+/// A look-up under way, as somebody waits for it.
 struct LookUp {
     begun: Instant,
     answer: watch::Receiver<Option<Answer>>,
 }
 
+impl Running {
+    fn join(&self) -> LookUp {
+        LookUp { begun: self.begun, answer: self.answer.subscribe() }
+    }
+}
+
 impl Names {
-    pub fn new(connect: Arc<dyn Connect>) -> Names {
-        Names { connect, last_good: Cache::new(NAMES_MAX), running: Mutex::default() }
+    /// `panics` counts look-ups whose task panics.
+    pub fn new(connect: Arc<dyn Connect>, panics: IntCounter) -> Names {
+        Names { connect, last_good: Cache::new(NAMES_MAX), running: Group::new(RUNNING_MAX, panics) }
     }
 
     /// The addresses of a name, in the resolver's order: what DNS says now or, where it is slow or fails, what it said within the
@@ -97,24 +109,21 @@ impl Names {
 
     /// Joins the look-up of this name, or begins one in a task of its own.
     fn running(self: &Arc<Self>, host: &str) -> Result<LookUp, LookUpError> {
-        let mut running = self.running.lock();
-        if let Some(look_up) = running.get(host) {
-            return Ok(look_up.clone());
+        let new = || Some(Running { begun: Instant::now(), answer: watch::Sender::new(None) });
+        match self.running.join(host.to_owned(), |_| (), new) {
+            Joined::Running(running) => Ok(running.join()),
+            Joined::New(entry) => {
+                let (look_up, names, host) = (entry.job().join(), Arc::clone(self), host.to_owned());
+                tokio::spawn(async move {
+                    let answer = names.ask(&host).await;
+                    // First: who asks from now on shall not get an answer to a question of the past.
+                    entry.release();
+                    entry.job().answer.send_replace(Some(answer));
+                });
+                Ok(look_up)
+            }
+            Joined::Full | Joined::Needless => Err(LookUpError::TooMany),
         }
-        if running.len() >= RUNNING_MAX {
-            return Err(LookUpError::TooMany);
-        }
-        let (sender, answer) = watch::channel(None);
-        let look_up = LookUp { begun: Instant::now(), answer };
-        running.insert(host.to_owned(), look_up.clone());
-        let entry = Entry { names: Arc::clone(self), host: host.to_owned() };
-        tokio::spawn(async move {
-            let answer = entry.names.ask(&entry.host).await;
-            // First: who asks from now on shall not get an answer to a question of the past.
-            drop(entry);
-            sender.send_replace(Some(answer));
-        });
-        Ok(look_up)
     }
 
     /// Asks the resolver, and keeps a good answer.
@@ -147,18 +156,6 @@ impl LookUp {
             Ok(Err(_)) => Err(LookUpError::Failed("the look-up was broken off".into())),
             Err(_) => Err(LookUpError::Slow(limit)),
         }
-    }
-}
-
-/// A look-up's place among those that run, given up with its task, also when that panics.
-struct Entry {
-    names: Arc<Names>,
-    host: String,
-}
-
-impl Drop for Entry {
-    fn drop(&mut self) {
-        self.names.running.lock().remove(&self.host);
     }
 }
 
@@ -196,7 +193,8 @@ mod tests {
     fn names() -> (Arc<Resolver>, Arc<Names>) {
         let resolver = Arc::new(Resolver::default());
         let connect = Arc::clone(&resolver) as Arc<dyn Connect>;
-        (resolver, Arc::new(Names::new(connect)))
+        let panics = IntCounter::new("panics", "of tasks").expect("a counter");
+        (resolver, Arc::new(Names::new(connect, panics)))
     }
 
     #[tokio::test(start_paused = true)]
@@ -206,7 +204,6 @@ mod tests {
         let begun = Instant::now();
         assert_eq!(names.look_up("5").await, Ok(vec![ADDRESS]));
         assert_eq!((begun.elapsed(), resolver.0.load(Ordering::Relaxed)), (Duration::from_secs(4), 1));
-        assert!(names.running.lock().is_empty());
     }
 
     #[tokio::test(start_paused = true)]
@@ -218,7 +215,6 @@ mod tests {
             assert_eq!(begun.elapsed(), ANSWER_TIMEOUT);
         }
         tokio::time::sleep(GIVEN_UP_AFTER - ANSWER_TIMEOUT + Duration::from_millis(1)).await;
-        assert!(names.running.lock().is_empty());
         assert_eq!(names.look_up("99").await, Err(LookUpError::Slow(ANSWER_TIMEOUT)));
         assert_eq!(resolver.0.load(Ordering::Relaxed), 2);
     }

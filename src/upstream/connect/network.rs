@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use moka::sync::Cache;
+use prometheus::IntCounter;
 use tokio::time::Instant;
 
 use super::dns::{LookUpError, Names};
@@ -42,8 +43,9 @@ pub struct Taken {
 }
 
 impl Network {
-    pub fn new(connect: Arc<dyn Connect>) -> Arc<Network> {
-        let names = Arc::new(Names::new(Arc::clone(&connect)));
+    /// `panics` counts look-ups whose task panics.
+    pub fn new(connect: Arc<dyn Connect>, panics: IntCounter) -> Arc<Network> {
+        let names = Arc::new(Names::new(Arc::clone(&connect), panics));
         Arc::new(Network { connect, names, known: Cache::new(HOSTS_MAX) })
     }
 

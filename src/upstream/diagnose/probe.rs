@@ -9,7 +9,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::survey::Survey;
 use crate::labels::UpstreamKind;
-use crate::oci::RepositoryName;
+use crate::oci::{RepositoryName, registries};
 use crate::upstream::account::{Account, Scope};
 use crate::upstream::auth::challenge::{self, Challenge};
 use crate::upstream::auth::token_hosts::{self, Trust};
@@ -23,9 +23,6 @@ use crate::upstream::limits::pull_limit::Budget;
 use crate::upstream::request::{CHALLENGES_MAX, Question, share};
 use crate::upstream::{UnavailableReason, UpstreamError};
 
-/// Docker Hub tells anybody here what is left, and counts nothing for a HEAD.
-const DOCKER_HUB_HOST: &str = "registry-1.docker.io";
-const DOCKER_HUB_PREVIEW: &str = "ratelimitpreview/test";
 /// Stands for a repository where only a login is asked for. It is not sent.
 const ANY_REPOSITORY: &str = "any";
 
@@ -191,8 +188,9 @@ impl Probe<'_> {
     }
 
     async fn verdict(&self, account: &Account, scope: Option<&Scope>, ping: Ping) -> Result<Verdict, UpstreamError> {
-        if self.endpoint.wire.origin.host == DOCKER_HUB_HOST {
-            return self.within(self.preview(account, scope)).await;
+        let registry = registries::find(&self.endpoint.wire.origin.host);
+        if let Some(repository) = registry.and_then(|registry| registry.pull_limit_preview) {
+            return self.within(self.preview(repository, account, scope)).await;
         }
         match (scope, ping) {
             (Some(scope), _) => self.within(self.sign_in(account, scope, ping)).await,
@@ -203,9 +201,9 @@ impl Probe<'_> {
         }
     }
 
-    /// Docker Hub's own way to learn what is left.
-    async fn preview(&self, account: &Account, scope: Option<&Scope>) -> Result<Verdict, UpstreamError> {
-        let repository = name(DOCKER_HUB_PREVIEW)?;
+    /// The registry's own way to learn what is left.
+    async fn preview(&self, repository: &str, account: &Account, scope: Option<&Scope>) -> Result<Verdict, UpstreamError> {
+        let repository = name(repository)?;
         if scope.is_some() && account.auth.sign_in(&repository).await?.is_anonymous() {
             return Ok(Verdict::NoLogin);
         }
@@ -242,7 +240,7 @@ impl Probe<'_> {
             match answer.status() {
                 status if status.is_success() => {
                     auth.accepted();
-                    account.budgeted(Budget::read(|name| answer.header(name)));
+                    account.remember(Budget::read(|name| answer.header(name)));
                     answer.discard();
                     return Ok(Verdict::Accepted);
                 }

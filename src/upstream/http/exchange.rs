@@ -3,7 +3,6 @@
 
 use std::error::Error as _;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,7 +12,7 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
-use super::meaning::{Refused, retry_after};
+use super::meaning::Refused;
 use super::pool::Pool;
 use super::url::{Origin, Url};
 use crate::clock::{Clock, Timestamp};
@@ -27,26 +26,25 @@ use crate::upstream::connect::connector::{Connector, Reach};
 use crate::upstream::connect::network::Network;
 use crate::upstream::connect::proxy::Proxy;
 use crate::upstream::connect::tls::{self, SetupError};
-use crate::upstream::limits::breaker::{Backoff, Rest};
+use crate::upstream::limits::breaker::Breaker;
+use crate::upstream::limits::host_breaker::{HostBreaker, busy_wait};
+use crate::upstream::limits::redirect_targets::RedirectTargets;
+use crate::upstream::limits::too_many_requests::retry_after;
 use crate::upstream::{UnavailableReason, UpstreamError};
 
 const HEADERS_TIMEOUT: Duration = Duration::from_secs(20);
 /// Of an answer that is not content.
 const ERROR_BODY_BYTES_MAX: usize = 64 * KIB as usize;
 const ERROR_BODY_TIMEOUT: Duration = Duration::from_secs(5);
-/// The first rest of a host that is down, and the longest.
-const DOWN: Backoff = Backoff { first: Duration::from_millis(500), max: Duration::from_secs(15) };
-const SILENCE_MIN: Duration = Duration::from_secs(4);
 const AGENT: &str = concat!("larder/", env!("CARGO_PKG_VERSION"));
 
 /// The way to one upstream and to where it points.
 pub struct Wire {
     pub origin: Origin,
     pub metrics: Arc<UpstreamMetrics>,
-    /// Whether the host is to be left alone, being down or at its limit.
-    pub health: Rest,
-    is_resting: AtomicBool,
-    rng: Arc<Rng>,
+    /// Whether the upstream's own host is asked.
+    pub host: HostBreaker,
+    redirect_targets: RedirectTargets,
     own: Pool,
     elsewhere: Pool,
 }
@@ -106,12 +104,12 @@ impl Wire {
             let (network, proxy, metrics) = (Arc::clone(network), proxy.clone(), Arc::clone(metrics));
             Pool::new(Connector { network, tls, reach, proxy, metrics })
         };
+        let (origin, own_metrics) = (Origin::from(url), Arc::clone(metrics.upstream(&config.name)));
         Ok(Wire {
-            origin: Origin::from(url),
-            metrics: Arc::clone(metrics.upstream(&config.name)),
-            health: Rest::default(),
-            is_resting: AtomicBool::new(false),
-            rng,
+            host: HostBreaker::new(origin.host.clone(), origin.to_string(), Arc::clone(&own_metrics), Arc::clone(&rng)),
+            redirect_targets: RedirectTargets::new(config.name.as_str().into(), rng),
+            origin,
+            metrics: own_metrics,
             own: pool(own, Reach::Anywhere),
             elsewhere: pool(elsewhere, Reach::Global(allowed)),
         })
@@ -126,10 +124,20 @@ impl Wire {
         Hop { url: outgoing.url.clone(), has_left: false, is_own: outgoing.url.origin == self.origin }
     }
 
-    /// What makes the connections to an origin.
+    /// What connects to a host when it is asked.
     pub fn connector(&self, origin: &Origin) -> &Connector {
         let pool = if *origin == self.origin { &self.own } else { &self.elsewhere };
         &pool.connector
+    }
+
+    /// The breaker of a host that a question is redirected to. A token server's limit is not a host's but a credential's.
+    fn redirect_target(&self, kind: UpstreamKind, hop: &Hop) -> Option<(String, Arc<Breaker>)> {
+        if hop.is_own || kind == UpstreamKind::Token {
+            return None;
+        }
+        let origin = hop.url.origin.to_string();
+        let breaker = self.redirect_targets.breaker(&origin);
+        Some((origin, breaker))
     }
 
     pub(super) async fn send(&self, outgoing: &Outgoing<'_>, hop: &Hop) -> Result<Answer, UpstreamError> {
@@ -137,9 +145,11 @@ impl Wire {
         let request = outgoing.request(hop)?;
         let pool = if hop.is_own { &self.own } else { &self.elsewhere };
         let begun = Instant::now();
+        let target = self.redirect_target(outgoing.kind, hop);
+        let _permit = target.as_ref().map(|(_, breaker)| breaker.enter(begun).map_err(|open| open.why)).transpose()?;
         let deadline = outgoing.deadline.min(begun + HEADERS_TIMEOUT);
         let result = match tokio::time::timeout_at(deadline, pool.request(request)).await {
-            Ok(result) => result.map_err(|error| meaning(&error, url)).and_then(|response| pool.heard(response, url)),
+            Ok(result) => result.map_err(|error| meaning(&error, url)).and_then(|response| pool.checked(response, url)),
             Err(_) => Err(UpstreamError::TimedOut { detail: format!("no headers from {url}") }),
         };
         let status = result.as_ref().ok().map(|response| response.status().as_u16());
@@ -149,66 +159,17 @@ impl Wire {
         }
         // Elsewhere's choice of a path, met without the own pool's rights, says nothing of the own host.
         if hop.is_own {
-            self.tell(outgoing.kind, begun, &result);
+            self.host.observe(outgoing.kind, begun, result.as_ref().map(|response| (response.status(), response.headers())));
         }
         if status.is_some_and(|status| status < 400) {
             let Timestamp(millis) = Clock::System.now();
             self.metrics.last_success.set(i64::try_from(millis / 1000).unwrap_or(i64::MAX));
         }
+        if let (Some((origin, _)), Ok(response)) = (&target, &result) {
+            self.redirect_targets.observe(origin, begun, response.status(), response.headers())?;
+        }
         let redirected = *url != outgoing.url;
         result.map(|response| Answer { response, url: url.clone(), redirected, has_left: hop.has_left, deadline: outgoing.deadline })
-    }
-}
-
-/// Whether this host is well.
-impl Wire {
-    /// Draws the conclusion from one question to the upstream's own host.
-    fn tell(&self, kind: UpstreamKind, begun: Instant, result: &Result<Response<Incoming>, UpstreamError>) {
-        let now = Instant::now();
-        let fault = match result {
-            Ok(response) => match response.status().as_u16() {
-                // A limit is judged by whoever reads the answer; one bad image is no outage.
-                429 | 500 => return,
-                // A token is not yet the answer of whoever probes for one.
-                _ if kind == UpstreamKind::Token && response.status().as_u16() < 500 => return,
-                502..=504 => broken(format!("{} answered {}", self.origin, response.status().as_u16())),
-                _ => {
-                    if self.health.succeeded(begun) {
-                        tracing::info!(upstream = self.metrics.name(), host = self.origin.host, "upstream answers again");
-                    }
-                    return self.resting(false);
-                }
-            },
-            // Somebody else's deadline, soon after the question was asked, says nothing.
-            Err(UpstreamError::TimedOut { .. }) if now - begun < SILENCE_MIN => return,
-            Err(error) if error.is_transient() => error.clone(),
-            Err(_) => return,
-        };
-        if self.health.failed(begun, now, &fault, DOWN, |rest| self.rng.jitter(rest)) {
-            tracing::warn!(upstream = self.metrics.name(), host = self.origin.host, why = %fault, "upstream is down; it is left alone but for probes");
-            self.resting(true);
-        }
-    }
-
-    /// The host has had enough questions. Returns how long it is to rest, and whether that is news.
-    pub fn limited(
-        &self,
-        begun: Instant,
-        now: Instant,
-        why: &UpstreamError,
-        asked: Option<Duration>,
-        backoff: Backoff,
-        jitter: impl Fn(Duration) -> Duration,
-    ) -> (Duration, bool) {
-        let rest = self.health.begin(begun, now, why, asked, backoff, jitter);
-        self.resting(true);
-        rest
-    }
-
-    fn resting(&self, resting: bool) {
-        if self.is_resting.swap(resting, Ordering::Relaxed) != resting {
-            self.metrics.circuit_open.add(if resting { 1 } else { -1 });
-        }
     }
 }
 
@@ -296,13 +257,11 @@ impl Answer {
     /// Reads an answer that is no success, and hands it to `judge`.
     pub async fn refused<T>(self, judge: impl FnOnce(&Refused<'_>) -> T) -> T {
         let status = self.status().as_u16();
-        let retry_after = self.header(http::header::RETRY_AFTER).and_then(|value| {
-            let Timestamp(millis) = Clock::System.now();
-            retry_after(value, std::time::UNIX_EPOCH + Duration::from_millis(millis))
-        });
+        let now = Clock::System.now();
+        let (retry_after, busy_wait) = (retry_after(self.headers(), now), busy_wait(self.status(), self.headers(), now));
         let from = self.url.to_string();
         let body = self.beginning().await;
-        judge(&Refused { status, retry_after, body: &body, from: &from })
+        judge(&Refused { status, retry_after, busy_wait, body: &body, from: &from })
     }
 }
 
@@ -325,4 +284,34 @@ fn meaning(error: &hyper_util::client::legacy::Error, url: &Url) -> UpstreamErro
         source = cause.source();
     }
     broken(format!("{url} broke the connection before its headers"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whether the last hop of a way may carry the credential, and use the own pool.
+    fn rights(begins_at_own: bool, way: &[&str]) -> (bool, bool) {
+        let mut urls = way.iter().map(|text| Url::parse(text).expect("a URL"));
+        let first = Hop { url: urls.next().expect("a hop"), has_left: false, is_own: begins_at_own };
+        let last = urls.fold(first, |hop, url| hop.next(url));
+        (!last.has_left, last.is_own)
+    }
+
+    #[test]
+    fn what_is_bound_to_an_origin_stays_away_once_a_way_has_left_it() {
+        let own = "https://r.example/a";
+        assert_eq!(rights(true, &[own]), (true, true));
+        assert_eq!(rights(true, &[own, "https://r.example/b", "https://R.example:443/c"]), (true, true));
+        for elsewhere in ["https://cdn.example/", "https://r.example:5000/", "http://r.example/", "https://r.example.evil/"] {
+            assert_eq!(rights(true, &[own, elsewhere]), (false, false), "{elsewhere}");
+            assert_eq!(rights(true, &[own, elsewhere, own]), (false, false), "{elsewhere}");
+            assert_eq!(rights(true, &[own, "https://r.example/b", elsewhere, elsewhere, own, own]), (false, false), "{elsewhere}");
+        }
+        // A token server's: its own credential, and never the registry's pool, even where it leads to the registry.
+        let token = "https://auth.example/token";
+        assert_eq!(rights(false, &[token, "https://auth.example/v2/token"]), (true, false));
+        assert_eq!(rights(false, &[token, own]), (false, false));
+        assert_eq!(rights(false, &[token, own, token]), (false, false));
+    }
 }

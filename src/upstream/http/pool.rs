@@ -71,7 +71,7 @@ impl Pool {
     }
 
     /// The answer, unless it is the proxy's own refusal.
-    pub fn heard(&self, response: Response<Incoming>, url: &Url) -> Result<Response<Incoming>, UpstreamError> {
+    pub fn checked(&self, response: Response<Incoming>, url: &Url) -> Result<Response<Incoming>, UpstreamError> {
         let refusing = self.proxy.as_ref().filter(|_| response.status() == StatusCode::PROXY_AUTHENTICATION_REQUIRED);
         let forwarding = refusing.filter(|proxy| url.uri().is_ok_and(|uri| proxy::is_forwarded(&uri) && proxy.takes(&uri)));
         match forwarding {

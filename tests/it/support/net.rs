@@ -10,6 +10,7 @@ mod certificate;
 mod endpoint;
 mod forgetful;
 mod proxy;
+pub mod script;
 
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -24,8 +25,9 @@ use tokio::io::DuplexStream;
 use tokio::sync::{mpsc, watch};
 use tokio_rustls::TlsAcceptor;
 
-use super::registry::{FakeRegistry, PIPE_BYTES};
+use super::registry::PIPE_BYTES;
 use certificate::Authority;
+pub use endpoint::Host;
 use endpoint::{Endpoint, Shown};
 use forgetful::{Forgetful, Forgotten};
 pub use proxy::FakeProxy;
@@ -71,6 +73,8 @@ struct State {
     /// What is left of each name's answers; the last one stays.
     names: HashMap<String, VecDeque<Dns>>,
     endpoints: HashMap<SocketAddr, Endpoint>,
+    /// At every address that has no endpoint of its own.
+    elsewhere: Option<Endpoint>,
     /// Dropped to cut what is open to an address.
     cuts: HashMap<IpAddr, watch::Sender<()>>,
     /// Whether the way to an address has forgotten the connections of today.
@@ -90,15 +94,15 @@ impl FakeNet {
     }
 
     /// A name, its address, and a registry at port 80 there.
-    pub fn host(&self, name: &str, address: &str, registry: &FakeRegistry) {
+    pub fn host(&self, name: &str, address: &str, host: impl Into<Host>) {
         self.name(name, &[address]);
-        self.serve(&socket(address, 80), registry);
+        self.serve(&socket(address, 80), host);
     }
 
     /// A name, its address, and a registry at port 443 there, with a certificate for the name from the network's authority.
-    pub fn tls_host(&self, name: &str, address: &str, registry: &FakeRegistry) {
+    pub fn tls_host(&self, name: &str, address: &str, host: impl Into<Host>) {
         self.name(name, &[address]);
-        self.serve_tls(&socket(address, 443), registry, name);
+        self.serve_tls(&socket(address, 443), host, name);
     }
 
     pub fn name(&self, name: &str, addresses: &[&str]) {
@@ -110,25 +114,25 @@ impl FakeNet {
         self.state().names.insert(name.into(), answers.into_iter().collect());
     }
 
-    pub fn serve(&self, address: &str, registry: &FakeRegistry) {
-        self.put(address, Endpoint::Plain(registry.clone()));
+    pub fn serve(&self, address: &str, host: impl Into<Host>) {
+        self.put(address, Endpoint::Plain(host.into()));
     }
 
-    pub fn serve_tls(&self, address: &str, registry: &FakeRegistry, certificate_name: &str) {
+    pub fn serve_tls(&self, address: &str, host: impl Into<Host>, certificate_name: &str) {
         let acceptor = self.authority(|authority| authority.acceptor(certificate_name));
-        self.put_tls(address, registry, acceptor);
+        self.put_tls(address, host.into(), acceptor);
     }
 
     /// With a certificate that nobody vouches for.
-    pub fn serve_tls_as_stranger(&self, address: &str, registry: &FakeRegistry, certificate_name: &str) {
+    pub fn serve_tls_as_stranger(&self, address: &str, host: impl Into<Host>, certificate_name: &str) {
         let acceptor = self.authority(|authority| authority.stranger(certificate_name));
-        self.put_tls(address, registry, acceptor);
+        self.put_tls(address, host.into(), acceptor);
     }
 
     /// With somebody's certificate, but not its key.
-    pub fn serve_tls_as_impostor(&self, address: &str, registry: &FakeRegistry, certificate_name: &str) {
+    pub fn serve_tls_as_impostor(&self, address: &str, host: impl Into<Host>, certificate_name: &str) {
         let acceptor = self.authority(|authority| authority.impostor(certificate_name));
-        self.put_tls(address, registry, acceptor);
+        self.put_tls(address, host.into(), acceptor);
     }
 
     /// A client certificate, and it and its key in PEM.
@@ -169,6 +173,11 @@ impl FakeNet {
         let (sender, receiver) = mpsc::channel(16);
         self.put(address, Endpoint::Test(sender));
         receiver
+    }
+
+    /// Answers at every address of which nothing else was said.
+    pub fn serve_elsewhere(&self, host: impl Into<Host>) {
+        self.state().elsewhere = Some(Endpoint::Plain(host.into()));
     }
 
     /// Connections are refused, as at every address of which nothing was said.
@@ -215,9 +224,9 @@ impl FakeNet {
         use_it(self.state().authority.get_or_insert_with(Authority::new))
     }
 
-    fn put_tls(&self, address: &str, registry: &FakeRegistry, acceptor: TlsAcceptor) {
+    fn put_tls(&self, address: &str, host: Host, acceptor: TlsAcceptor) {
         let shown = Arc::clone(self.state().shown.entry(address.parse().expect("address:port")).or_default());
-        self.put(address, Endpoint::Tls(registry.clone(), acceptor, shown));
+        self.put(address, Endpoint::Tls(host, acceptor, shown));
     }
 
     fn put(&self, address: &str, endpoint: Endpoint) {
@@ -327,7 +336,7 @@ impl FakeNet {
     /// What answers there now, and what tells that the host went down.
     fn endpoint(&self, address: SocketAddr) -> Option<(Endpoint, watch::Receiver<()>)> {
         let mut state = self.state();
-        let endpoint = state.endpoints.get(&address).filter(|_| !state.down.contains(&address.ip()))?.clone();
+        let endpoint = state.endpoints.get(&address).or(state.elsewhere.as_ref()).filter(|_| !state.down.contains(&address.ip()))?.clone();
         let cut = state.cuts.entry(address.ip()).or_default().subscribe();
         Some((endpoint, cut))
     }
