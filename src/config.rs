@@ -212,7 +212,7 @@ impl UpstreamConfig {
             credentials: Vec::new(),
             visibility: Visibility::Public,
             tag_ttl: Duration::ZERO,
-            stale_if_error: CacheConfig::STALE_IF_ERROR,
+            stale_if_error: keys::default_duration("cache.stale_if_error"),
             immutable_tags: Patterns::default(),
             token_hosts: Vec::new(),
             allow_private_addresses: Vec::new(),

@@ -26,4 +26,5 @@ pub use diagnose::survey::{Fault, FaultKind, Survey};
 pub use error::{UnavailableReason, UpstreamError};
 pub use limits::breaker::Open;
 pub use limits::pull_limit::Budget;
+pub use limits::questions::Questions;
 pub use listing::{List, ListingPage, Page};

@@ -14,7 +14,7 @@ use crate::rng::Rng;
 use crate::store::disk::{Disk, SystemDisk};
 use crate::store::{self, OpenError, Pin, RepositoryKey, Store};
 use crate::upstream::connect::{Connect, Network, TcpConnect};
-use crate::upstream::{SetupError, Upstream};
+use crate::upstream::{Questions, SetupError, Upstream};
 
 /// Blocking disk work at a time; DNS needs some of tokio's blocking threads, too.
 const DISK_WORK_MAX: usize = 32;
@@ -118,8 +118,9 @@ fn repositories(config: &Config, world: &World, metrics: &Arc<Metrics>) -> Resul
     let mut sources = Vec::new();
     let mut aliases = Vec::new();
     let network = Network::new(Arc::clone(&world.connect), metrics.task_panics.clone());
+    let questions = Questions::new(config.limits.questions, config.limits.questions_per_upstream);
     for upstream in config.upstreams.values() {
-        let client = Upstream::new(upstream, &network, metrics, Arc::clone(&world.rng))?;
+        let client = Upstream::new(upstream, &network, Arc::clone(&questions), metrics, Arc::clone(&world.rng))?;
         let own = Arc::clone(metrics.upstream(&upstream.name));
         let fills_max = config.fills.max_concurrent_per_upstream;
         let tags = TagRules {

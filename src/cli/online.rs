@@ -14,8 +14,8 @@ use crate::config::{Config, UpstreamConfig};
 use crate::exit::ExitError;
 use crate::metrics::Metrics;
 use crate::rng::Rng;
-use crate::upstream::Upstream;
 use crate::upstream::connect::{Connect, Network, TcpConnect};
+use crate::upstream::{Questions, Upstream};
 
 /// For all questions to one upstream.
 const DEADLINE: Duration = Duration::from_secs(25);
@@ -69,8 +69,9 @@ pub async fn check(config: &Config, connect: Arc<dyn Connect>, rng: Arc<Rng>) ->
     let metrics = Arc::new(Metrics::new(config.upstreams.keys()));
     let network = Network::new(connect, metrics.task_panics.clone());
     let mut asking = JoinSet::new();
+    let questions = Questions::new(config.limits.questions, config.limits.questions_per_upstream);
     for (place, upstream) in config.upstreams.values().enumerate() {
-        let client = Upstream::new(upstream, &network, &metrics, Arc::clone(&rng))
+        let client = Upstream::new(upstream, &network, Arc::clone(&questions), &metrics, Arc::clone(&rng))
             .map_err(|error| ExitError::Usage(format!("upstreams.{}: {error}", upstream.name)))?;
         asking.spawn(async move { (place, client.probe(Instant::now() + DEADLINE).await) });
     }

@@ -1,6 +1,8 @@
 //! The table of keys: every key that means something, once. Reader, environment, `--print`, `config.example.yaml`, the JSON schema
 //! and the messages about unknown keys all follow from it; a key that is added here needs only its reader.
 
+use std::time::Duration;
+
 use super::key::{Key, Kind, Longest, Shape};
 use super::{LogFormat, VerifyOnRead, Visibility};
 
@@ -318,6 +320,12 @@ pub static KEYS: &[Key] = &[
     )
     .default("info"),
 ];
+
+/// The default of a duration, as the table has it.
+pub(super) fn default_duration(path: &str) -> Duration {
+    let key = KEYS.iter().find(|key| key.path == path);
+    key.and_then(|key| key.kind.duration(key.default?).ok()).unwrap_or_default()
+}
 
 /// The words of a choice, without what they mean.
 const fn words<T: Copy, const N: usize>(meanings: &[(&'static str, T); N]) -> [&'static str; N] {

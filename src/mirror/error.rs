@@ -52,6 +52,11 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether upstream has said that the client gets no such thing.
+    pub(super) fn is_refusal(&self) -> bool {
+        matches!(self, Error::NotFound { remembered: false, .. } | Error::Denied { .. })
+    }
+
     /// What an upstream's failure means to the client that asked for `what`.
     pub fn from_upstream(upstream: &Arc<str>, what: What, error: &UpstreamError) -> Error {
         let upstream = Arc::clone(upstream);

@@ -80,7 +80,7 @@ impl Account {
             PullLimitNews::Allows => drop(self.pulls.succeeded(begun)),
             PullLimitNews::UsedUp(wait) => self.pulls.keep_open(begun, Instant::now(), wait),
         }
-        if asked.kind == UpstreamKind::Listing && answer.status().is_success() {
+        if asked.allows_lists(status) {
             self.lists.succeeded(begun);
         }
         if asked.tells_what_is_left(status, budget.as_ref()) {

@@ -17,6 +17,7 @@ use super::http::body::{BlobStream, check_encoding, content_length, content_rang
 use super::http::exchange::{Answer, Wire};
 use super::http::meaning::Failure;
 use super::http::url::{Origin, Url};
+use super::limits::questions::Questions;
 use super::request::{Asker, Question};
 use crate::config::{BaseUrl, UpstreamConfig, Visibility};
 use crate::labels::UpstreamKind;
@@ -55,11 +56,17 @@ pub struct FetchedManifest {
 }
 
 impl Upstream {
-    /// Sets up the pools; asks nobody.
+    /// Sets up the pools; asks nobody. `questions` are those of all upstreams.
     ///
     /// # Errors
     /// When `ca_file` cannot be used, or the URL is none.
-    pub fn new(config: &UpstreamConfig, network: &Arc<Network>, metrics: &Arc<Metrics>, rng: Arc<Rng>) -> Result<Upstream, SetupError> {
+    pub fn new(
+        config: &UpstreamConfig,
+        network: &Arc<Network>,
+        questions: Arc<Questions>,
+        metrics: &Arc<Metrics>,
+        rng: Arc<Rng>,
+    ) -> Result<Upstream, SetupError> {
         let environment = Environment::of_process();
         let source = |credential| Arc::new(Source::new(credential, &config.name, &environment));
         let sources: Vec<Arc<Source>> = config.credentials.iter().map(source).collect();
@@ -75,8 +82,9 @@ impl Upstream {
         let endpoints: Vec<Endpoint> = config.urls.iter().map(endpoint).collect::<Result<_, SetupError>>()?;
         let scopes = config.credentials.iter().map(|credential| Scope::new(&credential.repositories)).collect();
         let own = Arc::clone(metrics.upstream(&config.name));
-        let asker = Asker { endpoints, scopes, metrics: own, rng };
-        Ok(Upstream { name: config.name.as_str().into(), visibility: config.visibility, asker, token_hosts: config.token_hosts.clone() })
+        let name: Arc<str> = config.name.as_str().into();
+        let asker = Asker { upstream: Arc::clone(&name), questions, endpoints, scopes, metrics: own, rng };
+        Ok(Upstream { name, visibility: config.visibility, asker, token_hosts: config.token_hosts.clone() })
     }
 
     /// Whether larder's credentials there only raise the limit: a client reads what upstream shows to anybody.
@@ -160,7 +168,7 @@ impl Upstream {
         call: &Call,
     ) -> Result<BlobStream, UpstreamError> {
         let range = (offset > 0).then(|| format!("bytes={offset}-"));
-        let question = self.blob(Method::GET, repository, digest, range);
+        let question = Question { is_download: true, ..self.blob(Method::GET, repository, digest, range) };
         let answer = self.asker.ask(&question, call).await.map_err(|failure| self.asker.failed(failure.into_error()))?;
         BlobStream::new(answer, offset, Arc::clone(&self.asker.metrics)).map_err(|error| self.asker.failed(error))
     }
@@ -192,12 +200,12 @@ impl Upstream {
 
     fn manifest<'a>(&self, method: Method, repository: &'a RepositoryName, reference: &Reference) -> Question<'a> {
         let path = format!("{repository}/manifests/{reference}");
-        Question { kind: UpstreamKind::Manifest, method, repository, path, accept: Some(MANIFEST_ACCEPT), range: None }
+        Question { kind: UpstreamKind::Manifest, method, repository, path, accept: Some(MANIFEST_ACCEPT), range: None, is_download: false }
     }
 
     fn blob<'a>(&self, method: Method, repository: &'a RepositoryName, digest: &Digest, range: Option<String>) -> Question<'a> {
         let path = format!("{repository}/blobs/{digest}");
-        Question { kind: UpstreamKind::Blob, method, repository, path, accept: None, range }
+        Question { kind: UpstreamKind::Blob, method, repository, path, accept: None, range, is_download: false }
     }
 }
 

@@ -4,6 +4,7 @@
 pub mod breaker;
 pub mod host_breaker;
 pub mod pull_limit;
+pub mod questions;
 pub mod redirect_targets;
 pub mod throttle;
 pub mod too_many_requests;

@@ -79,7 +79,15 @@ impl Upstream {
         };
         let query = query.map(|query| format!("?{query}")).unwrap_or_default();
         let path = format!("{path}{query}");
-        Question { kind: UpstreamKind::Listing, method: Method::GET, repository, path, accept: Some(accept), range: None }
+        Question {
+            kind: UpstreamKind::Listing,
+            method: Method::GET,
+            repository,
+            path,
+            accept: Some(accept),
+            range: None,
+            is_download: false,
+        }
     }
 
     async fn read_page(&self, list: List, answer: Answer) -> Result<ListingPage, UpstreamError> {

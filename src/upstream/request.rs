@@ -12,12 +12,15 @@ use super::call::Call;
 use super::endpoint::Endpoint;
 use super::http::exchange::{Answer, Outgoing};
 use super::http::meaning::{self, ATTEMPTS_MAX, Failure};
+use super::limits::breaker::Permit;
+use super::limits::questions::{Place, Questions};
 use super::limits::throttle::Asking;
 use super::limits::too_many_requests::Asked;
 use super::{UnavailableReason, UpstreamError};
 use crate::labels::UpstreamKind;
 use crate::metrics::UpstreamMetrics;
 use crate::oci::RepositoryName;
+use crate::queue::Rank;
 use crate::rng::Rng;
 
 /// Most 401s that one attempt may work off: one each for the challenge, the refresh, the bare try, Basic, and a renewed login.
@@ -37,10 +40,15 @@ pub(super) struct Question<'a> {
     pub(super) path: String,
     pub(super) accept: Option<&'static str>,
     pub(super) range: Option<String>,
+    /// A download, which has its place among the downloads and takes none among the questions.
+    pub(super) is_download: bool,
 }
 
 /// Asks on behalf of one upstream.
 pub(super) struct Asker {
+    pub(super) upstream: Arc<str>,
+    /// Those of all upstreams.
+    pub(super) questions: Arc<Questions>,
     /// In the order to try them.
     pub(super) endpoints: Vec<Endpoint>,
     /// Of each endpoint's accounts, in their order.
@@ -156,13 +164,17 @@ pub(super) fn share(deadline: Instant, hosts: usize) -> Instant {
     if hosts > 1 { now + deadline.saturating_duration_since(now) / 2 } else { deadline }
 }
 
-/// Which of two failures tells more: a limit says when to come back.
+/// Which of two failures tells more: one that says when to come back, a limit before an outage, and of two the earlier time.
 pub(super) fn worse(last: Option<UpstreamError>, error: UpstreamError) -> UpstreamError {
     match (last, error) {
         (Some(UpstreamError::RateLimited { retry_after: one }), UpstreamError::RateLimited { retry_after: other }) => {
             UpstreamError::RateLimited { retry_after: one.into_iter().chain(other).min() }
         }
         (Some(limited @ UpstreamError::RateLimited { .. }), _) => limited,
+        (Some(UpstreamError::Busy { retry_after: one, detail }), UpstreamError::Busy { retry_after: other, .. }) => {
+            UpstreamError::Busy { retry_after: one.min(other), detail }
+        }
+        (Some(busy @ UpstreamError::Busy { .. }), UpstreamError::Unavailable { .. } | UpstreamError::TimedOut { .. }) => busy,
         (_, error) => error,
     }
 }
@@ -170,9 +182,11 @@ pub(super) fn worse(last: Option<UpstreamError>, error: UpstreamError) -> Upstre
 impl Channel<'_> {
     /// Asks once, the deadline around all of it, unless a circuit breaker is open.
     async fn attempt(&self, question: &Question<'_>, call: &Call) -> Result<Answer, Failure> {
+        // Who would be refused at once takes no place.
+        drop(self.permits(question, Instant::now())?);
+        let place = self.place(question).await?;
         let begun = Instant::now();
-        let _host = self.endpoint.wire.host.enter(begun)?;
-        let _limit = self.account.breaker(question.kind).map(|breaker| breaker.enter(begun)).transpose()?;
+        let _permits = self.permits(question, begun)?;
         let asked = tokio::time::timeout_at(self.deadline, self.authenticated(question, call, begun)).await;
         let asked = asked.unwrap_or_else(|_| {
             let detail = format!("no answer from {} before the request's deadline", self.endpoint.wire.origin);
@@ -180,8 +194,24 @@ impl Channel<'_> {
         });
         match asked {
             Err(Failure::Limited(limited)) => Err(self.account.limited(question.asked(true), &limited, begun, &self.endpoint.wire).into()),
-            asked => asked,
+            asked => asked.map(|answer| answer.holding(place)),
         }
+    }
+
+    /// The host's and the credential's.
+    fn permits(&self, question: &Question<'_>, now: Instant) -> Result<(Permit<'_>, Option<Permit<'_>>), Failure> {
+        let host = self.endpoint.wire.host.enter(now)?;
+        let limit = self.account.breaker(question.kind).map(|breaker| breaker.enter(now)).transpose()?;
+        Ok((host, limit))
+    }
+
+    async fn place(&self, question: &Question<'_>) -> Result<Option<Place>, UpstreamError> {
+        if question.is_download {
+            return Ok(None);
+        }
+        let ends_a_pull = question.kind == UpstreamKind::Manifest && question.method == Method::GET;
+        let rank = if ends_a_pull { Rank::Ahead } else { Rank::Usual };
+        self.asker.questions.place(&self.asker.upstream, rank, self.deadline).await.map(Some)
     }
 
     async fn authenticated(&self, question: &Question<'_>, call: &Call, begun: Instant) -> Result<Answer, Failure> {
@@ -292,5 +322,23 @@ impl Tries<'_> {
         self.asker.metrics.retried(failure.into_error().reason());
         tokio::time::sleep(wait).await;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_several_hosts_failures_the_one_that_says_when_to_come_back_is_reported() {
+        let seconds = Duration::from_secs;
+        let busy = |wait| UpstreamError::Busy { retry_after: seconds(wait), detail: String::new() };
+        let limited = |wait| UpstreamError::RateLimited { retry_after: Some(seconds(wait)) };
+        let down = || UpstreamError::Unavailable { reason: UnavailableReason::Connect, detail: String::new() };
+        let both = |one, other| worse(Some(one), other);
+        assert_eq!((both(busy(9), down()), both(down(), busy(9))), (busy(9), busy(9)));
+        assert_eq!((both(busy(9), busy(5)), both(limited(9), limited(5))), (busy(5), limited(5)));
+        assert_eq!((both(busy(5), limited(9)), both(limited(9), busy(5))), (limited(9), limited(9)));
+        assert_eq!((both(limited(9), down()), worse(None, down())), (limited(9), down()));
     }
 }

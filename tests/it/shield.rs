@@ -5,9 +5,11 @@ mod conventions;
 mod faults;
 mod fleet;
 mod hosts;
+mod later;
 mod limits;
 mod logins;
 mod outage;
+mod questions;
 mod visibility;
 
 use std::time::Duration;

@@ -13,7 +13,7 @@ use larder::metrics::Metrics;
 use larder::oci::{Algorithm, Digest, Reference, RepositoryName};
 use larder::rng::Rng;
 use larder::upstream::connect::Network;
-use larder::upstream::{Call, Upstream};
+use larder::upstream::{Call, Questions, Upstream};
 use tokio::time::Instant;
 
 use crate::support::net::script::{Reply, Script, Seen, answer, head, redirect};
@@ -84,7 +84,8 @@ fn signed_in(mut config: UpstreamConfig) -> UpstreamConfig {
 fn upstream(config: &UpstreamConfig, peers: &Peers) -> (Upstream, Arc<Metrics>) {
     let metrics = Arc::new(Metrics::new(["r.example"]));
     let network = Network::new(Arc::new(peers.net.clone()), metrics.task_panics.clone());
-    let upstream = Upstream::new(config, &network, &metrics, Arc::new(Rng::seeded(1))).expect("an upstream");
+    let questions = Questions::new(256, 32);
+    let upstream = Upstream::new(config, &network, questions, &metrics, Arc::new(Rng::seeded(1))).expect("an upstream");
     (upstream, metrics)
 }
 

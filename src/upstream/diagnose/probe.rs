@@ -214,6 +214,7 @@ impl Probe<'_> {
             path: format!("{repository}/manifests/latest"),
             accept: Some(MANIFEST_ACCEPT),
             range: None,
+            is_download: false,
         };
         let asked = self.upstream.asker.ask_as(self.endpoint, account, &question, &Call::until(self.deadline)).await;
         match asked.map_err(Failure::into_error) {

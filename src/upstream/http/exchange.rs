@@ -28,6 +28,7 @@ use crate::upstream::connect::proxy::Proxy;
 use crate::upstream::connect::tls::{self, SetupError};
 use crate::upstream::limits::breaker::Breaker;
 use crate::upstream::limits::host_breaker::{HostBreaker, busy_wait};
+use crate::upstream::limits::questions::Place;
 use crate::upstream::limits::redirect_targets::RedirectTargets;
 use crate::upstream::limits::too_many_requests::retry_after;
 use crate::upstream::{UnavailableReason, UpstreamError};
@@ -87,6 +88,9 @@ pub struct Answer {
     /// As [`Hop::has_left`].
     pub has_left: bool,
     pub(super) deadline: Instant,
+    /// Until its body is read, or it is dropped, its question counts as under way.
+    #[expect(dead_code, reason = "holding it is all it is for")]
+    pub(super) place: Option<Place>,
 }
 
 impl Wire {
@@ -169,7 +173,14 @@ impl Wire {
             self.redirect_targets.observe(origin, begun, response.status(), response.headers())?;
         }
         let redirected = *url != outgoing.url;
-        result.map(|response| Answer { response, url: url.clone(), redirected, has_left: hop.has_left, deadline: outgoing.deadline })
+        result.map(|response| Answer {
+            response,
+            url: url.clone(),
+            redirected,
+            has_left: hop.has_left,
+            deadline: outgoing.deadline,
+            place: None,
+        })
     }
 }
 
@@ -212,6 +223,11 @@ impl Outgoing<'_> {
 }
 
 impl Answer {
+    /// The same, that keeps its question's place.
+    pub fn holding(self, place: Option<Place>) -> Answer {
+        Answer { place, ..self }
+    }
+
     pub fn status(&self) -> StatusCode {
         self.response.status()
     }

@@ -82,8 +82,7 @@ impl Asked {
     /// Only a manifest's answer, from the upstream's own host, tells of the pull limit. Lists, blobs and tokens are not counted, and
     /// their success says nothing. Docker Hub lets a HEAD pass with no pull left, and says so beside it.
     pub fn pull_limit_news(self, status: u16, budget: Option<&Budget>) -> PullLimitNews {
-        let is_refusal = matches!(status, 401 | 429 | 500..);
-        if self.kind != UpstreamKind::Manifest || !self.is_own || is_refusal {
+        if self.kind != UpstreamKind::Manifest || !self.is_own || !has_asked(status) {
             return PullLimitNews::Nothing;
         }
         match budget {
@@ -92,6 +91,11 @@ impl Asked {
             None if self.is_head && status >= 400 => PullLimitNews::Nothing,
             _ => PullLimitNews::Allows,
         }
+    }
+
+    /// Whether the answer shows that no limit of lists is reached.
+    pub fn allows_lists(self, status: u16) -> bool {
+        self.kind == UpstreamKind::Listing && self.is_own && has_asked(status)
     }
 
     /// Whether what the answer says of what is left, also by saying nothing, is to be remembered. A 429 that does not say it is about
@@ -111,6 +115,11 @@ impl Asked {
 pub fn is_limit(status: u16, body: &[u8]) -> bool {
     // Distribution as a proxy turns its own upstream's 429 into a 500.
     status == 429 || status == 500 && mentions_rate_limit(body)
+}
+
+/// Whether the question came as far as to be counted: its credential was accepted, and the registry is well.
+fn has_asked(status: u16) -> bool {
+    !matches!(status, 401 | 429 | 500..)
 }
 
 fn speaks_as_registry(status: u16, body: &[u8]) -> bool {
@@ -213,6 +222,7 @@ mod tests {
             for status in [200, 404, 429] {
                 assert_eq!(asked.pull_limit_news(status, Some(&budget(0))), Nothing, "{asked:?} {status}");
                 assert!(!asked.tells_what_is_left(status, Some(&budget(0))), "{asked:?} {status}");
+                assert_eq!(asked.allows_lists(status), asked == LIST && status != 429, "{asked:?} {status}");
             }
         }
     }

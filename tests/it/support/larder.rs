@@ -39,7 +39,7 @@ pub struct Setup {
 
 /// A running larder.
 pub struct Larder {
-    pub app: App,
+    pub app: Arc<App>,
     pub clock: Clock,
     pub config: Config,
     world: World,
@@ -50,7 +50,7 @@ pub struct Larder {
 /// An upstream at `http://<host>`.
 pub fn upstream(name: &str, host: &str) -> UpstreamConfig {
     let url = BaseUrl { tls: false, host: host.into(), port: 80, path: String::new() };
-    UpstreamConfig { tag_ttl: CacheConfig::TAG_TTL_WELL_KNOWN, ..UpstreamConfig::new(name, vec![url]) }
+    UpstreamConfig { tag_ttl: Duration::from_secs(300), ..UpstreamConfig::new(name, vec![url]) }
 }
 
 impl Setup {
@@ -141,7 +141,7 @@ impl Setup {
         };
         let Setup { config, world, directory } = self;
         app.readiness.ready();
-        Ok(Larder { app, clock: world.clock.clone(), config, world, directory, stop })
+        Ok(Larder { app: Arc::new(app), clock: world.clock.clone(), config, world, directory, stop })
     }
 }
 

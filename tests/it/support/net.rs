@@ -83,8 +83,28 @@ struct State {
     latency: Duration,
     resolutions: Vec<String>,
     dials: Vec<SocketAddr>,
+    open: HashMap<SocketAddr, Open>,
     authority: Option<Authority>,
     shown: HashMap<SocketAddr, Shown>,
+}
+
+/// Connections to one address and port.
+#[derive(Clone, Copy, Default)]
+struct Open {
+    now: usize,
+    most: usize,
+}
+
+/// A connection that counts as open until its far end ends.
+struct Counted {
+    net: FakeNet,
+    address: SocketAddr,
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.net.state().open.entry(self.address).or_default().now -= 1;
+    }
 }
 
 /// How a test lays out its network.
@@ -246,6 +266,12 @@ impl FakeNet {
         self.dialled().iter().filter(|dialled| **dialled == address).count()
     }
 
+    /// The most connections to one address and port that were open at a time.
+    pub fn most_open(&self, address: &str) -> usize {
+        let address: SocketAddr = address.parse().expect("address:port");
+        self.state().open.get(&address).map_or(0, |open| open.most)
+    }
+
     /// All connection attempts, in order.
     pub fn dialled(&self) -> Vec<SocketAddr> {
         self.state().dials.clone()
@@ -301,7 +327,11 @@ impl Connect for FakeNet {
                 Some((Endpoint::BlackHole, _)) => std::future::pending().await,
                 Some((endpoint, cut)) => {
                     let (near, far) = tokio::io::duplex(PIPE_BYTES);
-                    tokio::spawn(endpoint.run(far, cut));
+                    let counted = self.count(address);
+                    tokio::spawn(async move {
+                        let _counted = counted;
+                        endpoint.run(far, cut).await;
+                    });
                     let forgotten = self.state().forgotten.entry(address.ip()).or_default().clone();
                     Ok(Box::new(Forgetful::new(near, forgotten)) as Box<dyn Stream>)
                 }
@@ -331,6 +361,14 @@ impl FakeNet {
         drop(state);
         self.shared.dialled.send_replace(count);
         latency
+    }
+
+    fn count(&self, address: SocketAddr) -> Counted {
+        let mut state = self.state();
+        let open = state.open.entry(address).or_default();
+        open.now += 1;
+        open.most = open.most.max(open.now);
+        Counted { net: self.clone(), address }
     }
 
     /// What answers there now, and what tells that the host went down.
