@@ -1,5 +1,5 @@
-//! Names to addresses, above the seam: a look-up has its own time, goes on when whoever asked has left, and is shared by all who
-//! ask for the same name; its last good answer is kept for the time when DNS fails. Judges no address.
+//! Names to addresses, above the seam: a look-up has its own time, goes on when whoever asked has left, and is shared
+//! by all who ask for the same name; its last good answer is kept for the time when DNS fails. Judges no address.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -14,19 +14,21 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::seam::Connect;
 use crate::single_flight::{Group, Joined};
 
-/// A look-up's own time, apart from the connection's. A resolver that asks a dead nameserver first (glibc: 5 s each) gets past two of
-/// them, and what is left of a client's 25 s is enough for the rest.
+/// A look-up's own time, apart from the connection's. A resolver that asks a dead nameserver first (glibc: 5 s each)
+/// gets past two of them, and what is left of a client's 25 s is enough for the rest.
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
-/// When a look-up is given up and the next who asks begins another. Until then those who repeat a question learn at once that there
-/// is no answer, and do not wait again.
+/// When a look-up is given up and the next who asks begins another. Until then those who repeat a question learn at
+/// once that there is no answer, and do not wait again.
 const GIVEN_UP_AFTER: Duration = Duration::from_secs(20);
 /// The last good answer is used when a new one takes longer. Healthy resolvers answer in a tenth of it.
 const SLOW_AFTER: Duration = Duration::from_millis(500);
-/// How long the last good answer may be used. Most names' TTL is shorter; an address that has moved by then refuses or fails TLS.
+/// How long the last good answer may be used. Most names' TTL is shorter; an address that has moved by then refuses
+/// or fails TLS.
 const KEPT_FOR: Duration = Duration::from_hours(1);
 /// Names whose last answer is kept. Redirects and challenges name hosts of others' choice.
 const NAMES_MAX: u64 = 1024;
-/// Names that are looked up at a time; further ones fail at once. Only [`super::seam`]'s few are asked of the system meanwhile.
+/// Names that are looked up at a time; further ones fail at once. Only [`super::seam`]'s few are asked of the system
+/// meanwhile.
 const RUNNING_MAX: usize = 256;
 
 /// Why there are no addresses of a name.
@@ -83,8 +85,8 @@ impl Names {
         Names { connect, last_good: Cache::new(NAMES_MAX), running: Group::new(RUNNING_MAX, panics) }
     }
 
-    /// The addresses of a name, in the resolver's order: what DNS says now or, where it is slow or fails, what it said within the
-    /// last hour.
+    /// The addresses of a name, in the resolver's order: what DNS says now or, where it is slow or fails, what it
+    /// said within the last hour.
     ///
     /// # Errors
     /// When DNS has no answer within [`ANSWER_TIMEOUT`], and had none before.

@@ -1,5 +1,5 @@
-//! What all connections of a process share: the names it has looked up, and which of a host's addresses answered. Opens streams to
-//! addresses that others have judged.
+//! What all connections of a process share: the names it has looked up, and which of a host's addresses answered.
+//! Opens streams to addresses that others have judged.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -70,8 +70,9 @@ impl Network {
         Ok((stream, Taken { address, is_first: order(addresses, None).first() == Some(&address) }))
     }
 
-    /// What became of a connection: whether TLS, or the tunnel, came of what an address took. A winner is remembered only where
-    /// another address goes before it, so that a name whose addresses change by turns spreads its load as it means to.
+    /// What became of a connection: whether TLS, or the tunnel, came of what an address took. A winner is remembered
+    /// only where another address goes before it, so that a name whose addresses change by turns spreads its load as
+    /// it means to.
     pub fn note(&self, peer: Peer<'_>, taken: Taken, works: bool) {
         let known = if works { Known::Works(taken.address) } else { Known::Fails(taken.address) };
         if works && taken.is_first {

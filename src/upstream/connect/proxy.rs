@@ -11,6 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::seam::Stream;
 use crate::config::{BaseUrl, NoProxy, UpstreamConfig};
+use crate::upstream::secret::sensitive;
 
 /// Of a proxy's answer to CONNECT.
 const ANSWER_BYTES_MAX: usize = 16 * 1024;

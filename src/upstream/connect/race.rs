@@ -1,4 +1,5 @@
-//! Which of a host's addresses to dial, in which order and when: Happy Eyeballs (RFC 8305). Knows no names and remembers nothing.
+//! Which of a host's addresses to dial, in which order and when: Happy Eyeballs (RFC 8305). Knows no names and
+//! remembers nothing.
 
 use std::fmt;
 use std::future::{Future, poll_fn};
@@ -11,9 +12,11 @@ use tokio::time::{Instant, timeout_at};
 
 use super::seam::{BoxFuture, Connect, Stream};
 
-/// The next address is dialled when the last one has not answered for so long: the Connection Attempt Delay of RFC 8305 §5.
+/// The next address is dialled when the last one has not answered for so long: the Connection Attempt Delay of RFC
+/// 8305 §5.
 pub const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
-/// Addresses of one host that are dialled. With the delay between them the last one still has a second of a connection's five.
+/// Addresses of one host that are dialled. With the delay between them the last one still has a second of a
+/// connection's five.
 const ADDRESSES_MAX: usize = 16;
 
 /// What is known of one of a host's addresses from the last connections to it.
@@ -25,8 +28,8 @@ pub enum Known {
     Fails(IpAddr),
 }
 
-/// The order in which to dial (RFC 8305 §4): one family and the other by turns, beginning with that of the resolver's first answer
-/// or of the address that is known to work.
+/// The order in which to dial (RFC 8305 §4): one family and the other by turns, beginning with that of the resolver's
+/// first answer or of the address that is known to work.
 pub fn order(addresses: &[IpAddr], known: Option<Known>) -> Vec<IpAddr> {
     let (mut first, mut middle, mut last) = (Vec::new(), Vec::new(), Vec::new());
     for address in addresses {
@@ -50,8 +53,8 @@ pub fn order(addresses: &[IpAddr], known: Option<Known>) -> Vec<IpAddr> {
     ordered
 }
 
-/// Dials one address after the other, each as soon as the last one fails or is slow, and returns the first stream; the dials that
-/// are left are dropped.
+/// Dials one address after the other, each as soon as the last one fails or is slow, and returns the first stream;
+/// the dials that are left are dropped.
 ///
 /// # Errors
 /// With what became of each address, when all have failed or it is `deadline`.
@@ -146,7 +149,8 @@ impl fmt::Display for NoConnection {
 mod tests {
     use super::*;
 
-    /// Addresses whose first octet, or group, says what they do: 1 answers, 2 refuses, 3 is silent, 4 answers after a second.
+    /// Addresses whose first octet, or group, says what they do: 1 answers, 2 refuses, 3 is silent, 4 answers after a
+    /// second.
     struct Lab;
 
     impl Connect for Lab {

@@ -1,5 +1,6 @@
-//! Requests on the wire: two pools, so that a connection made to the upstream's own (perhaps private) host is never reused for
-//! somewhere a redirect points; deadlines to headers. What each hop may carry; which hops there are is [`super::redirect`]'s.
+//! Requests on the wire: two pools, so that a connection made to the upstream's own (perhaps private) host is never
+//! reused for somewhere a redirect points; deadlines to headers. What each hop may carry; which hops there are is
+//! [`super::redirect`]'s.
 
 use std::error::Error as _;
 use std::sync::Arc;
@@ -68,15 +69,16 @@ pub struct Outgoing<'a> {
 #[derive(Clone)]
 pub struct Form(pub Bytes);
 
-/// One hop of a question's way, and what it may carry. Whoever answers elsewhere chooses where the way goes on: also back, to a path
-/// of its choice at the host that the operator trusts. So what is bound to an origin stays away from the first hop elsewhere on.
+/// One hop of a question's way, and what it may carry. Whoever answers elsewhere chooses where the way goes on: also
+/// back, to a path of its choice at the host that the operator trusts. So what is bound to an origin stays away from
+/// the first hop elsewhere on.
 #[derive(Clone)]
 pub struct Hop {
     pub url: Url,
     /// This hop, or one before it, is at another origin than the first: no credential.
     pub has_left: bool,
-    /// All hops so far are at the upstream's own origin: only then its pool, with private addresses, the client certificate and
-    /// `insecure_skip_verify`.
+    /// All hops so far are at the upstream's own origin: only then its pool, with private addresses, the client
+    /// certificate and `insecure_skip_verify`.
     is_own: bool,
 }
 
@@ -134,7 +136,8 @@ impl Wire {
         &pool.connector
     }
 
-    /// The breaker of a host that a question is redirected to. A token server's limit is not a host's but a credential's.
+    /// The breaker of a host that a question is redirected to. A token server's limit is not a host's but a
+    /// credential's.
     fn redirect_target(&self, kind: UpstreamKind, hop: &Hop) -> Option<(String, Arc<Breaker>)> {
         if hop.is_own || kind == UpstreamKind::Token {
             return None;
@@ -213,8 +216,8 @@ impl Outgoing<'_> {
         if let Some(range) = &self.range {
             headers.insert(RANGE, HeaderValue::try_from(range).map_err(|_| malformed())?);
         }
-        // The only place where credentials meet a request: they go to the origin they were meant for and to no other, and there to
-        // no path that another origin chose.
+        // The only place where credentials meet a request: they go to the origin they were meant for and to no other,
+        // and there to no path that another origin chose.
         if let Some(authorization) = self.authorization.as_ref().filter(|_| !hop.has_left) {
             headers.insert(AUTHORIZATION, authorization.clone());
         }
@@ -241,7 +244,8 @@ impl Answer {
         self.headers().get(name).and_then(|value| value.to_str().ok())
     }
 
-    /// Reads a body that nobody needs, so that the connection can be used again. Aside, as some announce a length they never send.
+    /// Reads a body that nobody needs, so that the connection can be used again. Aside, as some announce a length
+    /// they never send.
     pub fn discard(self) {
         tokio::spawn(async move { drop(self.beginning().await) });
     }

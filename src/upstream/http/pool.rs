@@ -20,7 +20,8 @@ use crate::upstream::connect::connector::Connector;
 use crate::upstream::connect::proxy::{self, Proxy};
 use crate::upstream::{UnavailableReason, UpstreamError};
 
-/// Shorter than nginx's and the cloud balancers' keep-alive (75 s, 60 s), so that we rarely use a connection they just closed.
+/// Shorter than nginx's and the cloud balancers' keep-alive (75 s, 60 s), so that we rarely use a connection they
+/// just closed.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 const IDLE_PER_HOST_MAX: usize = 32;
 const BUFFER_BYTES_MAX: usize = 64 * KIB as usize;
@@ -42,8 +43,9 @@ impl Pool {
         Pool { connector, client, proxy }
     }
 
-    /// Sends a request, and once more on a fresh connection when nothing acknowledged it: a NAT that restarted, a host that is another
-    /// one now, forgets connections without a word (RFC 9110 §9.2.2). A host that acknowledges and is slow is not asked twice.
+    /// Sends a request, and once more on a fresh connection when nothing acknowledged it: a NAT that restarted, a
+    /// host that is another one now, forgets connections without a word (RFC 9110 §9.2.2). A host that acknowledges
+    /// and is slow is not asked twice.
     pub async fn request(&self, mut request: Request<Full<Bytes>>) -> Result<Response<Incoming>, Error> {
         if let Some(authorization) = self.proxy.as_ref().and_then(|proxy| proxy.authorization(request.uri())) {
             let authorization = authorization.clone();
@@ -94,7 +96,8 @@ fn client(connector: &Connector) -> HttpClient {
         .build(connector.clone())
 }
 
-/// Whether the system gave a connection up because its peer acknowledged nothing: `ETIMEDOUT`, see the seam's `USER_TIMEOUT`.
+/// Whether the system gave a connection up because its peer acknowledged nothing: `ETIMEDOUT`, see the seam's
+/// `USER_TIMEOUT`.
 fn is_unacknowledged(error: &Error) -> bool {
     let mut source = error.source();
     while let Some(cause) = source {

@@ -1,4 +1,5 @@
-//! Redirects: the one place where they are read and followed (RFC 9110 §15.4). What a hop may carry is [`super::exchange::Hop`]'s.
+//! Redirects: the one place where they are read and followed (RFC 9110 §15.4). What a hop may carry is
+//! [`super::exchange::Hop`]'s.
 
 use http::header::LOCATION;
 

@@ -28,7 +28,8 @@ impl Forgotten {
     }
 }
 
-/// Once forgotten, it takes what is written and brings nothing; what was written first is given up after [`USER_TIMEOUT`].
+/// Once forgotten, it takes what is written and brings nothing; what was written first is given up after
+/// [`USER_TIMEOUT`].
 pub(super) struct Forgetful {
     stream: DuplexStream,
     forgotten: Forgotten,
