@@ -117,7 +117,7 @@ fn pins(config: &Config) -> Vec<Pin> {
 fn repositories(config: &Config, world: &World, metrics: &Arc<Metrics>) -> Result<Repositories, BuildError> {
     let mut sources = Vec::new();
     let mut aliases = Vec::new();
-    let network = Network::new(Arc::clone(&world.connect));
+    let network = Network::new(Arc::clone(&world.connect), metrics.task_panics.clone());
     let questions = Questions::new(config.limits.questions, config.limits.questions_per_upstream);
     for upstream in config.upstreams.values() {
         let client = Upstream::new(upstream, &network, Arc::clone(&questions), metrics, Arc::clone(&world.rng))?;

@@ -67,7 +67,7 @@ pub fn run(config: &Config) -> Result<Checked, ExitError> {
 /// When an upstream's files cannot be used.
 pub async fn check(config: &Config, connect: Arc<dyn Connect>, rng: Arc<Rng>) -> Result<Checked, ExitError> {
     let metrics = Arc::new(Metrics::new(config.upstreams.keys()));
-    let network = Network::new(connect);
+    let network = Network::new(connect, metrics.task_panics.clone());
     let mut asking = JoinSet::new();
     let questions = Questions::new(config.limits.questions, config.limits.questions_per_upstream);
     for (place, upstream) in config.upstreams.values().enumerate() {

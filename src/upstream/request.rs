@@ -237,7 +237,7 @@ impl Channel<'_> {
                 pace.turn(what, self.deadline).await?;
             }
             let answer = self.endpoint.wire.ask(&outgoing).await?;
-            let is_own = answer.url.origin == url.origin;
+            let is_own = !answer.has_left;
             self.account.observe(question.asked(is_own), &answer, begun, &self.asker.metrics);
             match answer.status() {
                 StatusCode::OK | StatusCode::PARTIAL_CONTENT => {

@@ -6,6 +6,7 @@ mod bypass;
 mod cli;
 mod clients;
 mod config;
+mod connections;
 mod control;
 mod direction;
 mod doubles;

@@ -42,6 +42,7 @@ impl Peers {
             ("auth.example", &["203.0.113.1"]),
             ("cdn.example", &["203.0.113.1"]),
             ("other.example", &["203.0.113.1"]),
+            ("store.example", &["203.0.113.1"]),
         ] {
             net.name(name, addresses);
         }
@@ -82,9 +83,9 @@ fn signed_in(mut config: UpstreamConfig) -> UpstreamConfig {
 /// An upstream among these peers, and its metrics.
 fn upstream(config: &UpstreamConfig, peers: &Peers) -> (Upstream, Arc<Metrics>) {
     let metrics = Arc::new(Metrics::new(["r.example"]));
-    let upstream =
-        Upstream::new(config, &Network::new(Arc::new(peers.net.clone())), Questions::new(256, 32), &metrics, Arc::new(Rng::seeded(1)))
-            .expect("an upstream");
+    let network = Network::new(Arc::new(peers.net.clone()), metrics.task_panics.clone());
+    let questions = Questions::new(256, 32);
+    let upstream = Upstream::new(config, &network, questions, &metrics, Arc::new(Rng::seeded(1))).expect("an upstream");
     (upstream, metrics)
 }
 

@@ -1,5 +1,5 @@
-//! Connections for hyper's pool: resolve, judge every address, dial, TLS. The judgement stands between the resolver and the
-//! socket, where no second look-up can change the answer; where a proxy resolves, the name itself is judged.
+//! Connections for hyper's pool: resolve, judge every address, dial, TLS. The judgement stands between the resolver
+//! and the socket, where no second look-up can change the answer; where a proxy resolves, the name itself is judged.
 
 use std::future::Future;
 use std::io;
@@ -27,8 +27,8 @@ use super::tls::Tls;
 use crate::metrics::Metrics;
 use crate::upstream::{UnavailableReason, UpstreamError};
 
-/// From the first packet to an address to the end of the TLS handshake, whatever number of addresses it takes. The look-up before it
-/// has a time of its own: [`super::dns::ANSWER_TIMEOUT`].
+/// From the first packet to an address to the end of the TLS handshake, whatever number of addresses it takes. The
+/// look-up before it has a time of its own: [`super::dns::ANSWER_TIMEOUT`].
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Which addresses a connection may go to.
@@ -118,8 +118,8 @@ impl Connector {
         Ok(Box::new(secured))
     }
 
-    /// The addresses to connect to: the host's, not judged yet, or the proxy's. The operator named the proxy: its own address is
-    /// nobody's to judge, but the name that it is to resolve is.
+    /// The addresses to connect to: the host's, not judged yet, or the proxy's. The operator named the proxy: its own
+    /// address is nobody's to judge, but the name that it is to resolve is.
     pub async fn addresses(&self, place: &Place<'_>) -> Result<Vec<IpAddr>, UpstreamError> {
         if let (Some(_), Reach::Global(allowed)) = (place.proxy, &self.reach) {
             address::judge_name(place.host, allowed).map_err(|refusal| self.blocked(place, &[refusal]))?;

@@ -1,11 +1,12 @@
-//! What all connections of a process share: the names it has looked up, and which of a host's addresses answered. Opens streams to
-//! addresses that others have judged.
+//! What all connections of a process share: the names it has looked up, and which of a host's addresses answered.
+//! Opens streams to addresses that others have judged.
 
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use moka::sync::Cache;
+use prometheus::IntCounter;
 use tokio::time::Instant;
 
 use super::dns::{LookUpError, Names};
@@ -42,8 +43,9 @@ pub struct Taken {
 }
 
 impl Network {
-    pub fn new(connect: Arc<dyn Connect>) -> Arc<Network> {
-        let names = Arc::new(Names::new(Arc::clone(&connect)));
+    /// `panics` counts look-ups whose task panics.
+    pub fn new(connect: Arc<dyn Connect>, panics: IntCounter) -> Arc<Network> {
+        let names = Arc::new(Names::new(Arc::clone(&connect), panics));
         Arc::new(Network { connect, names, known: Cache::new(HOSTS_MAX) })
     }
 
@@ -68,8 +70,9 @@ impl Network {
         Ok((stream, Taken { address, is_first: order(addresses, None).first() == Some(&address) }))
     }
 
-    /// What became of a connection: whether TLS, or the tunnel, came of what an address took. A winner is remembered only where
-    /// another address goes before it, so that a name whose addresses change by turns spreads its load as it means to.
+    /// What became of a connection: whether TLS, or the tunnel, came of what an address took. A winner is remembered
+    /// only where another address goes before it, so that a name whose addresses change by turns spreads its load as
+    /// it means to.
     pub fn note(&self, peer: Peer<'_>, taken: Taken, works: bool) {
         let known = if works { Known::Works(taken.address) } else { Known::Fails(taken.address) };
         if works && taken.is_first {

@@ -1,4 +1,5 @@
-//! Which of a host's addresses to dial, in which order and when: Happy Eyeballs (RFC 8305). Knows no names and remembers nothing.
+//! Which of a host's addresses to dial, in which order and when: Happy Eyeballs (RFC 8305). Knows no names and
+//! remembers nothing.
 
 use std::fmt;
 use std::future::{Future, poll_fn};
@@ -11,9 +12,11 @@ use tokio::time::{Instant, timeout_at};
 
 use super::seam::{BoxFuture, Connect, Stream};
 
-/// The next address is dialled when the last one has not answered for so long: the Connection Attempt Delay of RFC 8305 §5.
+/// The next address is dialled when the last one has not answered for so long: the Connection Attempt Delay of RFC
+/// 8305 §5.
 pub const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
-/// Addresses of one host that are dialled. With the delay between them the last one still has a second of a connection's five.
+/// Addresses of one host that are dialled. With the delay between them the last one still has a second of a
+/// connection's five.
 const ADDRESSES_MAX: usize = 16;
 
 /// What is known of one of a host's addresses from the last connections to it.
@@ -25,8 +28,8 @@ pub enum Known {
     Fails(IpAddr),
 }
 
-/// The order in which to dial (RFC 8305 §4): one family and the other by turns, beginning with that of the resolver's first answer
-/// or of the address that is known to work.
+/// The order in which to dial (RFC 8305 §4): one family and the other by turns, beginning with that of the resolver's
+/// first answer or of the address that is known to work.
 pub fn order(addresses: &[IpAddr], known: Option<Known>) -> Vec<IpAddr> {
     let (mut first, mut middle, mut last) = (Vec::new(), Vec::new(), Vec::new());
     for address in addresses {
@@ -50,8 +53,8 @@ pub fn order(addresses: &[IpAddr], known: Option<Known>) -> Vec<IpAddr> {
     ordered
 }
 
-/// Dials one address after the other, each as soon as the last one fails or is slow, and returns the first stream; the dials that
-/// are left are dropped.
+/// Dials one address after the other, each as soon as the last one fails or is slow, and returns the first stream;
+/// the dials that are left are dropped.
 ///
 /// # Errors
 /// With what became of each address, when all have failed or it is `deadline`.
@@ -139,5 +142,78 @@ impl fmt::Display for NoConnection {
             write!(f, "{}{reason} ({})", if place == 0 { "" } else { "; " }, addresses.join(", "))?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Addresses whose first octet, or group, says what they do: 1 answers, 2 refuses, 3 is silent, 4 answers after a
+    /// second.
+    struct Lab;
+
+    impl Connect for Lab {
+        fn resolve<'a>(&'a self, _: &'a str) -> BoxFuture<'a, io::Result<Vec<IpAddr>>> {
+            Box::pin(std::future::pending())
+        }
+
+        fn dial(&self, address: SocketAddr) -> Dial<'_> {
+            let kind = match address.ip() {
+                IpAddr::V4(v4) => v4.octets()[0],
+                IpAddr::V6(v6) => v6.octets()[1],
+            };
+            Box::pin(async move {
+                match kind {
+                    2 => return Err(io::ErrorKind::ConnectionRefused.into()),
+                    3 => return std::future::pending().await,
+                    4 => tokio::time::sleep(Duration::from_secs(1)).await,
+                    _ => {}
+                }
+                Ok(Box::new(tokio::io::duplex(1).0) as Box<dyn Stream>)
+            })
+        }
+    }
+
+    fn parsed(texts: &[&str]) -> Vec<IpAddr> {
+        texts.iter().map(|text| text.parse().expect("an address")).collect()
+    }
+
+    /// Who won or why nobody did, and after how many milliseconds.
+    async fn raced(addresses: &[&str]) -> (String, u128) {
+        let begun = Instant::now();
+        let won = race(&Lab, &parsed(addresses), 80, begun + Duration::from_secs(5)).await;
+        (won.map_or_else(|error| error.to_string(), |(address, _)| address.to_string()), begun.elapsed().as_millis())
+    }
+
+    #[test]
+    fn families_take_turns_from_the_resolver_s_first_answer_on() {
+        let addresses = parsed(&["2::1", "2::2", "2::3", "1.0.0.1", "1.0.0.2"]);
+        assert_eq!(order(&addresses, None), parsed(&["2::1", "1.0.0.1", "2::2", "1.0.0.2", "2::3"]));
+        let works = |text: &str| order(&addresses, Some(Known::Works(text.parse().expect("an address"))));
+        assert_eq!(works("1.0.0.2"), parsed(&["1.0.0.2", "2::1", "1.0.0.1", "2::2", "2::3"]));
+        assert_eq!(works("9.9.9.9"), order(&addresses, None), "it is of this name no more");
+        let fails = order(&addresses, Some(Known::Fails("2::1".parse().expect("an address"))));
+        assert_eq!(fails, parsed(&["2::2", "1.0.0.1", "2::3", "1.0.0.2", "2::1"]));
+        assert_eq!(order(&parsed(&["1.0.0.1"]), Some(Known::Fails("1.0.0.1".parse().expect("an address")))), parsed(&["1.0.0.1"]));
+        let many: Vec<IpAddr> = (0..99).map(|last| IpAddr::from([1, 0, 0, last])).collect();
+        assert_eq!(order(&many, None), many[..ADDRESSES_MAX]);
+        assert!(order(&[], None).is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_next_is_dialled_after_a_quarter_of_a_second_or_at_once_after_a_refusal() {
+        assert_eq!(raced(&["1.0.0.1", "3.0.0.1"]).await, ("1.0.0.1".into(), 0));
+        assert_eq!(raced(&["3.0.0.1", "1.0.0.1"]).await, ("1.0.0.1".into(), 250));
+        assert_eq!(raced(&["2.0.0.1", "2.0.0.2", "1.0.0.1"]).await, ("1.0.0.1".into(), 0));
+        assert_eq!(raced(&["3.0.0.1", "2.0.0.1", "3.0.0.2", "1.0.0.1"]).await, ("1.0.0.1".into(), 500));
+        assert_eq!(raced(&["4.0.0.1", "3.0.0.1", "3.0.0.2"]).await, ("4.0.0.1".into(), 1000), "who was slow may still win");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_failure_tells_of_every_address() {
+        assert_eq!(raced(&["2.0.0.1", "2::1"]).await, ("connection refused (2.0.0.1, 2::1)".into(), 0));
+        let silent = "no connection in 5 s: connection refused (2.0.0.1); no answer (3.0.0.1, 3::1)";
+        assert_eq!(raced(&["3.0.0.1", "2.0.0.1", "3::1"]).await, (silent.into(), 5000));
     }
 }

@@ -1,4 +1,5 @@
-//! The seam to the network: names to addresses, addresses to byte streams. What may be connected to is judged between the two.
+//! The seam to the network: names to addresses, addresses to byte streams. What may be connected to is judged between
+//! the two.
 
 use std::future::Future;
 use std::io;
@@ -33,12 +34,12 @@ pub struct TcpConnect;
 /// An idle connection that a load balancer dropped silently is noticed after about a minute.
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(30);
 const KEEPALIVE_EVERY: Duration = Duration::from_secs(10);
-/// What the peer does not acknowledge for so long is lost, and the connection with it: reads fail with `ETIMEDOUT` (RFC 5482,
-/// tcp(7)). A NAT that restarted forgets connections without a word; four seconds are three retransmissions and more at any
-/// round-trip time of this planet.
+/// What the peer does not acknowledge for so long is lost, and the connection with it: reads fail with `ETIMEDOUT`
+/// (RFC 5482, tcp(7)). A NAT that restarted forgets connections without a word; four seconds are three
+/// retransmissions and more at any round-trip time of this planet.
 const USER_TIMEOUT: Duration = Duration::from_secs(4);
-/// Look-ups at a time. Each takes one of tokio's blocking threads (512) until getaddrinfo returns, for half a minute when all
-/// nameservers are dead, and disk work needs some of them.
+/// Look-ups at a time. Each takes one of tokio's blocking threads (512) until getaddrinfo returns, for half a minute
+/// when all nameservers are dead, and disk work needs some of them.
 const LOOK_UPS_MAX: usize = 64;
 /// Of the process, as its blocking threads are.
 static LOOK_UPS: Semaphore = Semaphore::const_new(LOOK_UPS_MAX);

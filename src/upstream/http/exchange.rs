@@ -1,5 +1,6 @@
-//! Requests on the wire: two pools, so that a connection made to the upstream's own (perhaps private) host is never reused for
-//! somewhere a redirect points; deadlines to headers; redirects, followed here and never with credentials to another origin.
+//! Requests on the wire: two pools, so that a connection made to the upstream's own (perhaps private) host is never
+//! reused for somewhere a redirect points; deadlines to headers. What each hop may carry; which hops there are is
+//! [`super::redirect`]'s.
 
 use std::error::Error as _;
 use std::sync::Arc;
@@ -68,11 +69,26 @@ pub struct Outgoing<'a> {
 #[derive(Clone)]
 pub struct Form(pub Bytes);
 
+/// One hop of a question's way, and what it may carry. Whoever answers elsewhere chooses where the way goes on: also
+/// back, to a path of its choice at the host that the operator trusts. So what is bound to an origin stays away from
+/// the first hop elsewhere on.
+#[derive(Clone)]
+pub struct Hop {
+    pub url: Url,
+    /// This hop, or one before it, is at another origin than the first: no credential.
+    pub has_left: bool,
+    /// All hops so far are at the upstream's own origin: only then its pool, with private addresses, the client
+    /// certificate and `insecure_skip_verify`.
+    is_own: bool,
+}
+
 /// The last hop's answer.
 pub struct Answer {
     pub response: Response<Incoming>,
     pub url: Url,
     pub redirected: bool,
+    /// As [`Hop::has_left`].
+    pub has_left: bool,
     pub(super) deadline: Instant,
     /// Until its body is read, or it is dropped, its question counts as under way.
     #[expect(dead_code, reason = "holding it is all it is for")]
@@ -107,9 +123,11 @@ impl Wire {
 
     /// Asks, and follows nothing.
     pub async fn ask_here(&self, outgoing: &Outgoing<'_>) -> Result<Answer, UpstreamError> {
-        let url = outgoing.url.clone();
-        let response = self.send(outgoing, &url).await?;
-        Ok(Answer { response, url, redirected: false, deadline: outgoing.deadline, place: None })
+        self.send(outgoing, &self.first_hop(outgoing)).await
+    }
+
+    pub(super) fn first_hop(&self, outgoing: &Outgoing<'_>) -> Hop {
+        Hop { url: outgoing.url.clone(), has_left: false, is_own: outgoing.url.origin == self.origin }
     }
 
     /// What connects to a host when it is asked.
@@ -118,25 +136,27 @@ impl Wire {
         &pool.connector
     }
 
-    /// The breaker of a host that a question is redirected to. A token server's limit is not a host's but a credential's.
-    fn redirect_target(&self, kind: UpstreamKind, url: &Url) -> Option<(String, Arc<Breaker>)> {
-        if url.origin == self.origin || kind == UpstreamKind::Token {
+    /// The breaker of a host that a question is redirected to. A token server's limit is not a host's but a
+    /// credential's.
+    fn redirect_target(&self, kind: UpstreamKind, hop: &Hop) -> Option<(String, Arc<Breaker>)> {
+        if hop.is_own || kind == UpstreamKind::Token {
             return None;
         }
-        let origin = url.origin.to_string();
+        let origin = hop.url.origin.to_string();
         let breaker = self.redirect_targets.breaker(&origin);
         Some((origin, breaker))
     }
 
-    pub(super) async fn send(&self, outgoing: &Outgoing<'_>, url: &Url) -> Result<Response<Incoming>, UpstreamError> {
-        let request = outgoing.request(url)?;
-        let pool = if url.origin == self.origin { &self.own } else { &self.elsewhere };
+    pub(super) async fn send(&self, outgoing: &Outgoing<'_>, hop: &Hop) -> Result<Answer, UpstreamError> {
+        let url = &hop.url;
+        let request = outgoing.request(hop)?;
+        let pool = if hop.is_own { &self.own } else { &self.elsewhere };
         let begun = Instant::now();
-        let target = self.redirect_target(outgoing.kind, url);
+        let target = self.redirect_target(outgoing.kind, hop);
         let _permit = target.as_ref().map(|(_, breaker)| breaker.enter(begun).map_err(|open| open.why)).transpose()?;
         let deadline = outgoing.deadline.min(begun + HEADERS_TIMEOUT);
         let result = match tokio::time::timeout_at(deadline, pool.request(request)).await {
-            Ok(result) => result.map_err(|error| meaning(&error, url)).and_then(|response| pool.heard(response, url)),
+            Ok(result) => result.map_err(|error| meaning(&error, url)).and_then(|response| pool.checked(response, url)),
             Err(_) => Err(UpstreamError::TimedOut { detail: format!("no headers from {url}") }),
         };
         let status = result.as_ref().ok().map(|response| response.status().as_u16());
@@ -144,7 +164,8 @@ impl Wire {
         if let Some(exchange) = outgoing.exchange {
             exchange.asked(status, begun.elapsed());
         }
-        if url.origin == self.origin {
+        // Elsewhere's choice of a path, met without the own pool's rights, says nothing of the own host.
+        if hop.is_own {
             self.host.observe(outgoing.kind, begun, result.as_ref().map(|response| (response.status(), response.headers())));
         }
         if status.is_some_and(|status| status < 400) {
@@ -154,13 +175,30 @@ impl Wire {
         if let (Some((origin, _)), Ok(response)) = (&target, &result) {
             self.redirect_targets.observe(origin, begun, response.status(), response.headers())?;
         }
-        result
+        let redirected = *url != outgoing.url;
+        result.map(|response| Answer {
+            response,
+            url: url.clone(),
+            redirected,
+            has_left: hop.has_left,
+            deadline: outgoing.deadline,
+            place: None,
+        })
+    }
+}
+
+impl Hop {
+    /// Where a redirect leads from here.
+    pub fn next(&self, url: Url) -> Hop {
+        let has_left = self.has_left || url.origin != self.url.origin;
+        Hop { url, has_left, is_own: self.is_own && !has_left }
     }
 }
 
 impl Outgoing<'_> {
     /// The request for one hop. Nothing of a client's own request is in it.
-    fn request(&self, url: &Url) -> Result<Request<Full<Bytes>>, UpstreamError> {
+    fn request(&self, hop: &Hop) -> Result<Request<Full<Bytes>>, UpstreamError> {
+        let url = &hop.url;
         let malformed = || UpstreamError::Corrupt { detail: format!("{url} is not a URL that can be asked") };
         let body = self.form.as_ref().map(|form| form.0.clone());
         let mut request = Request::new(Full::new(body.unwrap_or_default()));
@@ -178,8 +216,9 @@ impl Outgoing<'_> {
         if let Some(range) = &self.range {
             headers.insert(RANGE, HeaderValue::try_from(range).map_err(|_| malformed())?);
         }
-        // The only place where credentials meet a request: they go to the origin they were meant for and to no other.
-        if let Some(authorization) = self.authorization.as_ref().filter(|_| url.origin == self.url.origin) {
+        // The only place where credentials meet a request: they go to the origin they were meant for and to no other,
+        // and there to no path that another origin chose.
+        if let Some(authorization) = self.authorization.as_ref().filter(|_| !hop.has_left) {
             headers.insert(AUTHORIZATION, authorization.clone());
         }
         Ok(request)
@@ -205,7 +244,8 @@ impl Answer {
         self.headers().get(name).and_then(|value| value.to_str().ok())
     }
 
-    /// Reads a body that nobody needs, so that the connection can be used again. Aside, as some announce a length they never send.
+    /// Reads a body that nobody needs, so that the connection can be used again. Aside, as some announce a length
+    /// they never send.
     pub fn discard(self) {
         tokio::spawn(async move { drop(self.beginning().await) });
     }
@@ -264,4 +304,34 @@ fn meaning(error: &hyper_util::client::legacy::Error, url: &Url) -> UpstreamErro
         source = cause.source();
     }
     broken(format!("{url} broke the connection before its headers"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whether the last hop of a way may carry the credential, and use the own pool.
+    fn rights(begins_at_own: bool, way: &[&str]) -> (bool, bool) {
+        let mut urls = way.iter().map(|text| Url::parse(text).expect("a URL"));
+        let first = Hop { url: urls.next().expect("a hop"), has_left: false, is_own: begins_at_own };
+        let last = urls.fold(first, |hop, url| hop.next(url));
+        (!last.has_left, last.is_own)
+    }
+
+    #[test]
+    fn what_is_bound_to_an_origin_stays_away_once_a_way_has_left_it() {
+        let own = "https://r.example/a";
+        assert_eq!(rights(true, &[own]), (true, true));
+        assert_eq!(rights(true, &[own, "https://r.example/b", "https://R.example:443/c"]), (true, true));
+        for elsewhere in ["https://cdn.example/", "https://r.example:5000/", "http://r.example/", "https://r.example.evil/"] {
+            assert_eq!(rights(true, &[own, elsewhere]), (false, false), "{elsewhere}");
+            assert_eq!(rights(true, &[own, elsewhere, own]), (false, false), "{elsewhere}");
+            assert_eq!(rights(true, &[own, "https://r.example/b", elsewhere, elsewhere, own, own]), (false, false), "{elsewhere}");
+        }
+        // A token server's: its own credential, and never the registry's pool, even where it leads to the registry.
+        let token = "https://auth.example/token";
+        assert_eq!(rights(false, &[token, "https://auth.example/v2/token"]), (true, false));
+        assert_eq!(rights(false, &[token, own]), (false, false));
+        assert_eq!(rights(false, &[token, own, token]), (false, false));
+    }
 }

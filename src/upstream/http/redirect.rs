@@ -1,4 +1,5 @@
-//! Redirects: the one place where they are read and followed.
+//! Redirects: the one place where they are read and followed (RFC 9110 §15.4). What a hop may carry is
+//! [`super::exchange::Hop`]'s.
 
 use http::header::LOCATION;
 
@@ -6,31 +7,38 @@ use super::exchange::{Answer, Outgoing, Wire};
 use super::url::Url;
 use crate::upstream::UpstreamError;
 
+/// Registries need two: to a regional host, and to its store.
 const REDIRECTS_MAX: usize = 5;
 
 impl Wire {
     /// Asks, and follows redirects to the answer that is none.
+    ///
+    /// # Errors
+    /// When a hop gives no answer, or the redirects lead nowhere, to `http` from `https`, in a circle or too far.
     pub async fn ask(&self, outgoing: &Outgoing<'_>) -> Result<Answer, UpstreamError> {
-        let mut visited = vec![outgoing.url.clone()];
+        let mut hop = self.first_hop(outgoing);
+        let mut visited = Vec::new();
         loop {
-            let url = visited.last().unwrap_or(&outgoing.url).clone();
-            let response = self.send(outgoing, &url).await?;
-            let answer = Answer { response, url, redirected: visited.len() > 1, deadline: outgoing.deadline, place: None };
+            let answer = self.send(outgoing, &hop).await?;
             // A form holds a secret and goes nowhere but where it was meant for.
             let Some(next) = answer.location()?.filter(|_| outgoing.form.is_none()) else {
                 return Ok(answer);
             };
+            visited.push(hop.url.clone());
             if visited.len() > REDIRECTS_MAX || visited.contains(&next) {
                 return Err(UpstreamError::Corrupt { detail: format!("redirects without end, the last to {next}") });
             }
             answer.discard();
-            visited.push(next);
+            hop = hop.next(next);
         }
     }
 }
 
 impl Answer {
     /// Where a redirect leads.
+    ///
+    /// # Errors
+    /// When that is nowhere a request can go, or to `http` from `https`.
     pub fn location(&self) -> Result<Option<Url>, UpstreamError> {
         if !matches!(self.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
             return Ok(None);

@@ -8,6 +8,7 @@
 
 mod certificate;
 mod endpoint;
+mod forgetful;
 mod proxy;
 pub mod script;
 
@@ -31,6 +32,7 @@ use super::registry::PIPE_BYTES;
 use certificate::Authority;
 pub use endpoint::Host;
 use endpoint::{Endpoint, Shown};
+use forgetful::{Forgetful, Forgotten};
 pub use proxy::FakeProxy;
 
 /// What DNS says of a name.
@@ -41,6 +43,8 @@ pub enum Dns {
     NotFound,
     /// SERVFAIL.
     TryAgain,
+    /// The addresses, after so long.
+    Late(Duration, Vec<IpAddr>),
     /// No answer, for ever.
     Silent,
 }
@@ -48,6 +52,10 @@ pub enum Dns {
 impl Dns {
     pub fn addresses(texts: &[&str]) -> Dns {
         Dns::Addresses(texts.iter().map(|text| text.parse().expect("an IP address")).collect())
+    }
+
+    pub fn late(after: Duration, text: &str) -> Dns {
+        Dns::Late(after, vec![text.parse().expect("an IP address")])
     }
 }
 
@@ -79,6 +87,8 @@ struct State {
     elsewhere: Option<Endpoint>,
     /// Dropped to cut what is open to an address.
     cuts: HashMap<IpAddr, watch::Sender<()>>,
+    /// Whether the way to an address has forgotten the connections of today.
+    forgotten: HashMap<IpAddr, Forgotten>,
     down: HashSet<IpAddr>,
     latency: Duration,
     resolutions: Vec<String>,
@@ -241,6 +251,13 @@ impl FakeNet {
         self.state().down.retain(|address| !addresses.contains(address));
     }
 
+    /// A NAT on the way restarts: the host's open connections are black holes from now on, and new ones work.
+    pub fn forget(&self, host: &str) {
+        let addresses = self.addresses_of(host);
+        let mut state = self.state();
+        addresses.iter().filter_map(|address| state.forgotten.remove(address)).for_each(|forgotten| forgotten.set());
+    }
+
     fn addresses_of(&self, host: &str) -> Vec<IpAddr> {
         if let Ok(address) = host.parse() {
             return vec![address];
@@ -318,6 +335,10 @@ impl Connect for FakeNet {
                 Dns::Addresses(addresses) => Ok(addresses),
                 Dns::NotFound => Err(io::Error::other("failed to lookup address information: Name or service not known")),
                 Dns::TryAgain => Err(io::Error::other("failed to lookup address information: Temporary failure in name resolution")),
+                Dns::Late(after, addresses) => {
+                    tokio::time::sleep(after).await;
+                    Ok(addresses)
+                }
                 Dns::Silent => std::future::pending().await,
             }
         })
@@ -339,7 +360,8 @@ impl Connect for FakeNet {
                         let _counted = counted;
                         endpoint.run(far, cut).await;
                     });
-                    Ok(Box::new(near) as Box<dyn Stream>)
+                    let forgotten = self.state().forgotten.entry(address.ip()).or_default().clone();
+                    Ok(Box::new(Forgetful::new(near, forgotten)) as Box<dyn Stream>)
                 }
             }
         })

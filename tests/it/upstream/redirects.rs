@@ -47,6 +47,85 @@ async fn registry_28_credentials_follow_to_the_same_origin_and_not_to_another_po
     }
 }
 
+/// What is bound to the own origin stays away once a chain of redirects has left it: whoever answers elsewhere chooses the path.
+#[tokio::test(start_paused = true)]
+async fn the_way_back_from_elsewhere_carries_no_credential() {
+    const BACK: &str = "http://r.example/back";
+    const CHAINS: [&[&str]; 5] = [
+        &["http://cdn.example/1", BACK],
+        &["http://cdn.example/1", "http://store.example/2", BACK],
+        &["http://r.example/own", "http://cdn.example/1", BACK],
+        &["http://r.example:81/1", BACK],
+        &["http://cdn.example/1", "http://r.example/own", BACK],
+    ];
+    for chain in CHAINS {
+        let net = Peers::new(move |seen| {
+            let here = format!("http://{}{}", seen.host, seen.target);
+            match chain.iter().position(|hop| *hop == here) {
+                Some(at) => chain.get(at + 1).map_or_else(|| answer(200, &[], "hello"), |next| redirect(next)),
+                None => guarded(seen, chain[0]),
+            }
+        });
+        let mut config = signed_in(config());
+        config.allow_private_addresses = vec!["10.0.0.0/8".parse().expect("a network")];
+        let (upstream, _) = upstream(&config, &net);
+        upstream.get_blob(&repository(), &digest(), 0, &call()).await.expect("a blob");
+        let seen = net.script.seen();
+        let left = seen.iter().position(|seen| seen.host != "r.example").expect("a hop elsewhere");
+        // The first question is the one that was challenged.
+        assert!(seen[1..left].iter().all(|seen| seen.header("authorization") == Some(BASIC)), "{chain:?}: {seen:#?}");
+        assert!(seen[left..].iter().all(|seen| seen.header("authorization").is_none()), "{chain:?}: {seen:#?}");
+        assert_eq!(seen.last().map(|last| last.target.as_str()), Some("/back"), "{chain:?}");
+    }
+}
+
+/// Nor the own host's private address, and what fails for that is no fault of the host.
+#[tokio::test(start_paused = true)]
+async fn the_way_back_from_elsewhere_leads_to_no_private_address() {
+    let net = Peers::new(|seen| match (seen.host.as_str(), seen.target.as_str()) {
+        ("cdn.example", _) => redirect("http://r.example/admin"),
+        (_, "/admin") => answer(200, &[], "hello"),
+        _ => redirect("http://cdn.example/1"),
+    });
+    let (upstream, metrics) = upstream(&config(), &net);
+    let error = upstream.get_blob(&repository(), &digest(), 0, &call()).await.err().expect("an error");
+    assert!(matches!(error, UpstreamError::Unavailable { reason: UnavailableReason::Blocked, .. }), "{error}");
+    assert!(net.script.seen().iter().all(|seen| seen.target != "/admin"));
+    assert!(metrics.encode().contains("larder_blocked_dials_total{reason=\"private\"} 1"));
+}
+
+/// A 401 there is no challenge of the registry's, and a token server's way back carries no password.
+#[tokio::test(start_paused = true)]
+async fn a_401_behind_a_way_through_elsewhere_is_no_challenge() {
+    let net = Peers::new(|seen| match (seen.host.as_str(), seen.target.as_str()) {
+        ("cdn.example", _) => redirect("http://r.example/back"),
+        (_, "/back") => answer(401, &[("WWW-Authenticate", "Bearer realm=\"http://r.example/token\",service=\"evil\"")], ""),
+        _ => guarded(seen, "http://cdn.example/1"),
+    });
+    let mut config = signed_in(config());
+    config.allow_private_addresses = vec!["10.0.0.0/8".parse().expect("a network")];
+    let (upstream, _) = upstream(&config, &net);
+    assert!(upstream.get_manifest(&repository(), &tag(), &call()).await.is_err());
+    assert!(net.log().iter().all(|line| !line.contains("/token")), "{:?}", net.log());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_server_s_password_does_not_come_back_by_way_of_elsewhere() {
+    let net = Peers::new(|seen| match (seen.host.as_str(), seen.target.as_str()) {
+        ("auth.example", "/back") => answer(200, &[], "{\"token\":\"t1\"}"),
+        ("auth.example", _) => redirect("http://cdn.example/1"),
+        ("cdn.example", _) => redirect("http://auth.example/back"),
+        _ if seen.header("authorization") == Some("Bearer t1") => answer(200, &[], "hello"),
+        _ => answer(401, &[("WWW-Authenticate", "Bearer realm=\"http://auth.example/token\",service=\"s\"")], ""),
+    });
+    let mut config = signed_in(config());
+    config.token_hosts = vec!["auth.example".into()];
+    let (upstream, _) = upstream(&config, &net);
+    upstream.get_manifest(&repository(), &tag(), &call()).await.expect("a manifest");
+    let shown: Vec<_> = net.to("auth.example").iter().map(|seen| seen.header("authorization").map(str::to_owned)).collect();
+    assert_eq!(shown, [Some(BASIC.to_owned()), None]);
+}
+
 /// Also: registry_27, credential_10
 #[tokio::test(start_paused = true)]
 async fn registry_27_every_kind_of_redirect_is_followed_for_manifests_too_without_waiting_for_its_body() {

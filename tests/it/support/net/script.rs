@@ -69,6 +69,11 @@ impl Script {
         self.seen.lock().iter().map(|seen| format!("{} {}{}", seen.method, seen.host, seen.target)).collect()
     }
 
+    /// All requests, in order.
+    pub fn seen(&self) -> Vec<Seen> {
+        self.seen.lock().clone()
+    }
+
     /// The requests with this `Host`, in order.
     pub fn to(&self, host: &str) -> Vec<Seen> {
         self.seen.lock().iter().filter(|seen| seen.host == host).cloned().collect()
