@@ -4,11 +4,13 @@ use parking_lot::Mutex;
 use std::sync::Arc;
 
 use globset::{GlobBuilder, GlobMatcher};
+use prometheus::IntCounter;
 
 use super::auth::credentials::Source;
 use super::auth::lockout::Signer;
 use super::auth::unauthorized::Auth;
 use super::http::exchange::Wire;
+use super::http::url::Url;
 use super::limits::breaker::Rest;
 use super::limits::pull_limit::Budget;
 use super::limits::throttle::Pace;
@@ -27,11 +29,18 @@ pub(super) struct Account {
 }
 
 impl Account {
-    /// `source`: `None` for that of nobody.
-    pub(super) fn new(config: &UpstreamConfig, source: Option<Arc<Source>>, wire: &Arc<Wire>, rng: &Arc<Rng>) -> Account {
+    /// `source`: `None` for that of nobody. `ping`: the host's `/v2/`. `panics` counts the tasks that panic.
+    pub(super) fn new(
+        config: &UpstreamConfig,
+        source: Option<Arc<Source>>,
+        wire: &Arc<Wire>,
+        ping: &Url,
+        rng: &Arc<Rng>,
+        panics: &IntCounter,
+    ) -> Account {
         let pace = if source.is_none() { Pace::of_anonymous(&wire.origin.host) } else { None };
-        let signer = Arc::new(Signer::new(source, Arc::clone(rng)));
-        Account { auth: Auth::new(config, signer, wire, rng), limit: Rest::default(), pace, budget: Mutex::default() }
+        let signer = Signer::new(source, Arc::clone(rng));
+        Account { auth: Auth::new(config, signer, wire, ping, rng, panics), limit: Rest::default(), pace, budget: Mutex::default() }
     }
 
     pub(super) fn name(&self) -> &str {

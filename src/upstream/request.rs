@@ -21,8 +21,9 @@ use crate::metrics::UpstreamMetrics;
 use crate::oci::RepositoryName;
 use crate::rng::Rng;
 
-/// Most 401s that one attempt may work off: one each for the challenge, the refresh, the bare try, Basic, and a renewed login.
-pub(super) const CHALLENGES_MAX: usize = 5;
+/// Most 401s that one attempt may work off: one each for the challenge, the refresh, the bare try, Basic, a renewed login,
+/// and a refusal before the login was shown.
+pub(super) const CHALLENGES_MAX: usize = 6;
 /// A limit that does not say for how long: some are of a second, some of an hour.
 const LIMITED: Backoff = Backoff { first: Duration::from_secs(5), max: Duration::from_mins(15) };
 /// Docker Hub's window is six hours and rolls: some of it is free before. A probe an hour costs nothing, being a HEAD mostly.
@@ -228,6 +229,8 @@ impl Channel<'_> {
                     let failure = question.refused(answer).await;
                     match &failure {
                         Failure::Plain(why) if is_own && status == StatusCode::FORBIDDEN && auth.expired(why).await => {}
+                        // No refusal counts before larder has shown its login.
+                        Failure::Plain(UpstreamError::NotFound | UpstreamError::Denied { .. }) if is_own && auth.show_login().await? => {}
                         Failure::Plain(UpstreamError::NotFound) if is_own => {
                             auth.accepted();
                             return Err(failure);
