@@ -4,10 +4,12 @@ mod budget;
 mod conventions;
 mod faults;
 mod fleet;
+mod hidden;
 mod hosts;
 mod limits;
 mod logins;
 mod outage;
+mod verdicts;
 mod visibility;
 
 use std::time::Duration;
