@@ -1,18 +1,20 @@
 //! The composition root: builds every part from the configuration, owns them, and runs them until the stop.
 
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::Full;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, PinnedImages};
 use crate::control::{self, Control};
 use crate::exit::ExitError;
-use crate::log::AccessLog;
+use crate::log::{self, AccessLog};
 use crate::metrics::Metrics;
 use crate::mirror::{self, Pinned};
 use crate::oci::Platform;
@@ -21,11 +23,14 @@ use crate::server::admin::Admin;
 use crate::server::handler::Handler;
 use crate::server::{BindError, Limits, Server};
 use crate::shutdown::Readiness;
-use crate::store::{self, Store};
+use crate::store::Store;
 use crate::world::{self, BuildError, World};
 
 /// How often use is written down and gauges are set.
 const TEND_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Background work, until it ends or panics.
+type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// Everything that answers, built and ready, but listening nowhere yet.
 pub struct App {
@@ -83,7 +88,7 @@ impl App {
         let defaults: Vec<_> = config.server.listen.iter().map(|listener| listener.default_upstream.clone()).collect();
         let handler = Handler { mirror, defaults, metrics: Arc::clone(&metrics), log, readiness: readiness.clone(), rng, clock };
         let cache = Arc::clone(&store);
-        let degraded = Arc::new(move || cache.trouble().map(store::Trouble::as_str));
+        let degraded = Arc::new(move || degraded(&cache));
         let admin = Admin { metrics: Arc::clone(&metrics), readiness: readiness.clone(), degraded };
         let scrub_interval = config.cache.scrub_interval;
         Ok(App { handler: Arc::new(handler), admin, store, metrics, readiness, control, pins, pinned_platforms, scrub_interval })
@@ -93,6 +98,22 @@ impl App {
     pub fn pinned(&self) -> Pinned {
         let (mirror, rng) = (Arc::clone(&self.handler.mirror), Arc::clone(&self.handler.rng));
         Pinned::new(mirror, self.pins.clone(), self.pinned_platforms.clone(), Arc::clone(&self.metrics), rng)
+    }
+
+    /// Everything that works without being asked, each by itself and begun anew when it panics, until the set is dropped.
+    /// What is answered at `control.sock` is broken off by `stop`.
+    pub fn background(self: &Arc<App>, stop: CancellationToken) -> JoinSet<()> {
+        let mut background = JoinSet::new();
+        let mut run = |name, begin: Box<dyn Fn(Arc<App>) -> Work + Send>| {
+            let app = Arc::clone(self);
+            background.spawn(self.store.tasks().clone().run(name, move || begin(Arc::clone(&app))));
+        };
+        run("upkeep", Box::new(|app| Box::pin(async move { tend(&app.store).await })));
+        run("scrub", Box::new(|app| Box::pin(async move { scrub(&app.store, app.scrub_interval, &app.handler.rng).await })));
+        run("pinned", Box::new(|app| Box::pin(async move { app.pinned().run().await })));
+        run("history", Box::new(|app| Box::pin(async move { app.control.keep_history().await })));
+        run("control", Box::new(move |app| Box::pin(control(app.control.clone(), stop.clone()))));
+        background
     }
 
     /// Serves until `stop`, drains, and closes the cache.
@@ -107,13 +128,9 @@ impl App {
         // Its connections are not the clients', and not counted among them.
         let own = Arc::new(Metrics::new([""; 0]));
         let operators = operators.run(answer, Limits::new(64, Duration::from_secs(1)), own, drained.clone());
-        let tending = tokio::spawn(tend(Arc::clone(&self.store)));
-        let scrubbing = tokio::spawn(scrub(Arc::clone(&self.store), self.scrub_interval, Arc::clone(&self.handler.rng)));
-        let keeping = tokio::spawn(self.pinned().run());
-        let controlled = tokio::spawn(control(self.control.clone(), drained.clone()));
-        let history = self.control.clone();
-        let noting = tokio::spawn(async move { history.keep_history().await });
-        self.readiness.ready();
+        let app = Arc::new(self);
+        let mut background = app.background(drained.clone());
+        app.readiness.ready();
         let work = async {
             let aborted = clients.await;
             if aborted > 0 {
@@ -122,15 +139,10 @@ impl App {
             drained.cancel();
         };
         tokio::join!(work, operators);
-        tending.abort();
-        scrubbing.abort();
-        keeping.abort();
-        noting.abort();
-        let _ = controlled.await;
-        let (store, control) = (self.store, self.control);
+        background.shutdown().await;
         let close = move || {
-            control.write_history();
-            store.close();
+            app.control.write_history();
+            app.store.close();
         };
         if let Err(error) = tokio::task::spawn_blocking(close).await {
             tracing::error!(%error, "the cache was not closed cleanly");
@@ -138,7 +150,13 @@ impl App {
     }
 }
 
-async fn tend(store: Arc<Store>) {
+/// What is wrong although requests are answered.
+fn degraded(store: &Store) -> Option<String> {
+    let failing = |name| format!("the background task {name} keeps failing, as the log says; each panic is a bug");
+    store.trouble().map(|trouble| trouble.as_str().to_owned()).or_else(|| store.tasks().failing().map(failing))
+}
+
+async fn tend(store: &Arc<Store>) {
     loop {
         tokio::time::sleep(TEND_INTERVAL).await;
         store.tend().await;
@@ -153,9 +171,9 @@ async fn control(control: Control, stop: CancellationToken) {
     }
 }
 
-async fn scrub(store: Arc<Store>, interval: Duration, rng: Arc<Rng>) {
+async fn scrub(store: &Arc<Store>, interval: Duration, rng: &Arc<Rng>) {
     if !interval.is_zero() {
-        store.scrub(interval, rng).await;
+        Arc::clone(store).scrub(interval, Arc::clone(rng)).await;
     }
 }
 
@@ -169,12 +187,18 @@ fn pinned(config: &Config) -> Vec<mirror::PinnedImages> {
     config.cache.pinned_images.iter().map(pin).collect()
 }
 
-/// The daemon, from a valid configuration to its clean end.
+/// The daemon, from a valid configuration to its clean end. Not `async`: the code of a future is compiled where it is
+/// polled, and this one is the whole program, which the binary would compile a second time.
 ///
 /// # Errors
 /// When it cannot begin.
-pub async fn serve(config: Config, log: AccessLog, metrics: Arc<Metrics>) -> Result<(), ExitError> {
-    run(config, log, metrics).await.map_err(ExitError::from)
+pub fn serve(config: Config) -> Result<(), ExitError> {
+    let metrics = world::metrics(&config);
+    // Kept to the end, so that the last line is written.
+    let (access_log, _flush) = log::start(&config.log, &metrics).map_err(|error| ExitError::Usage(error.to_string()))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| ExitError::Failed(format!("cannot start the runtime: {error}")))?;
+    runtime.block_on(run(config, access_log, metrics)).map_err(ExitError::from)
 }
 
 async fn run(config: Config, log: AccessLog, metrics: Arc<Metrics>) -> Result<(), ServeError> {

@@ -17,6 +17,7 @@ mod print;
 mod pull;
 
 use crate::clock::Clock;
+use crate::config;
 use crate::config::{Config, DEFAULT_FILE, Warning, find_file};
 use crate::control::{self, Ask};
 use crate::exit::ExitError;
@@ -50,6 +51,8 @@ enum Command {
         #[arg(long)]
         print: bool,
     },
+    /// Print the JSON schema of the configuration file, for editors and pipelines.
+    ConfigSchema,
     /// Print the file that makes a client pull through this mirror. Where to put it is told on stderr.
     ClientConfig {
         kind: Kind,
@@ -176,8 +179,9 @@ impl From<ImportError> for ExitError {
     }
 }
 
-/// Does what the arguments say. `serve` is the daemon itself, which only the binary brings along.
-pub fn run(arguments: impl IntoIterator<Item = OsString>, serve: impl FnOnce(Config) -> Result<(), ExitError>) -> ExitCode {
+/// Does what the arguments say. `serve` is the daemon itself, which only the binary brings along. Not generic: what is, is
+/// compiled into the binary.
+pub fn run(arguments: Vec<OsString>, serve: fn(Config) -> Result<(), ExitError>) -> ExitCode {
     let arguments = match Arguments::try_parse_from(arguments) {
         Ok(arguments) => arguments,
         // clap prints help on stdout with 0, and a mistake on stderr with 2.
@@ -186,6 +190,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>, serve: impl FnOnce(Con
     let done = match arguments.command {
         Command::Serve(file) => file.load().and_then(serve),
         Command::CheckConfig { file, online, print } => check_config(&file, online, print),
+        Command::ConfigSchema => print_schema(),
         Command::ClientConfig { kind, url, no_fallback, registry, file } => {
             let request = |config: &Config| Request::new(url.as_deref(), !no_fallback, registry.as_deref(), config);
             print_client_config(&file, kind, request)
@@ -225,6 +230,12 @@ fn check_config(file: &ConfigFile, online: bool, print: bool) -> Result<(), Exit
     writeln!(io::stdout())?;
     io::stdout().write_all(text.as_bytes())?;
     checked.verdict()
+}
+
+fn print_schema() -> Result<(), ExitError> {
+    let text = serde_json::to_string_pretty(&config::schema()).map_err(|error| ExitError::Failed(error.to_string()))?;
+    writeln!(io::stdout(), "{text}")?;
+    Ok(())
 }
 
 fn print_client_config(file: &ConfigFile, kind: Kind, request: impl FnOnce(&Config) -> Result<Request, String>) -> Result<(), ExitError> {

@@ -1,21 +1,26 @@
 //! The configuration as meant: typed, valid, no strings left to parse.
 //!
-//! `file` reads YAML into a `tree`, `environment` writes over it, `keys` says which keys there are, `validate` and
-//! `upstreams` say what they mean. Every mistake is told, with its place and its fix.
+//! `keys` is the table of keys: kind, default, bounds and words of each, once. `file` reads YAML into a `tree`, `environment`
+//! writes over it, `check` compares it with the table, `validate` and `upstreams` say what it means, `effective` shows that,
+//! `example` and `schema` are the table for people and for editors. Every mistake is reported, with its place and its fix.
 
+mod check;
 mod credentials;
+mod effective;
 mod environment;
+mod example;
 mod file;
 mod files;
 mod foreign;
+mod key;
 mod keys;
-mod known;
 mod load;
+mod machine;
 mod mistake;
 mod patterns;
 mod pins;
-mod print;
 mod proxy;
+mod schema;
 mod section;
 mod tree;
 mod upstreams;
@@ -24,24 +29,27 @@ mod value;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::oci::Platform;
+use crate::oci::{Platform, registries};
 
 pub use credentials::{CredentialConfig, CredentialKind, Credentials, Secret};
+pub use effective::Effective;
+pub use example::{example, recipes};
 pub use foreign::{Setting, settings};
-pub use keys::{KEYS, Kind};
-pub use known::{Known, WELL_KNOWN};
+pub use key::{Key, Kind, Longest, Reload, Shape};
+pub use keys::KEYS;
 pub use load::{DEFAULT_FILE, find_file};
 pub use mistake::{Mistake, Mistakes, Place, Position, Warning};
 pub use patterns::Patterns;
 pub use pins::PinnedImages;
 pub use proxy::{NoProxy, ProxyUrl};
+pub use schema::schema;
 
 /// Everything `serve` needs to know.
 #[derive(Clone, Debug)]
@@ -50,21 +58,30 @@ pub struct Config {
     pub admin: AdminConfig,
     pub cache: CacheConfig,
     pub fills: FillsConfig,
+    pub limits: LimitsConfig,
     /// The key in `upstreams` for requests that name none.
     pub default_upstream: String,
     /// By the registry host as image names have it.
     pub upstreams: BTreeMap<String, UpstreamConfig>,
     pub log: LogConfig,
+    /// All of it for people, as it was when it was loaded.
+    pub effective: Effective,
 }
 
 impl Config {
-    pub const DEFAULT_UPSTREAM: &str = "docker.io";
+    /// Every value as it was in effect when the configuration was loaded, without secrets; it can be loaded again.
+    ///
+    /// # Errors
+    /// When the text could not be written.
+    pub fn to_yaml(&self) -> Result<String, String> {
+        self.effective.to_yaml()
+    }
 
     /// The upstream that a name or an alias means.
     pub fn upstream(&self, name: &str) -> Option<&UpstreamConfig> {
-        let name = if known::DOCKER_HUB_ALIASES.contains(&name) { known::DOCKER_HUB } else { name };
         let aliased = || self.upstreams.values().find(|upstream| upstream.aliases.iter().any(|alias| alias == name));
-        self.upstreams.get(name).or_else(aliased)
+        let known = || self.upstreams.values().find(|upstream| registries::further_names(&upstream.name).any(|further| further == name));
+        self.upstreams.get(name).or_else(aliased).or_else(known)
     }
 }
 
@@ -77,18 +94,6 @@ pub struct ServerConfig {
     pub allow_anonymous_private: bool,
     pub max_connections: usize,
     pub drain_timeout: Duration,
-}
-
-impl Default for ServerConfig {
-    fn default() -> ServerConfig {
-        ServerConfig {
-            listen: vec![Listener::from(SocketAddr::from((Ipv4Addr::LOCALHOST, 5000)))],
-            hosts: BTreeMap::new(),
-            allow_anonymous_private: false,
-            max_connections: 16_384,
-            drain_timeout: Duration::from_secs(60),
-        }
-    }
 }
 
 /// An address for clients.
@@ -110,12 +115,6 @@ pub struct AdminConfig {
     pub listen: SocketAddr,
 }
 
-impl Default for AdminConfig {
-    fn default() -> AdminConfig {
-        AdminConfig { listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 5001)) }
-    }
-}
-
 #[derive(Clone, Debug)]
 pub struct CacheConfig {
     pub path: PathBuf,
@@ -132,12 +131,12 @@ pub struct CacheConfig {
     pub pinned_platforms: Vec<Platform>,
     pub revalidate_wait: Duration,
     pub negative_ttl: Duration,
-    /// Serve a held tag although upstream says that it is gone.
+    /// Serve a cached tag although upstream says that it is deleted.
     pub keep_deleted_tags: bool,
     /// Bytes.
     pub memory_cache_size: u64,
     pub verify_on_read: VerifyOnRead,
-    /// Everything that is held is hashed once in so long; zero: never.
+    /// Everything in the cache is hashed once in so long; zero: never.
     pub scrub_interval: Duration,
 }
 
@@ -151,18 +150,9 @@ pub enum VerifyOnRead {
     Never,
 }
 
-/// The defaults; those of `path` and `max_size` are the machine's to tell.
-impl CacheConfig {
-    pub const MIN_FREE: u64 = 1 << 30;
-    pub const MAX_BLOB_PERCENT: u64 = 50;
-    pub const EVICT_UNUSED_AFTER: Duration = Duration::from_secs(30 * 24 * 3600);
-    /// For the well-known registries at their own URL. Elsewhere zero: an image pushed a minute ago is what one pulls.
-    pub const TAG_TTL_WELL_KNOWN: Duration = Duration::from_secs(5 * 60);
-    pub const STALE_IF_ERROR: Duration = Duration::from_secs(7 * 24 * 3600);
-    pub const REVALIDATE_WAIT: Duration = Duration::from_secs(2);
-    pub const NEGATIVE_TTL: Duration = Duration::from_secs(10);
-    pub const MEMORY_CACHE_SIZE: u64 = 64 << 20;
-    pub const SCRUB_INTERVAL: Duration = Duration::from_secs(30 * 24 * 3600);
+impl VerifyOnRead {
+    const WORDS: [(&str, VerifyOnRead); 3] =
+        [("after-unclean-stop", VerifyOnRead::AfterUncleanStop), ("always", VerifyOnRead::Always), ("never", VerifyOnRead::Never)];
 }
 
 #[derive(Clone, Debug)]
@@ -172,10 +162,13 @@ pub struct FillsConfig {
     pub queue_timeout: Duration,
 }
 
-impl Default for FillsConfig {
-    fn default() -> FillsConfig {
-        FillsConfig { max_concurrent: 64, max_concurrent_per_upstream: 32, queue_timeout: Duration::from_secs(20) }
-    }
+/// Requests to upstreams that are no downloads of blobs: for manifests, tags, lists and tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LimitsConfig {
+    /// Requests in flight to all upstreams together, at least 1.
+    pub questions: usize,
+    /// Of these, to one upstream: at least 1, and never more than `questions`.
+    pub questions_per_upstream: usize,
 }
 
 /// One registry as larder may use it.
@@ -193,7 +186,7 @@ pub struct UpstreamConfig {
     /// Its own, else the cache's, else the default of the contract.
     pub tag_ttl: Duration,
     pub stale_if_error: Duration,
-    /// Tags that never move once they are held: upstream is not asked about them again.
+    /// Tags that never move once they are cached: upstream is not asked about them again.
     pub immutable_tags: Patterns,
     /// `host` or `host:port` beyond the known ones that may receive the credentials.
     pub token_hosts: Vec<String>,
@@ -209,11 +202,45 @@ pub struct UpstreamConfig {
     pub insecure_skip_verify: bool,
 }
 
+impl UpstreamConfig {
+    /// A public registry at these URLs, tried in this order, with every other key left out of the file.
+    pub fn new(name: impl Into<String>, urls: Vec<BaseUrl>) -> UpstreamConfig {
+        UpstreamConfig {
+            name: name.into(),
+            urls,
+            aliases: Vec::new(),
+            credentials: Vec::new(),
+            visibility: Visibility::Public,
+            tag_ttl: Duration::ZERO,
+            stale_if_error: keys::default_duration("cache.stale_if_error"),
+            immutable_tags: Patterns::default(),
+            token_hosts: Vec::new(),
+            allow_private_addresses: Vec::new(),
+            ca_file: None,
+            client_cert_file: None,
+            proxy: None,
+            no_proxy: NoProxy::default(),
+            insecure_skip_verify: false,
+        }
+    }
+}
+
 /// Who may read what the credentials can read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Visibility {
     Public,
     Private,
+}
+
+impl Visibility {
+    const WORDS: [(&str, Visibility); 2] = [("public", Visibility::Public), ("private", Visibility::Private)];
+
+    fn word(self) -> &'static str {
+        match self {
+            Visibility::Public => "public",
+            Visibility::Private => "private",
+        }
+    }
 }
 
 /// Scheme, host, port, and a path before `/v2`.
@@ -228,7 +255,7 @@ pub struct BaseUrl {
 }
 
 impl BaseUrl {
-    /// Whether it names this machine, as far as one can tell without asking DNS.
+    /// Whether it names this machine, as far as one can know without asking DNS.
     pub fn is_loopback(&self) -> bool {
         let literal = self.host.trim_start_matches('[').trim_end_matches(']');
         self.host == "localhost" || literal.parse().is_ok_and(|address: std::net::IpAddr| address.is_loopback())
@@ -262,15 +289,13 @@ pub struct LogConfig {
     pub level: String,
 }
 
-impl Default for LogConfig {
-    fn default() -> LogConfig {
-        LogConfig { format: LogFormat::Auto, level: "info".to_owned() }
-    }
-}
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
     Auto,
     Text,
     Json,
+}
+
+impl LogFormat {
+    const WORDS: [(&str, LogFormat); 3] = [("auto", LogFormat::Auto), ("text", LogFormat::Text), ("json", LogFormat::Json)];
 }

@@ -5,8 +5,9 @@ use std::io::{self, IsTerminal};
 use std::sync::Arc;
 
 use tracing::Level;
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::filter::ParseError;
+use tracing_subscriber::filter::{ParseError, Targets};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 
 use crate::config::{LogConfig, LogFormat};
 use crate::metrics::Metrics;
@@ -33,7 +34,7 @@ pub enum LogError {
 /// # Errors
 /// When the filter does not parse, or when it is done twice.
 pub fn start(config: &LogConfig, metrics: &Metrics) -> Result<(AccessLog, Flush), LogError> {
-    let filter = EnvFilter::try_new(&config.level)?;
+    let filter: Targets = config.level.parse()?;
     let json = match config.format {
         LogFormat::Json => true,
         LogFormat::Text => false,
@@ -41,9 +42,10 @@ pub fn start(config: &LogConfig, metrics: &Metrics) -> Result<(AccessLog, Flush)
     };
     let (writer, flush) = LogWriter::start(io::stderr(), metrics.log_lines_dropped.clone())?;
     // No colours: the writer escapes control characters, whoever put them there.
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_writer(writer.clone());
-    let set = if json { lines.json().flatten_event(true).try_init() } else { lines.try_init() };
-    set.map_err(|_| LogError::Twice)?;
+    let filtered = tracing_subscriber::registry().with(filter);
+    let lines = tracing_subscriber::fmt::layer().with_ansi(false).with_writer(writer.clone());
+    let set = if json { filtered.with(lines.json().flatten_event(true)).try_init() } else { filtered.with(lines).try_init() };
+    set.map_err(|_: TryInitError| LogError::Twice)?;
     Ok((AccessLog::filtered(writer, json), flush))
 }
 

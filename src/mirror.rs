@@ -10,12 +10,10 @@ mod listing;
 mod manifest;
 mod patience;
 mod pinned;
-mod queue;
 mod refuge;
 mod repository;
 mod tag;
 mod transfer;
-mod turns;
 mod visibility;
 mod warm;
 
@@ -39,10 +37,11 @@ use tokio::time::Instant;
 use crate::clock::{Clock, Timestamp};
 use crate::gate::Gate;
 use crate::metrics::Metrics;
-use crate::oci::{Digest, Reference, Tag};
+use crate::oci::{Descriptor, Digest, Reference, Tag};
 use crate::rng::Rng;
 use crate::single_flight::Questions;
 use crate::store::{RepositoryKey, Store, StoreError, TagRecord};
+use blob::Confirmation;
 use fill::Fills;
 use listing::Listings;
 use manifest::{Fetched, Peeked};
@@ -54,7 +53,7 @@ const REMEMBERED_MAX: u64 = 50_000;
 /// Different questions of a kind under way; beyond them clients are told to come again. As many as `server.max_connections` lets
 /// in by default, so that none is turned away but where one connection asks many at once; each takes a few KiB.
 const QUESTIONS_MAX: usize = 16_384;
-/// How long an upstream's word that a repository has a blob is good, where no manifest says so.
+/// How long an upstream's word that a repository has a blob, or a manifest by digest, is good where nothing that is held says so.
 const CONFIRMED_TTL: Duration = Duration::from_secs(3600);
 
 /// The mirror: repositories in front, store and upstreams behind.
@@ -78,8 +77,12 @@ pub struct Mirror {
     verdicts: Questions<(RepositoryKey, Asked), Verdict>,
     /// When upstream last showed a repository to anybody.
     shown: Cache<RepositoryKey, Timestamp>,
-    /// Rights to a blob that no manifest lists.
-    confirmed: Cache<(RepositoryKey, Digest), ()>,
+    confirmations: Questions<(RepositoryKey, Digest), Confirmation>,
+    /// Blobs that upstream has said a repository has, with their size as far as it said so: a HEAD's answer, and a right to what
+    /// no manifest lists.
+    confirmed: Cache<(RepositoryKey, Digest), Option<u64>>,
+    /// What a HEAD said of a manifest by digest that is not held.
+    described: Cache<(RepositoryKey, Digest), Descriptor>,
     listings: Listings,
     /// For downloads that no client waits for.
     warming: Semaphore,
@@ -138,7 +141,9 @@ impl Mirror {
             names: Cache::new(REMEMBERED_MAX),
             verdicts: Questions::new(QUESTIONS_MAX, panics()),
             shown: Cache::new(REMEMBERED_MAX),
+            confirmations: Questions::new(QUESTIONS_MAX, panics()),
             confirmed: Cache::builder().max_capacity(REMEMBERED_MAX).time_to_live(CONFIRMED_TTL).build(),
+            described: Cache::builder().max_capacity(REMEMBERED_MAX).time_to_live(CONFIRMED_TTL).build(),
             listings,
             warming: warm::places(options.fills_max),
         })
@@ -158,8 +163,16 @@ impl Mirror {
         Ok(())
     }
 
-    /// Passes an error on; "not found", and nothing else, is remembered.
+    /// Passes an error on; "not found", and nothing else, is remembered. What upstream said before of the same, by a HEAD, is
+    /// its last word no longer.
     fn told(&self, repository: &Repository, asked: Asked, error: Error) -> Error {
+        match &asked {
+            Asked::Blob(digest) if error.is_refusal() => self.confirmed.invalidate(&(repository.key.clone(), *digest)),
+            Asked::Manifest(Reference::Digest(digest)) if error.is_refusal() => {
+                self.described.invalidate(&(repository.key.clone(), *digest));
+            }
+            Asked::Blob(_) | Asked::Manifest(_) => {}
+        }
         if matches!(error, Error::NotFound { remembered: false, .. }) {
             self.missing(repository, asked);
         }

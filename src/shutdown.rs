@@ -4,15 +4,34 @@ use parking_lot::Mutex;
 use std::io;
 use std::sync::Arc;
 
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use rustix::process::Signal;
+use tokio::signal::unix::{self, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-/// Cancels the token at the first SIGTERM or SIGINT; the second ends the process, for whoever cannot wait for the drain.
+/// Signals that would end the process without a drain, and what to tell whoever sends them. SIGQUIT stays as it is, for a core;
+/// Rust ignores SIGPIPE.
+const IGNORED: [(Signal, &str); 4] = [
+    (Signal::HUP, "SIGHUP: larder does not reload its configuration yet; restart it to apply a change"),
+    (Signal::USR1, "SIGUSR1: larder has no use for this signal; it is ignored"),
+    (Signal::USR2, "SIGUSR2: larder has no use for this signal; it is ignored"),
+    (Signal::XFSZ, "SIGXFSZ: a file would be larger than its limit (ulimit -f, LimitFSIZE=); the write fails, and larder goes on"),
+];
+
+/// Cancels the token at the first SIGTERM or SIGINT; the second ends the process, for whoever cannot wait for the drain. No other
+/// signal that could be meant for something else ends it.
 ///
 /// # Errors
 /// When the signals cannot be listened for.
 pub fn on_signals(stop: CancellationToken) -> io::Result<()> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    for (number, message) in IGNORED {
+        let mut ignored = signal(SignalKind::from_raw(number.as_raw()))?;
+        tokio::spawn(async move {
+            while ignored.recv().await.is_some() {
+                tracing::warn!("{message}");
+            }
+        });
+    }
     tokio::spawn(async move {
         let name = either(&mut terminate, &mut interrupt).await;
         tracing::info!("{name}: draining; a second signal ends it at once");
@@ -23,7 +42,7 @@ pub fn on_signals(stop: CancellationToken) -> io::Result<()> {
     Ok(())
 }
 
-async fn either(terminate: &mut Signal, interrupt: &mut Signal) -> &'static str {
+async fn either(terminate: &mut unix::Signal, interrupt: &mut unix::Signal) -> &'static str {
     tokio::select! {
         _ = terminate.recv() => "SIGTERM",
         _ = interrupt.recv() => "SIGINT",
@@ -83,6 +102,38 @@ mod tests {
         readiness.ready();
         stop.cancel();
         assert_eq!(readiness.check(), Err("draining"));
+    }
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_signal_that_is_ignored_says_so() {
+        let (lines, stop) = (Lines::default(), CancellationToken::new());
+        let writer = lines.clone();
+        let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone()).finish();
+        let _guard = tracing::subscriber::set_default(subscriber);
+        on_signals(stop.clone()).unwrap();
+        for (number, message) in IGNORED {
+            rustix::process::kill_process(rustix::process::getpid(), number).unwrap();
+            let told = async {
+                while !String::from_utf8_lossy(&lines.0.lock()).contains(message) {
+                    tokio::task::yield_now().await;
+                }
+            };
+            tokio::time::timeout(std::time::Duration::from_secs(10), told).await.unwrap();
+        }
     }
 
     #[tokio::test]

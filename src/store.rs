@@ -50,7 +50,7 @@ pub use links::Link;
 pub use lock::LockError;
 pub use partial::{Mismatch, PartialBlob, Verified, Verifier};
 pub use pins::Pin;
-pub use purge::{Glob, Purged, Selected, What};
+pub use purge::{Purged, Selected, What, Wildcard};
 pub use refs::TagRecord;
 pub use socket::{control_path, is_cache};
 pub use tail::{HOLD_BACK, Lost, Phase, Progress, Tail, TailReader, Unreadable};
@@ -74,6 +74,7 @@ use crate::config::VerifyOnRead;
 use crate::gate::Gate;
 use crate::metrics::Metrics;
 use crate::oci::{Digest, KIB};
+use crate::task::Supervisor;
 use blobs::{Content, Lease};
 use buffer::Buffers;
 use disk::Disk;
@@ -130,6 +131,7 @@ pub struct Store {
     trust: Trust,
     quarantine: Quarantine,
     loading: Loading,
+    tasks: Supervisor,
 }
 
 /// What `Store::open` needs to know.
@@ -183,20 +185,16 @@ impl Store {
     pub fn open(options: Options, disk: Arc<dyn Disk>, gate: Gate, clock: Clock, metrics: Arc<Metrics>) -> Result<Arc<Store>, OpenError> {
         let unusable = |source| OpenError::Unusable { path: options.path.clone(), source };
         let layout = Layout::new(&options.path);
-        disk.create_dir_all(layout.root()).map_err(unusable)?;
-        let disk = disk.rooted(layout.root()).map_err(unusable)?.unwrap_or(disk);
         let new = disk.stat(&layout.blobs()).is_err();
+        disk::create_root(&*disk, layout.root(), new).map_err(unusable)?;
+        let disk = disk.rooted(layout.root()).map_err(unusable)?.unwrap_or(disk);
         for directory in [layout.blobs(), layout.refs(), layout.partials(), layout.quarantine()] {
             disk.create_dir_all(&directory).map_err(unusable)?;
         }
         let lock = DirectoryLock::take(&layout, new)?;
-        // A power cut shall not take the directories, with all that will be in them.
-        for directory in layout.root().parent().filter(|_| new).into_iter().chain([layout.root()]) {
-            if let Err(error) = disk.sync_dir(directory) {
-                tracing::warn!(path = %directory.display(), %error, "a directory may not survive a power cut");
-            }
-        }
-        let index = Index::open(&layout.index()).map_err(unusable)?;
+        disk::sync_names(&*disk, layout.root());
+        let tasks = Supervisor::new(metrics.task_panics.clone());
+        let index = Index::open(&layout.index(), &tasks).map_err(unusable)?;
         let was_killed = lock.last_sizes.is_none();
         let (uptime, last_stop) = Uptime::start(clock.clone(), Arc::clone(&disk), layout.uptime(), was_killed);
         let begun = uptime.now();
@@ -208,6 +206,7 @@ impl Store {
         records.begin_loading(sizes.others);
         let mut links = Links::with_names(names, options.private_upstreams);
         links.set_loading(true);
+        let trust = Trust::new(options.verify_on_read, lock.marks().doubt, metrics.task_panics.clone());
         let store = Store {
             refs: Refs::new(Arc::clone(&disk), Arc::clone(&records), layout.clone()),
             records,
@@ -235,10 +234,11 @@ impl Store {
             layout,
             index,
             hints: Hints::default(),
-            trust: Trust::new(options.verify_on_read, lock.marks().doubt),
+            trust,
             quarantine: Quarantine::new(options.max_size),
             loading: Loading::new(begun, last_stop),
             lock,
+            tasks,
         };
         let store = Arc::new(store);
         store.bounds(true);
@@ -249,6 +249,11 @@ impl Store {
         }
         recover::start(&store).map_err(unusable)?;
         Ok(store)
+    }
+
+    /// What looks after the store's own threads, and whatever else works in the background on it.
+    pub fn tasks(&self) -> &Supervisor {
+        &self.tasks
     }
 
     /// Opens a blob for reading; `None` when it is not held. What the caller may serve it for is [`Store::link`]'s to say.

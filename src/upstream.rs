@@ -12,6 +12,7 @@ mod http;
 mod limits;
 mod listing;
 mod request;
+mod secret;
 
 pub use self::http::body::BlobStream;
 pub use auth::token_hosts::Trust;
@@ -23,8 +24,7 @@ pub use diagnose::outlook::{AccountOutlook, HostOutlook, Outlook};
 pub use diagnose::probe::{Ping, Report, TokenServer, Tried, Verdict};
 pub use diagnose::survey::{Fault, FaultKind, Survey};
 pub use error::{UnavailableReason, UpstreamError};
-pub use limits::breaker::Rests;
+pub use limits::breaker::Open;
 pub use limits::pull_limit::Budget;
+pub use limits::questions::Questions;
 pub use listing::{List, ListingPage, Page};
-#[cfg(test)]
-mod tests;

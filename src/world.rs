@@ -13,8 +13,8 @@ use crate::mirror::{self, Mirror, Repositories, Source, TagRules};
 use crate::rng::Rng;
 use crate::store::disk::{Disk, SystemDisk};
 use crate::store::{self, OpenError, Pin, RepositoryKey, Store};
-use crate::upstream::connect::{Connect, TcpConnect};
-use crate::upstream::{SetupError, Upstream};
+use crate::upstream::connect::{Connect, Network, TcpConnect};
+use crate::upstream::{Questions, SetupError, Upstream};
 
 /// Blocking disk work at a time; DNS needs some of tokio's blocking threads, too.
 const DISK_WORK_MAX: usize = 32;
@@ -117,8 +117,10 @@ fn pins(config: &Config) -> Vec<Pin> {
 fn repositories(config: &Config, world: &World, metrics: &Arc<Metrics>) -> Result<Repositories, BuildError> {
     let mut sources = Vec::new();
     let mut aliases = Vec::new();
+    let network = Network::new(Arc::clone(&world.connect));
+    let questions = Questions::new(config.limits.questions, config.limits.questions_per_upstream);
     for upstream in config.upstreams.values() {
-        let client = Upstream::new(upstream, Arc::clone(&world.connect), metrics, Arc::clone(&world.rng))?;
+        let client = Upstream::new(upstream, &network, Arc::clone(&questions), metrics, Arc::clone(&world.rng))?;
         let own = Arc::clone(metrics.upstream(&upstream.name));
         let fills_max = config.fills.max_concurrent_per_upstream;
         let tags = TagRules {

@@ -34,6 +34,7 @@ def main(path):
     warm_up(facts, peers)
     for _ in range(int(facts["rounds"])):
         measure_manifests(facts, peers, figures)
+        measure_small_blob(facts, peers, figures)
         measure_warm_blob(facts, peers, figures)
     for number in range(int(facts["cold_rounds"])):
         measure_cold_blob(facts, peers, figures, number)
@@ -50,8 +51,8 @@ def read_facts(path):
             peers[key.removeprefix("peer.")] = Peer(*map(int, values))
         else:
             facts[key] = values[0]
-    order = ["larder", "nginx-static", "nginx-cache", "registry"]
-    return facts, {name: peers[name] for name in order}
+    order = ["larder", "before", "nginx-static", "nginx-cache", "registry"]
+    return facts, {name: peers[name] for name in order if name in peers}
 
 
 class Peer:
@@ -118,7 +119,8 @@ def warm_up(facts, peers):
         for _ in range(2):
             fetch_manifest(peer, facts, "warm/manifests/latest")
             fetch_manifest(peer, facts, f"warm/manifests/{facts['warm_manifest']}")
-            fetch_together(f"{peer.base}/warm/blobs/{facts['warm_blob']}", 1)
+            for blob in ("warm_blob", "small_blob"):
+                fetch_together(f"{peer.base}/warm/blobs/{facts[blob]}", 1)
 
 
 def measure_manifests(facts, peers, figures):
@@ -128,6 +130,16 @@ def measure_manifests(facts, peers, figures):
                 url = f"{peer.base}/warm/manifests/{reference}"
                 suffix = "" if threads == 2 else "_1_thread"
                 figures.add(f"manifests_per_s_by_{kind}{suffix}", name, requests_per_second(facts, url, threads))
+
+
+def measure_small_blob(facts, peers, figures):
+    """An image's config: some hundred bytes, which every pull asks for."""
+    for name, peer in peers.items():
+        cpu, begin = peer.cpu_seconds(), time.monotonic()
+        rate = requests_per_second(facts, f"{peer.base}/warm/blobs/{facts['small_blob']}", 2)
+        requests = rate * (time.monotonic() - begin)
+        figures.add("small_blobs_per_s", name, rate)
+        figures.add("small_blobs_cpu_us_each", name, (peer.cpu_seconds() - cpu) / requests * 1e6)
 
 
 def requests_per_second(facts, url, threads):

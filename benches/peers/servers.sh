@@ -24,25 +24,27 @@ start_upstream() {
 }
 
 start_mirrors() {
-  start_larder
+  start_larder larder "$LARDER_BIN" 5001
+  [[ -z ${LARDER_BEFORE:-} ]] || start_larder before "$LARDER_BEFORE" 5401
   start_registry_proxy
   start_nginx_cache
   start_nginx_static
 }
 
+# start_larder NAME BINARY ADMIN_PORT
 start_larder() {
-  cat >"$TMP/larder.yaml" <<YAML
-server: {listen: "127.0.0.1:${PORT[larder]}"}
-admin: {listen: "127.0.0.1:5001"}
-cache: {path: $TMP/larder, max_size: 20GiB, tag_ttl: 1h}
+  cat >"$TMP/$1.yaml" <<YAML
+server: {listen: "127.0.0.1:${PORT[$1]}"}
+admin: {listen: "127.0.0.1:$3"}
+cache: {path: $TMP/$1, max_size: 20GiB, tag_ttl: 1h}
 default_upstream: docker.io
 upstreams:
   docker.io: {url: "http://$UPSTREAM", tag_ttl: 1h}
 log: {format: json, level: info}
 YAML
-  mkdir -p "$TMP/larder"
-  spawn larder "$LARDER_BIN" serve --config "$TMP/larder.yaml"
-  wait_for 20 answers "http://127.0.0.1:${PORT[larder]}/v2/"
+  mkdir -p "$TMP/$1"
+  spawn "$1" "$2" serve --config "$TMP/$1.yaml"
+  wait_for 20 answers "http://127.0.0.1:${PORT[$1]}/v2/"
 }
 
 start_registry_proxy() {
@@ -91,7 +93,10 @@ start_nginx_static() {
   mkdir -p "$root/manifests" "$root/blobs"
   curl -sSf -H "Accept: $MANIFEST_TYPE" -o "$root/manifests/latest" "http://$REGISTRY/v2/library/warm/manifests/latest"
   ln -s latest "$root/manifests/$(manifest_digest warm)"
-  curl -sSf -o "$root/blobs/$(blob_digest warm)" "http://$REGISTRY/v2/library/warm/blobs/$(blob_digest warm)"
+  local digest
+  for digest in "$(blob_digest warm)" "$(config_digest warm)"; do
+    curl -sSf -o "$root/blobs/$digest" "http://$REGISTRY/v2/library/warm/blobs/$digest"
+  done
   nginx_config nginx-static "
     server {
       listen 127.0.0.1:${PORT[nginx-static]};
@@ -142,4 +147,5 @@ push_image() {
 
 manifest() { curl -sSf -H "Accept: $MANIFEST_TYPE" "http://$REGISTRY/v2/library/$1/manifests/latest"; }
 manifest_digest() { printf 'sha256:%s\n' "$(manifest "$1" | sha256sum | cut -d' ' -f1)"; }
+config_digest() { manifest "$1" | jq -r '.config.digest'; }
 blob_digest() { manifest "$1" | jq -r '.layers[0].digest'; }

@@ -7,7 +7,7 @@ use crate::mirror::explain::{
     Content, Credential, Eviction, Explanation, Host, Image, Kind, Next, Pulls, Question, Readers, Rest, Served, Source, Tag, Why,
 };
 use crate::store::{Keeps, Place};
-use crate::units::{age, size};
+use crate::units::{age, exact_duration, size};
 
 /// Where the facts begin.
 const MARGIN: usize = 15;
@@ -179,7 +179,7 @@ fn next(explanation: &Explanation) -> Vec<String> {
 }
 
 fn time(millis: u64) -> String {
-    humantime::format_duration(std::time::Duration::from_millis(millis)).to_string()
+    exact_duration(std::time::Duration::from_millis(millis))
 }
 
 fn because(why: Why) -> &'static str {

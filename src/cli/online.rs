@@ -14,8 +14,8 @@ use crate::config::{Config, UpstreamConfig};
 use crate::exit::ExitError;
 use crate::metrics::Metrics;
 use crate::rng::Rng;
-use crate::upstream::Upstream;
-use crate::upstream::connect::{Connect, TcpConnect};
+use crate::upstream::connect::{Connect, Network, TcpConnect};
+use crate::upstream::{Questions, Upstream};
 
 /// For all questions to one upstream.
 const DEADLINE: Duration = Duration::from_secs(25);
@@ -67,9 +67,11 @@ pub fn run(config: &Config) -> Result<Checked, ExitError> {
 /// When an upstream's files cannot be used.
 pub async fn check(config: &Config, connect: Arc<dyn Connect>, rng: Arc<Rng>) -> Result<Checked, ExitError> {
     let metrics = Arc::new(Metrics::new(config.upstreams.keys()));
+    let network = Network::new(connect);
     let mut asking = JoinSet::new();
+    let questions = Questions::new(config.limits.questions, config.limits.questions_per_upstream);
     for (place, upstream) in config.upstreams.values().enumerate() {
-        let client = Upstream::new(upstream, Arc::clone(&connect), &metrics, Arc::clone(&rng))
+        let client = Upstream::new(upstream, &network, Arc::clone(&questions), &metrics, Arc::clone(&rng))
             .map_err(|error| ExitError::Usage(format!("upstreams.{}: {error}", upstream.name)))?;
         asking.spawn(async move { (place, client.probe(Instant::now() + DEADLINE).await) });
     }

@@ -10,7 +10,7 @@ use super::explanation;
 use crate::control::{Answer, Stats, Tally};
 use crate::mirror::{WarmProgress, Warmed};
 use crate::store::{Held, Purged, Report, VerifyProgress};
-use crate::units::{age, size};
+use crate::units::{age, duration, size};
 
 /// Repositories in the text; `--json` has more.
 const REPOSITORIES_SHOWN: usize = 20;
@@ -69,7 +69,7 @@ fn stats_text(stats: &Stats) -> String {
     let held = &stats.held;
     let mut text = format!("{} of {}, {} objects\n", size(held.bytes), size(held.max_bytes), held.objects);
     if let Some(traffic) = &stats.traffic {
-        let since = humantime::format_duration(Duration::from_secs(traffic.seconds));
+        let since = duration(Duration::from_secs(traffic.seconds));
         let share = share(traffic.hits, traffic.requests);
         let (sent, received) = (size(traffic.sent_bytes), size(traffic.received_bytes));
         let _ = writeln!(

@@ -94,7 +94,10 @@ pub fn read_list(path: &Path) -> Result<Vec<(Option<String>, String)>, ExitError
     };
     let is_cut = read.map_err(fail)? as u64 == LIST_BYTES_MAX;
     if is_cut {
-        return Err(ExitError::Usage(format!("{shown}: more than {} MiB are no list of images", LIST_BYTES_MAX >> 20)));
+        return Err(ExitError::Usage(format!(
+            "{shown}: a list of images of more than {} is not read; split it",
+            crate::units::size(LIST_BYTES_MAX)
+        )));
     }
     let reference = |line: &str| line.split('#').next().unwrap_or_default().trim().to_owned();
     let lines = text.lines().map(reference).enumerate().filter(|(_, reference)| !reference.is_empty());

@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use secrecy::SecretString;
 
 use super::BaseUrl;
+use super::machine::Machine;
 use super::patterns;
 use super::section::{Findings, Section};
-use super::validate::Machine;
+use super::tree::Node;
 use super::value::Fault;
 
 /// One way to sign in at an upstream.
@@ -89,6 +90,7 @@ pub(super) fn read_credentials(
     let mut read = Vec::new();
     for (place, entry) in entries.iter().enumerate() {
         let name = read_name(entry, place, &names, findings);
+        findings.settle(entry.key("name"), name.clone());
         names.push(name.clone());
         let repositories = entry.texts("repositories", findings, patterns::repositories);
         if repositories.is_empty() && entry.get("repositories").is_some_and(|node| node.is_empty_list()) {
@@ -129,7 +131,7 @@ fn read_kind(entry: &Section<'_>, machine: &Machine<'_>, findings: &mut Findings
     let mut kinds = KINDS.iter().filter_map(|(_, keys)| keys.iter().find(written));
     let Some(kind) = kinds.next() else {
         let is_known = |key: &str| key == "name" || key == "repositories" || KINDS.iter().any(|(_, keys)| keys.contains(&key));
-        // A misspelt one is told already.
+        // A misspelt one is reported already.
         if !entry.has_unknown(is_known) {
             findings.mistake(&entry.here(), &entry.path, format!("has no kind; write one of {}", all_kinds()));
         }
@@ -148,7 +150,7 @@ fn read_kind(entry: &Section<'_>, machine: &Machine<'_>, findings: &mut Findings
         "registry_token" | "registry_token_file" => {
             read_token(entry, "registry_token", "registry_token_file", machine, findings).map(CredentialKind::RegistryToken)
         }
-        "docker_config" => entry.read("docker_config", findings, |text| docker_config(text, machine)),
+        "docker_config" => read_docker_config(entry, machine, findings),
         "docker_helper" => entry.read("docker_helper", findings, docker_helper).map(CredentialKind::DockerHelper),
         "kubelet_provider" => read_provider(entry, findings),
         _ => read_password(entry, machine, findings),
@@ -186,21 +188,29 @@ fn read_token(entry: &Section<'_>, inline: &str, file: &str, machine: &Machine<'
 
 fn read_secret(entry: &Section<'_>, inline: &str, file: &str, machine: &Machine<'_>, findings: &mut Findings) -> Option<Secret> {
     let text = entry.text(inline, findings);
-    let path = entry.read(file, findings, |text| machine.file(text));
+    let path = read_file(entry, file, machine, findings);
     if entry.get(inline).is_some() && entry.get(file).is_some() {
         findings.mistake(&entry.origin(inline), &entry.key(inline), format!("stands beside {file}; keep one of the two"));
     }
     path.map(Secret::File).or_else(|| text.map(|text| Secret::Inline(SecretString::from(text))))
 }
 
-fn docker_config(text: &str, machine: &Machine<'_>) -> Result<CredentialKind, Fault> {
-    if text == "auto" {
-        return Ok(CredentialKind::DockerConfigSearch);
+/// A file that a key names, by its absolute path.
+pub(super) fn read_file(section: &Section<'_>, key: &str, machine: &Machine<'_>, findings: &mut Findings) -> Option<PathBuf> {
+    let path = section.read(key, findings, |text| machine.file(text))?;
+    findings.settle(section.key(key), path.to_string_lossy().into_owned());
+    Some(path)
+}
+
+fn read_docker_config(entry: &Section<'_>, machine: &Machine<'_>, findings: &mut Findings) -> Option<CredentialKind> {
+    let key = "docker_config";
+    if entry.get(key).and_then(Node::scalar) == Some("auto") {
+        return Some(CredentialKind::DockerConfigSearch);
     }
-    machine
-        .file(text)
-        .map(CredentialKind::DockerConfig)
-        .map_err(|fault| format!("{fault}; or write auto to look where docker and podman look"))
+    let or_auto = |fault| format!("{fault}; or write auto to look where docker and podman look");
+    let path = entry.read(key, findings, |text| machine.file(text).map_err(or_auto))?;
+    findings.settle(entry.key(key), path.to_string_lossy().into_owned());
+    Some(CredentialKind::DockerConfig(path))
 }
 
 /// A name, and not a path: what runs is what the administrator put into `PATH`.

@@ -3,7 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use super::keys::{KEYS, Kind, nearest};
+use super::check::nearest;
+use super::key::{Key, Keys};
 use super::mistake::Finding;
 use super::tree::{Node, Origin, Value};
 
@@ -23,10 +24,10 @@ pub(super) struct Overlay {
 
 /// Writes the variables over the tree. The upstreams must be in the tree already: no variable can make one, since
 /// `MY_REGISTRY` may be `my.registry` or `my-registry`. An empty variable counts as not set.
-pub(super) fn overlay(tree: &mut Node, variables: &Variables) -> Overlay {
+pub(super) fn overlay(tree: &mut Node, variables: &Variables, keys: Keys<'_>) -> Overlay {
     let mut result = Overlay::default();
     let upstreams = tree.get("upstreams").map(|node| node.entries().iter().map(|entry| entry.key.clone()).collect()).unwrap_or_default();
-    let settable = settable(&upstreams);
+    let settable = settable(&upstreams, keys);
     let set = variables.iter().filter(|(name, value)| name.starts_with(PREFIX) && *name != FILE_VARIABLE && !value.is_empty());
     for (name, value) in set {
         let origin = Origin::Variable(name.clone());
@@ -34,7 +35,7 @@ pub(super) fn overlay(tree: &mut Node, variables: &Variables) -> Overlay {
             None => result.warnings.push(Finding::at(&origin, name, unknown(name, &settable))),
             Some([target]) => {
                 let path: Vec<_> = target.path.iter().map(String::as_str).collect();
-                if !tree.set(&path, node(value, target.kind, origin.clone())) {
+                if !tree.set(&path, node(value, target.key, origin.clone())) {
                     let message = "has no place, since what the file has there is no single mapping; write it in the file";
                     result.mistakes.push(Finding::at(&origin, &path.join("."), message));
                 }
@@ -49,22 +50,22 @@ pub(super) fn overlay(tree: &mut Node, variables: &Variables) -> Overlay {
 }
 
 /// A key that a variable can set.
-struct Target {
+struct Target<'a> {
     path: Vec<String>,
-    kind: Kind,
+    key: &'a Key,
 }
 
-fn settable(upstreams: &Vec<String>) -> BTreeMap<String, Vec<Target>> {
-    let mut targets = BTreeMap::<String, Vec<Target>>::new();
-    for (key, kind) in KEYS.into_iter().filter(|(_, kind)| kind.has_variable()) {
-        if !key.contains('*') {
-            let path: Vec<_> = key.split('.').map(str::to_owned).collect();
-            targets.entry(spell(&path)).or_default().push(Target { path, kind });
+fn settable<'a>(upstreams: &Vec<String>, keys: Keys<'a>) -> BTreeMap<String, Vec<Target<'a>>> {
+    let mut targets = BTreeMap::<String, Vec<Target<'a>>>::new();
+    for key in keys.0.iter().filter(|key| keys.has_variable(key)) {
+        if !key.path.contains('*') {
+            let path: Vec<_> = key.path.split('.').map(str::to_owned).collect();
+            targets.entry(spell(&path)).or_default().push(Target { path, key });
             continue;
         }
         for upstream in upstreams {
-            let path: Vec<_> = key.split('.').map(|part| if part == "*" { upstream.clone() } else { part.to_owned() }).collect();
-            targets.entry(spell(&path)).or_default().push(Target { path, kind });
+            let path: Vec<_> = key.path.split('.').map(|part| if part == "*" { upstream.clone() } else { part.to_owned() }).collect();
+            targets.entry(spell(&path)).or_default().push(Target { path, key });
         }
     }
     targets
@@ -79,16 +80,16 @@ fn spell(path: &[String]) -> String {
     format!("{PREFIX}{}", parts.join("__"))
 }
 
-fn node(value: &str, kind: Kind, origin: Origin) -> Node {
+fn node(value: &str, key: &Key, origin: Origin) -> Node {
     let text = |text: &str| Node { origin: origin.clone(), value: Value::Text(text.trim().to_owned()) };
-    match kind {
-        Kind::List => Node { origin: origin.clone(), value: Value::List(value.split(',').map(text).collect()) },
-        // As it is: a password may begin with a space.
-        Kind::Scalar | Kind::Names | Kind::Entries | Kind::Entry => Node { origin, value: Value::Text(value.to_owned()) },
+    if key.shape.is_list() {
+        return Node { origin: origin.clone(), value: Value::List(value.split(',').map(text).collect()) };
     }
+    // As it is: a password may begin with a space.
+    Node { origin, value: Value::Text(value.to_owned()) }
 }
 
-fn unknown(name: &str, settable: &BTreeMap<String, Vec<Target>>) -> String {
+fn unknown(name: &str, settable: &BTreeMap<String, Vec<Target<'_>>>) -> String {
     match nearest(name, settable.keys().map(String::as_str)) {
         Some(near) => format!("no key has this variable; did you mean {near}?"),
         None => "no key has this variable".to_owned(),

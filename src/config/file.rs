@@ -36,7 +36,7 @@ pub(super) fn parse(text: &str) -> Result<Node, SyntaxError> {
         let position = position(&error);
         let mut message = error.to_string();
         if let Some(Position { line, column }) = position {
-            // The place is told once, in front.
+            // The place stands once, in front.
             message = message.replace(&format!(" at line {line} column {column}"), "");
         }
         SyntaxError { position, message }

@@ -20,7 +20,7 @@ pub(super) fn check_files(config: &Config, root: &Section<'_>, findings: &mut Fi
         };
         certificates("ca_file", upstream.ca_file.as_deref(), has_certificate);
         certificates("client_cert_file", upstream.client_cert_file.as_deref(), has_certificate_and_key);
-        // A configuration without mistakes has a credential for each entry, and only then are warnings told.
+        // A configuration without mistakes has a credential for each entry, and only then are warnings reported.
         for (entry, credential) in section.entries("credentials").iter().zip(&upstream.credentials) {
             if let Some((key, path)) = file_of(&credential.kind)
                 && let Err(error) = can_be_read(path)

@@ -2,14 +2,16 @@
 
 use std::path::{Path, PathBuf};
 
-use super::environment::{FILE_VARIABLE, Variables, overlay};
+use super::environment::{FILE_VARIABLE, Overlay, Variables, overlay};
 use super::files::check_files;
+use super::key::Keys;
+use super::machine::Machine;
 use super::mistake::{Finding, Place};
 use super::proxy::Proxies;
 use super::section::{Findings, Section};
 use super::tree::Origin;
-use super::validate::{Machine, validate};
-use super::{Config, Mistake, Mistakes, Warning, file, keys, upstreams};
+use super::validate::validate;
+use super::{Config, KEYS, Mistake, Mistakes, Warning, check, file, upstreams};
 
 /// Read when it is there and nothing else is named.
 pub const DEFAULT_FILE: &str = "/etc/larder/larder.yaml";
@@ -36,7 +38,7 @@ impl Config {
             None => String::new(),
             Some(path) => file::read(path).map_err(|error| fail(vec![whole_file(format!("cannot be read: {error}"))]))?,
         };
-        interpret(&text, &variables, check_files).map_err(fail)
+        interpret(&text, &variables, Keys(KEYS), check_files).map_err(fail)
     }
 
     /// The configuration that a text means. Asks the machine for the size of a disk, and nothing else.
@@ -44,36 +46,36 @@ impl Config {
     /// # Errors
     /// All mistakes, in the order of the text.
     pub fn from_yaml(text: &str, env: impl IntoIterator<Item = (String, String)>) -> Result<(Config, Vec<Warning>), Mistakes> {
-        interpret(text, &env.into_iter().collect(), |_, _, _| {}).map_err(|mistakes| Mistakes { file: None, mistakes })
+        interpret(text, &env.into_iter().collect(), Keys(KEYS), |_, _, _| {}).map_err(|mistakes| Mistakes { file: None, mistakes })
     }
 }
 
-fn interpret(
+pub(super) fn interpret(
     text: &str,
     variables: &Variables,
-    check: impl FnOnce(&Config, &Section<'_>, &mut Findings),
+    keys: Keys<'_>,
+    check_files: impl FnOnce(&Config, &Section<'_>, &mut Findings),
 ) -> Result<(Config, Vec<Warning>), Vec<Mistake>> {
     let mut tree = file::parse(text)
         .map_err(|error| vec![Mistake { place: Place::File(error.position), key: String::new(), message: error.message }])?;
-    let mut findings = Findings { mistakes: keys::check(&tree), ..Findings::default() };
     if !tree.may_hold_keys() {
         // Everything else would be a consequence of that.
-        return Err(place(text, findings.mistakes));
+        return Err(place(text, check::check(&tree, keys)));
     }
     if tree.get("upstreams").is_none() {
         let _ = tree.set(&["upstreams"], upstreams::built_in());
     }
-    let overlaid = overlay(&mut tree, variables);
-    findings.mistakes.extend(overlaid.mistakes);
-    findings.warnings.extend(overlaid.warnings);
+    let Overlay { mut mistakes, warnings } = overlay(&mut tree, variables, keys);
+    mistakes.splice(0..0, check::check(&tree, keys));
+    let mut findings = Findings { mistakes, warnings, ..Findings::default() };
     let machine = Machine {
         cache_directory: cache_directory(variables),
         disk_size: &disk_size,
         credentials_directory: absolute(variables, "CREDENTIALS_DIRECTORY"),
         proxies: Proxies::new(variables),
     };
-    let config = validate(&tree, &machine, &mut findings);
-    check(&config, &Section::root(&tree), &mut findings);
+    let config = validate(&tree, keys, &machine, &mut findings);
+    check_files(&config, &Section::root(&tree, keys), &mut findings);
     if findings.mistakes.is_empty() { Ok((config, place(text, findings.warnings))) } else { Err(place(text, findings.mistakes)) }
 }
 

@@ -15,7 +15,7 @@ pub struct Position {
 /// Where something was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Place {
-    /// In the file, as far as that could be told.
+    /// In the file; `None` if the line is not known.
     File(Option<Position>),
     Variable(String),
     /// In neither: a default that does not fit what was written.

@@ -2,11 +2,8 @@
 
 use std::fmt;
 
-use globset::{Glob, GlobMatcher};
-
-use super::known::DOCKER_HUB;
 use super::value::Fault;
-use crate::oci::{RepositoryName, Tag};
+use crate::oci::{Glob, RepositoryName, Tag, registries};
 
 /// Tags of one repository whose images stay.
 #[derive(Clone, Debug)]
@@ -14,32 +11,32 @@ pub struct PinnedImages {
     /// A key of `upstreams`.
     pub upstream: String,
     pub repository: RepositoryName,
-    pub tags: GlobMatcher,
+    pub tags: Glob,
 }
 
 impl PinnedImages {
     /// The one tag that is meant, where it is no pattern.
     pub fn tag(&self) -> Option<Tag> {
-        self.tags.glob().glob().parse().ok()
+        self.tags.as_str().parse().ok()
     }
 }
 
 impl fmt::Display for PinnedImages {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}:{}", self.upstream, self.repository, self.tags.glob().glob())
+        write!(f, "{}/{}:{}", self.upstream, self.repository, self.tags)
     }
 }
 
-/// `resolve` tells an upstream's key by any of its names.
+/// `resolve` finds an upstream's key by any of its names.
 pub(super) fn pinned_images(text: &str, resolve: impl FnOnce(&str) -> Result<String, Fault>) -> Result<PinnedImages, Fault> {
     let example = "write one such as docker.io/library/alpine:3.*";
     let (host, rest) = text.split_once('/').ok_or_else(|| format!("`{text}` names no registry; {example}"))?;
     let (repository, tags) = rest.rsplit_once(':').ok_or_else(|| format!("`{text}` names no tags; {example}, or :* for all"))?;
     let upstream = resolve(host)?;
     // As everywhere, `docker.io/alpine` means Docker's own.
-    let official = upstream == DOCKER_HUB && !repository.contains('/');
-    let name = if official { format!("library/{repository}") } else { repository.to_owned() };
-    let repository = name.parse().map_err(|_| format!("`{text}` holds `{repository}`, which is no repository; {example}"))?;
+    let repository = registries::full_repository(&upstream, repository)
+        .parse()
+        .map_err(|_| format!("`{text}` holds `{repository}`, which is no repository; {example}"))?;
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-*?".contains(&byte);
     if tags.is_empty() || !tags.bytes().all(fits) {
         return Err(format!(
@@ -50,7 +47,7 @@ pub(super) fn pinned_images(text: &str, resolve: impl FnOnce(&str) -> Result<Str
     if tags.starts_with(['.', '-']) {
         return Err(format!("`{text}` holds `{tags}`, which no tag can be: tags begin with a letter, a digit or '_'; {example}"));
     }
-    let tags = Glob::new(tags).map_err(|error| format!("`{text}` is no pattern: {}", error.kind()))?.compile_matcher();
+    let tags = Glob::new(tags).map_err(|error| format!("`{text}` is not a pattern: {error}; {example}"))?;
     Ok(PinnedImages { upstream, repository, tags })
 }
 
@@ -77,7 +74,7 @@ mod tests {
             let pinned = parse(text).unwrap();
             assert_eq!(pinned.to_string(), shown);
             assert_eq!(pinned.tag().is_some(), !text.contains(['*', '?']), "{text}");
-            assert!(pinned.tags.is_match(hit) && (miss.is_empty() || !pinned.tags.is_match(miss)), "{text}");
+            assert!(pinned.tags.matches(hit) && (miss.is_empty() || !pinned.tags.matches(miss)), "{text}");
         }
     }
 

@@ -124,7 +124,7 @@ enum Exception {
 
 impl NoProxy {
     /// `NO_PROXY`'s text: `*`, hosts, domains with or without a leading dot, addresses, networks, each but these and `*`
-    /// with a port if it likes, between commas. What is none of them covers nothing, as everywhere.
+    /// with a port if it likes, between commas. Anything else covers nothing, as in curl.
     pub fn new(text: &str) -> NoProxy {
         NoProxy(text.split(',').filter_map(|entry| exception(&entry.trim().to_ascii_lowercase())).collect())
     }

@@ -1,15 +1,24 @@
-//! Reads typed values out of a tree, and collects what is wrong instead of stopping at it.
+//! Reads typed values out of a tree, and collects what is wrong instead of stopping at it. What kind a value is, and what it is
+//! when nobody wrote it, is the table's word.
 
-use super::keys;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::effective::Shown;
+use super::key::{self, Keys, Kind};
 use super::mistake::Finding;
 use super::tree::{Node, Origin, Value};
-use super::value::Fault;
+use super::value::{Fault, Share};
 
 /// What was found on the way.
 #[derive(Default)]
 pub(super) struct Findings {
     pub(super) mistakes: Vec<Finding>,
     pub(super) warnings: Vec<Finding>,
+    /// By the full name of a key: what is in effect, where that is neither what is written nor the table's default.
+    pub(super) settled: BTreeMap<String, Shown>,
 }
 
 impl Findings {
@@ -20,24 +29,32 @@ impl Findings {
     pub(super) fn warning(&mut self, origin: &Origin, key: &str, message: impl Into<String>) {
         self.warnings.push(Finding::at(origin, key, message));
     }
+
+    /// A key means something else than its text says, as `--print` has to show.
+    pub(super) fn settle(&mut self, key: String, shown: impl Into<Shown>) {
+        self.settled.insert(key, shown.into());
+    }
 }
 
 /// A mapping, or the lack of one, at a path.
 pub(super) struct Section<'a> {
     pub(super) path: String,
+    /// The same as the table has it.
+    pattern: String,
+    keys: Keys<'a>,
     node: Option<&'a Node>,
 }
 
 impl<'a> Section<'a> {
-    pub(super) fn root(tree: &'a Node) -> Section<'a> {
-        Section { path: String::new(), node: Some(tree) }
+    pub(super) fn root(tree: &'a Node, keys: Keys<'a>) -> Section<'a> {
+        Section { path: String::new(), pattern: String::new(), keys, node: Some(tree) }
     }
 
     pub(super) fn inner(&self, name: &str) -> Section<'a> {
-        Section { path: self.key(name), node: self.get(name) }
+        Section { path: self.key(name), pattern: self.keys.below(&self.pattern, name), keys: self.keys, node: self.get(name) }
     }
 
-    /// A key's mappings: the one that stands there, or those of a list. Anything else is told by `keys`.
+    /// A key's mappings: the one that stands there, or those of a list. Anything else is reported by `unknown`.
     pub(super) fn entries(&self, name: &str) -> Vec<Section<'a>> {
         let Some(node) = self.get(name) else { return Vec::new() };
         match &node.value {
@@ -57,7 +74,11 @@ impl<'a> Section<'a> {
     }
 
     fn numbered(&self, name: &str, items: &'a [Node]) -> impl Iterator<Item = (Section<'a>, &'a Node)> {
-        let section = move |(place, item)| (Section { path: keys::item(&self.key(name), place), node: Some(item) }, item);
+        let inner = self.inner(name);
+        let section = move |(place, item)| {
+            let path = key::item(&inner.path, place);
+            (Section { path, pattern: inner.pattern.clone(), keys: inner.keys, node: Some(item) }, item)
+        };
         items.iter().enumerate().map(section)
     }
 
@@ -82,7 +103,7 @@ impl<'a> Section<'a> {
 
     /// The full name of a key in here.
     pub(super) fn key(&self, name: &str) -> String {
-        if self.path.is_empty() { name.to_owned() } else { format!("{}.{name}", self.path) }
+        key::join(&self.path, name)
     }
 
     /// Where a key was written, or else the section, or else nowhere.
@@ -95,7 +116,55 @@ impl<'a> Section<'a> {
         self.node.map_or(Origin::BuiltIn, |node| node.origin.clone())
     }
 
-    /// The value of a key, if it is written and right.
+    pub(super) fn boolean(&self, name: &str) -> bool {
+        self.value(name, Kind::boolean).unwrap_or_default()
+    }
+
+    pub(super) fn count(&self, name: &str) -> usize {
+        self.value(name, Kind::count).unwrap_or_default()
+    }
+
+    /// Bytes; `None` if nothing is written, and the table has no default.
+    pub(super) fn size(&self, name: &str) -> Option<u64> {
+        self.value(name, Kind::size)
+    }
+
+    pub(super) fn share(&self, name: &str) -> Option<Share> {
+        self.value(name, Kind::share)
+    }
+
+    /// `None` if nothing is written, and the table has no default.
+    pub(super) fn duration(&self, name: &str) -> Option<Duration> {
+        self.value(name, Kind::duration)
+    }
+
+    pub(super) fn address(&self, name: &str) -> Option<SocketAddr> {
+        self.value(name, Kind::address)
+    }
+
+    pub(super) fn path(&self, name: &str) -> Option<PathBuf> {
+        self.value(name, Kind::path)
+    }
+
+    /// `meanings` are those that the kind's words are made from.
+    pub(super) fn choice<T: Copy>(&self, name: &str, meanings: &[(&str, T)]) -> Option<T> {
+        self.value(name, |kind, text| kind.choice(text, meanings))
+    }
+
+    /// What is written, or else the table's default. What is wrong with it, `check` reports; here it is as if it were not
+    /// written, so that nothing else seems wrong because of it.
+    fn value<T>(&self, name: &str, parse: impl Fn(Kind, &str) -> Result<T, Fault>) -> Option<T> {
+        let key = self.keys.find(&key::join(&self.pattern, name))?;
+        let written = self.get(name).and_then(Node::scalar).and_then(|text| parse(key.kind, text).ok());
+        written.or_else(|| key.default.and_then(|text| parse(key.kind, text).ok()))
+    }
+
+    /// The table's default, as one would write it.
+    pub(super) fn default(&self, name: &str) -> &'static str {
+        self.keys.find(&key::join(&self.pattern, name)).and_then(|key| key.default).unwrap_or_default()
+    }
+
+    /// The value of a key that its reader judges, if it is written and right.
     pub(super) fn read<T>(&self, name: &str, findings: &mut Findings, parse: impl FnOnce(&str) -> Result<T, Fault>) -> Option<T> {
         let node = self.get(name)?;
         let parsed = match &node.value {

@@ -82,6 +82,11 @@ impl Node {
         set
     }
 
+    /// The text of a single value.
+    pub(super) fn scalar(&self) -> Option<&str> {
+        if let Value::Text(text) | Value::Plain(text) = &self.value { Some(text) } else { None }
+    }
+
     pub(super) fn is_empty_list(&self) -> bool {
         matches!(&self.value, Value::List(items) if items.is_empty())
     }

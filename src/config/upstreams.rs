@@ -3,20 +3,25 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::credentials::read_credentials;
-use super::keys::nearest;
-use super::known::{DOCKER_HUB, DOCKER_HUB_ALIASES, Known, WELL_KNOWN, own_url};
+use super::check::nearest;
+use super::credentials::{read_credentials, read_file};
+use super::effective::Shown;
+use super::machine::Machine;
 use super::proxy::{self, FromVariable, Proxies};
 use super::section::{Findings, Section};
 use super::tree::{Entry, Node, Origin, Value};
-use super::validate::Machine;
 use super::value::{self, Fault};
-use super::{BaseUrl, CacheConfig, Patterns, ProxyUrl, ServerConfig, UpstreamConfig, Visibility};
+use super::{BaseUrl, Patterns, ProxyUrl, ServerConfig, UpstreamConfig, Visibility};
+use crate::oci::registries::{self, Access};
+use crate::units;
+
+/// For the well-known registries at their own URL. Elsewhere zero: a pull gets an image that was pushed a minute ago.
+const TAG_TTL_WELL_KNOWN: Duration = Duration::from_secs(5 * 60);
 
 /// The entries larder brings along when the file has none.
 pub(super) fn built_in() -> Node {
     let entry = |host: &str| Entry { key: host.to_owned(), key_origin: Origin::BuiltIn, node: Node::empty() };
-    Node { origin: Origin::BuiltIn, value: Value::Map(WELL_KNOWN.into_iter().map(entry).collect()) }
+    Node { origin: Origin::BuiltIn, value: Value::Map(registries::well_known().map(entry).collect()) }
 }
 
 /// Which upstream a name or alias means.
@@ -55,10 +60,7 @@ pub(super) fn read_upstreams(
     findings: &mut Findings,
 ) -> (BTreeMap<String, UpstreamConfig>, Names) {
     let cache = root.inner("cache");
-    let fallback = Fallback {
-        tag_ttl: cache.read("tag_ttl", findings, value::duration),
-        stale_if_error: cache.read("stale_if_error", findings, value::duration).unwrap_or(CacheConfig::STALE_IF_ERROR),
-    };
+    let fallback = Fallback { tag_ttl: cache.duration("tag_ttl"), stale_if_error: cache.duration("stale_if_error").unwrap_or_default() };
     let section = root.inner("upstreams");
     let entries = root.get("upstreams").map(Node::entries).unwrap_or_default();
     let mut upstreams = BTreeMap::new();
@@ -76,47 +78,70 @@ pub(super) fn read_upstreams(
 }
 
 fn upstream_name(text: &str) -> Result<String, Fault> {
-    if DOCKER_HUB_ALIASES.contains(&text) {
-        return Err(format!("is one namespace with {DOCKER_HUB}; write {DOCKER_HUB} instead"));
+    let name = registries::canonical(text);
+    if name != text {
+        return Err(format!("is one namespace with {name}; write {name} instead"));
     }
     value::registry_host(text)
 }
 
 fn read_upstream(name: &str, section: &Section<'_>, fallback: &Fallback, machine: &Machine<'_>, findings: &mut Findings) -> UpstreamConfig {
-    let own_url = [own_url(name)];
+    let (registry, own_url) = (registries::find(name), [own_url(name)]);
     let urls = read_urls(section, findings).unwrap_or_else(|| own_url.to_vec());
     let at_home = urls == own_url;
-    let well_known = at_home && Known::by_name(name) == Some(Known::Public);
+    let well_known = at_home && registry.is_some_and(|registry| registry.access == Access::Public);
     let credentials = read_credentials(section, &urls, machine, findings);
-    let mut file = |key| section.read(key, findings, |text| machine.file(text));
-    let (ca_file, client_cert_file) = (file("ca_file"), file("client_cert_file"));
-    if at_home && credentials.is_empty() && Known::by_name(name) == Some(Known::AmazonEcr) {
-        let message = "is Amazon ECR, which shows nothing without credentials; write some, such as credentials: {docker_helper: ecr-login}";
+    let [ca_file, client_cert_file] = ["ca_file", "client_cert_file"].map(|key| read_file(section, key, machine, findings));
+    if let Some(registry) = registry.filter(|registry| at_home && credentials.is_empty() && registry.access == Access::Credentials) {
+        let example = registry.login.map(|login| format!(", such as credentials: {login}")).unwrap_or_default();
+        let message = format!("is a registry that shows nothing without credentials; write some{example}");
         findings.warning(&section.here(), &section.path, message);
     }
     // A client certificate opens as much as a password does.
     let signs_in = !credentials.is_empty() || client_cert_file.is_some();
     let private_by_default = signs_in && !well_known;
     let default_visibility = if private_by_default { Visibility::Private } else { Visibility::Public };
-    let default_ttl = if well_known { CacheConfig::TAG_TTL_WELL_KNOWN } else { Duration::ZERO };
-    let proxy = urls.first().and_then(|url| read_proxy(section, url, &machine.proxies, findings));
-    UpstreamConfig {
+    let default_ttl = if well_known { TAG_TTL_WELL_KNOWN } else { Duration::ZERO };
+    let upstream = UpstreamConfig {
         name: name.to_owned(),
         aliases: unplaced(section.list("aliases", findings, value::alias)),
         credentials,
-        visibility: section.read("visibility", findings, visibility).unwrap_or(default_visibility),
-        tag_ttl: section.read("tag_ttl", findings, value::duration).or(fallback.tag_ttl).unwrap_or(default_ttl),
-        stale_if_error: section.read("stale_if_error", findings, value::duration).unwrap_or(fallback.stale_if_error),
+        visibility: section.choice("visibility", &Visibility::WORDS).unwrap_or(default_visibility),
+        tag_ttl: section.duration("tag_ttl").or(fallback.tag_ttl).unwrap_or(default_ttl),
+        stale_if_error: section.duration("stale_if_error").unwrap_or(fallback.stale_if_error),
         immutable_tags: read_immutable_tags(section, findings),
         token_hosts: unplaced(section.list("token_hosts", findings, value::host_and_port)),
         allow_private_addresses: unplaced(section.list("allow_private_addresses", findings, value::network)),
         ca_file,
         client_cert_file,
-        proxy,
+        proxy: urls.first().and_then(|url| read_proxy(section, url, &machine.proxies, findings)),
         no_proxy: machine.proxies.no_proxy.clone(),
         insecure_skip_verify: read_skip_verify(section, &urls, findings),
         urls,
-    }
+    };
+    settle(section, &upstream, findings);
+    upstream
+}
+
+/// What the registry's name, the cache's section or the environment made of what is written.
+fn settle(section: &Section<'_>, upstream: &UpstreamConfig, findings: &mut Findings) {
+    let urls = match upstream.urls.as_slice() {
+        [only] => Shown::from(only.to_string()),
+        several => several.iter().collect(),
+    };
+    findings.settle(section.key("url"), urls);
+    findings.settle(section.key("visibility"), upstream.visibility.word().to_owned());
+    findings.settle(section.key("tag_ttl"), units::exact_duration(upstream.tag_ttl));
+    findings.settle(section.key("stale_if_error"), units::exact_duration(upstream.stale_if_error));
+    findings.settle(section.key("allow_private_addresses"), upstream.allow_private_addresses.iter().collect::<Shown>());
+    findings.settle(section.key("proxy"), proxy::shown(upstream.proxy.as_ref()));
+}
+
+/// Where a registry lives unless something else is written.
+fn own_url(name: &str) -> BaseUrl {
+    // A checked host makes a right URL; were it ever wrong, nothing could be connected to.
+    let unusable = |_| BaseUrl { tls: true, host: name.to_owned(), port: 443, path: String::new() };
+    value::base_url(&registries::own_url(name)).unwrap_or_else(unusable)
 }
 
 fn unplaced<T>(items: Vec<(Origin, T)>) -> Vec<T> {
@@ -150,7 +175,7 @@ fn read_immutable_tags(section: &Section<'_>, findings: &mut Findings) -> Patter
 /// Never without a word: whoever sits on the path reads the credentials and serves what they like.
 fn read_skip_verify(section: &Section<'_>, urls: &[BaseUrl], findings: &mut Findings) -> bool {
     let key = "insecure_skip_verify";
-    let skip = section.read(key, findings, value::boolean).unwrap_or_default();
+    let skip = section.boolean(key);
     if skip && !urls.iter().any(|url| url.tls) {
         findings.mistake(&section.origin(key), &section.key(key), "has nothing to skip, since url begins with http://; leave it out");
     } else if skip {
@@ -179,23 +204,16 @@ fn read_proxy(section: &Section<'_>, url: &BaseUrl, proxies: &Proxies, findings:
     None
 }
 
-fn visibility(text: &str) -> Result<Visibility, Fault> {
-    match text {
-        "public" => Ok(Visibility::Public),
-        "private" => Ok(Visibility::Private),
-        _ => Err(format!("`{text}` is neither public nor private")),
-    }
-}
-
 /// Every name that means an upstream; no name may mean two.
 fn name_all(section: &Section<'_>, upstreams: &BTreeMap<String, UpstreamConfig>, findings: &mut Findings) -> Names {
     let mut names: BTreeMap<_, _> = upstreams.keys().map(|name| (name.clone(), name.clone())).collect();
-    if upstreams.contains_key(DOCKER_HUB) {
-        names.extend(DOCKER_HUB_ALIASES.map(|alias| (alias.to_owned(), DOCKER_HUB.to_owned())));
+    for registry in upstreams.keys().filter_map(|name| registries::find(name)) {
+        let Some(name) = registry.name() else { continue };
+        names.extend(registry.further_hosts().iter().map(|host| ((*host).to_owned(), name.to_owned())));
     }
     for name in upstreams.keys() {
         let inner = section.inner(name);
-        // Wrong aliases were told when they were read.
+        // Wrong aliases were reported when they were read.
         for (origin, alias) in inner.list("aliases", &mut Findings::default(), value::alias) {
             if let Some(taken) = names.insert(alias.clone(), name.clone()) {
                 findings.mistake(
@@ -204,6 +222,12 @@ fn name_all(section: &Section<'_>, upstreams: &BTreeMap<String, UpstreamConfig>,
                     format!("`{alias}` means {taken} already; a name can mean only one upstream"),
                 );
             }
+        }
+    }
+    // What the file gives to another upstream is that one's.
+    for name in upstreams.keys() {
+        for alias in registries::further_names(name) {
+            names.entry(alias.to_owned()).or_insert_with(|| name.clone());
         }
     }
     Names { upstream_by_name: names }

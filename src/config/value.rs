@@ -9,6 +9,8 @@ use http::Uri;
 use ipnet::IpNet;
 
 use super::BaseUrl;
+use crate::oci::registries::{REGISTRIES, Registry};
+use crate::units::{self, SizeError};
 
 /// What is wrong with a value, and how to mend it.
 pub(super) type Fault = String;
@@ -19,26 +21,19 @@ const DURATION_MAX: Duration = Duration::from_secs(3650 * 24 * 3600);
 
 /// `10GiB`, `500MB`, `1024`: bytes.
 pub(super) fn size(text: &str) -> Result<u64, Fault> {
-    let fault = || format!("`{text}` is not a size; write bytes, or a whole number with a unit, such as 500MB or 20GiB");
-    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-    let (number, unit) = text.split_at(digits);
-    let number: u64 = number.parse().map_err(|_| fault())?;
-    let factor = match unit.trim().to_ascii_lowercase().as_str() {
-        "" | "b" => 1,
-        "kb" => 1_000,
-        "mb" => 1_000_000,
-        "gb" => 1_000_000_000,
-        "tb" => 1_000_000_000_000,
-        "kib" => 1 << 10,
-        "mib" => 1 << 20,
-        "gib" => 1 << 30,
-        "tib" => 1 << 40,
-        _ => return Err(fault()),
-    };
-    number.checked_mul(factor).ok_or_else(|| format!("`{text}` is more than any disk holds"))
+    units::parse_size(text).map_err(|error| match error {
+        SizeError::Malformed => format!("`{text}` is not a size; write bytes, or a whole number with a unit, such as 500MB or 20GiB"),
+        SizeError::TooLarge => format!("`{text}` is more than any disk holds"),
+    })
 }
 
-/// A size, or a part of another one.
+/// A size with a lower bound.
+pub(super) fn size_from(text: &str, min: u64) -> Result<u64, Fault> {
+    let size = size(text)?;
+    if size < min { Err(format!("`{text}` is too small; write at least {}", units::exact_size(min))) } else { Ok(size) }
+}
+
+/// A size, or a percentage of another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Share {
     Bytes(u64),
@@ -50,28 +45,25 @@ pub(super) fn share(text: &str) -> Result<Share, Fault> {
     let Some(number) = text.strip_suffix('%') else { return size(text).map(Share::Bytes) };
     match number.trim().parse() {
         Ok(percent @ 1..=100) => Ok(Share::Percent(percent)),
-        _ => Err(format!("`{text}` is not a part of max_size; write 1% to 100%, or a size such as 10GiB")),
+        _ => Err(format!("`{text}` is not a percentage; write 1% to 100%, or a size such as 10GiB")),
     }
 }
 
 /// `30s 5m 1h 30d`, and `0`.
 pub(super) fn duration(text: &str) -> Result<Duration, Fault> {
-    if text == "0" {
-        return Ok(Duration::ZERO);
-    }
-    if text.bytes().all(|byte| byte.is_ascii_digit()) && !text.is_empty() {
+    let has_unit = text == "0" || text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit());
+    if !has_unit {
         return Err(format!("`{text}` has no unit; write {text}s for seconds"));
     }
-    let duration =
-        humantime::parse_duration(text).map_err(|_| format!("`{text}` is not a duration; write one such as 30s, 5m, 1h or 7d"))?;
+    let duration = units::parse_duration(text).ok_or_else(|| format!("`{text}` is not a duration; write one such as 30s, 5m, 1h or 7d"))?;
     if duration > DURATION_MAX { Err(format!("`{text}` is more than ten years")) } else { Ok(duration) }
 }
 
-/// A duration up to a bound that something else sets.
+/// A duration with an upper bound, and the reason for it.
 pub(super) fn duration_up_to(text: &str, max: Duration, reason: &str) -> Result<Duration, Fault> {
     let duration = duration(text)?;
     if duration > max {
-        return Err(format!("`{text}` is too long; write at most {} ({reason})", humantime::format_duration(max)));
+        return Err(format!("`{text}` is too long; write at most {} ({reason})", units::exact_duration(max)));
     }
     Ok(duration)
 }
@@ -80,6 +72,15 @@ pub(super) fn duration_up_to(text: &str, max: Duration, reason: &str) -> Result<
 pub(super) fn count(text: &str, min: usize, max: usize) -> Result<usize, Fault> {
     let fault = || format!("`{text}` is not a number from {min} to {max}");
     text.parse().ok().filter(|number| (min..=max).contains(number)).ok_or_else(fault)
+}
+
+/// The message for a word that is not one of a choice.
+pub(super) fn none_of(text: &str, words: &[&str]) -> Fault {
+    match words {
+        [one, other] => format!("`{text}` is neither {one} nor {other}"),
+        [first @ .., last] => format!("`{text}` is none of {} and {last}", first.join(", ")),
+        [] => format!("`{text}` is not known"),
+    }
 }
 
 pub(super) fn boolean(text: &str) -> Result<bool, Fault> {
@@ -115,7 +116,7 @@ pub(super) fn registry_host(text: &str) -> Result<String, Fault> {
         Ok(host)
     } else {
         Err(format!(
-            "`{text}` is no registry host in an image name: those have a dot or a port; name the upstream by its host, and make this one of its aliases"
+            "`{text}` is not a registry host as image names have it: those have a dot or a port; name the upstream by its host, and make this one of its aliases"
         ))
     }
 }
@@ -135,10 +136,13 @@ pub(super) fn alias(text: &str) -> Result<String, Fault> {
     if !words(name) || name.len() > HOST_LENGTH_MAX || !port.is_none_or(is_port) {
         return Err(format!("`{text}` is not an alias: lower-case letters and digits, joined by '.', '_' or '-'"));
     }
-    match name {
-        "v2" => Err("`v2` begins every path of a registry; choose another alias".into()),
-        "library" => Err("`library` begins the names of Docker Hub's official images; choose another alias".into()),
-        _ => Ok(text.to_owned()),
+    if name == "v2" {
+        return Err("`v2` begins every path of a registry; choose another alias".into());
+    }
+    let official = REGISTRIES.iter().filter(|registry| registry.official == Some(name)).find_map(Registry::name);
+    match official {
+        Some(registry) => Err(format!("`{name}` begins the names of official images at {registry}; choose another alias")),
+        None => Ok(text.to_owned()),
     }
 }
 
@@ -173,7 +177,7 @@ pub(super) fn base_url(text: &str) -> Result<BaseUrl, Fault> {
         return Err("holds a query or a fragment; leave out what begins with ? or #".into());
     }
     let port = match authority.as_str().rsplit_once(':') {
-        Some((_, port)) if !port.ends_with(']') => port.parse().ok().filter(|port| *port > 0).ok_or("names a port that is none")?,
+        Some((_, port)) if !port.ends_with(']') => url_port(port)?,
         _ => {
             if tls {
                 443
@@ -185,6 +189,14 @@ pub(super) fn base_url(text: &str) -> Result<BaseUrl, Fault> {
     Ok(BaseUrl { tls, host: url_host(authority.host())?, port, path: url_path(uri.path())? })
 }
 
+fn url_port(text: &str) -> Result<u16, Fault> {
+    let fault = || match text {
+        "" => "has a colon and no port; write the port, or leave out the colon".to_owned(),
+        _ => format!("port {text} is out of range (1–65535)"),
+    };
+    text.parse().ok().filter(|port| *port > 0).ok_or_else(fault)
+}
+
 fn url_host(host: &str) -> Result<String, Fault> {
     let host = host.to_ascii_lowercase();
     let literal = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
@@ -193,7 +205,11 @@ fn url_host(host: &str) -> Result<String, Fault> {
         // Inner names have underscores, whatever the standards say.
         None => host.len() <= HOST_LENGTH_MAX && host.split('.').all(|label| is_label(&label.replace('_', "a"))),
     };
-    if fits { Ok(host) } else { Err("names a host that is none; write one such as https://registry.example.com".into()) }
+    if fits {
+        Ok(host)
+    } else {
+        Err("has a host with characters or a length that host names cannot have; write one such as https://registry.example.com".into())
+    }
 }
 
 fn url_path(path: &str) -> Result<String, Fault> {
@@ -217,7 +233,7 @@ pub(super) fn log_level(text: &str) -> Result<String, Fault> {
         None => is_level(part),
         Some((target, level)) => !target.is_empty() && is_level(level),
     });
-    if fits && tracing_subscriber::EnvFilter::try_new(text).is_ok() {
+    if fits && text.parse::<tracing_subscriber::filter::Targets>().is_ok() {
         return Ok(text.to_owned());
     }
     Err(format!("`{text}` is not a level; write one of {}, or a filter such as larder=debug,hyper=warn", levels.join(", ")))
@@ -226,18 +242,6 @@ pub(super) fn log_level(text: &str) -> Result<String, Fault> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn sizes() {
-        for (text, bytes) in
-            [("1024", 1024), ("0", 0), ("10GiB", 10 << 30), ("500MB", 500_000_000), ("64 MiB", 64 << 20), ("1tib", 1 << 40)]
-        {
-            assert_eq!(size(text), Ok(bytes), "{text}");
-        }
-        for text in ["", "GiB", "1.5GiB", "-1", "10 G", "99999999999TiB", "１"] {
-            assert!(size(text).is_err(), "{text}");
-        }
-    }
 
     #[test]
     fn shares() {
@@ -250,12 +254,22 @@ mod tests {
 
     #[test]
     fn durations() {
-        for (text, seconds) in [("0s", 0), ("0", 0), ("30s", 30), ("5m", 300), ("1h", 3600), ("7d", 604_800), ("1h 30m", 5400)] {
+        for (text, seconds) in [("0s", 0), ("0", 0), ("30s", 30), ("1h 30m", 5400)] {
             assert_eq!(duration(text), Ok(Duration::from_secs(seconds)), "{text}");
         }
         assert!(duration("30").is_err_and(|fault| fault.contains("30s")));
         for text in ["", "x", "5 parsecs", "-1s", "100y"] {
             assert!(duration(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_port_out_of_range_is_named() {
+        for (port, says) in
+            [("99999", "port 99999 is out of range (1–65535)"), ("0", "port 0 is out of range"), ("", "has a colon and no port")]
+        {
+            let fault = base_url(&format!("https://a.io:{port}")).unwrap_err();
+            assert!(fault.starts_with(says), "{port}: {fault}");
         }
     }
 

@@ -1,12 +1,8 @@
 //! What `purge` can be told: `host/name:tag`, `host/name@digest`, a digest, or a pattern with `*`. Pure.
 
 use crate::config::Config;
-use crate::oci::{Digest, RepositoryName, Tag};
-use crate::store::{Glob, Selected, What};
-
-/// Docker Hub, by the name under which it is kept, and its others.
-const DOCKER_HUB: &str = "docker.io";
-const DOCKER_HUB_NAMES: [&str; 2] = ["index.docker.io", "registry-1.docker.io"];
+use crate::oci::{Digest, RepositoryName, Tag, registries};
+use crate::store::{Selected, What, Wildcard};
 
 /// What a canonical text selects.
 ///
@@ -20,14 +16,14 @@ pub fn parse(text: &str) -> Result<Selected, String> {
     let what = match what {
         Suffix::Digest(digest) => What::Manifest(digest.parse().map_err(|error| format!("`{digest}` is no digest: {error}"))?),
         Suffix::None | Suffix::Tag("*") => What::Everything,
-        Suffix::Tag(tag) if tag.contains('*') => What::Tags(Glob(tag.to_owned())),
-        Suffix::Tag(tag) => What::Tags(Glob(tag.parse::<Tag>().map_err(|error| error.to_string())?.to_string())),
+        Suffix::Tag(tag) if tag.contains('*') => What::Tags(Wildcard(tag.to_owned())),
+        Suffix::Tag(tag) => What::Tags(Wildcard(tag.parse::<Tag>().map_err(|error| error.to_string())?.to_string())),
     };
     let known = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b".:_-/*[]".contains(&byte);
     if !repository.bytes().all(known) || repository.split('/').any(|part| part.is_empty() || part.starts_with('.')) {
         return Err(format!("`{repository}` is neither a repository nor a pattern of such"));
     }
-    Ok(Selected::Of { repository: Glob(repository.to_owned()), what })
+    Ok(Selected::Of { repository: Wildcard(repository.to_owned()), what })
 }
 
 /// The text with its upstream spelled out, as an image name in a client's hands leaves it away.
@@ -48,11 +44,11 @@ pub fn canonical(text: &str, config: &Config) -> Result<String, String> {
         _ if repository.starts_with('*') => return checked(format!("{repository}{suffix}")),
         _ => (config.default_upstream.as_str(), repository),
     };
-    let library = if host == DOCKER_HUB && !name.contains(['/', '*']) { "library/" } else { "" };
-    if !name.contains('*') {
-        name.parse::<RepositoryName>().map_err(|error| error.to_string())?;
+    if name.contains('*') {
+        return checked(format!("{host}/{name}{suffix}"));
     }
-    checked(format!("{host}/{library}{name}{suffix}"))
+    name.parse::<RepositoryName>().map_err(|error| error.to_string())?;
+    checked(format!("{host}/{}{suffix}", registries::full_repository(host, name)))
 }
 
 /// The image that a name in a client's hands means, with its upstream, which is configured, spelled out: `host/name:tag` or
@@ -107,19 +103,12 @@ fn split(text: &str) -> Result<(&str, Suffix<'_>), String> {
 
 /// Whether the first component of a name is a registry and no part of the name.
 fn is_host(first: &str, config: &Config) -> bool {
-    first.contains(['.', ':', '*'])
-        || first == "localhost"
-        || config.upstreams.values().any(|one| one.name == first || one.aliases.iter().any(|alias| alias == first))
+    first.contains(['.', ':', '*']) || first == "localhost" || config.upstream(first).is_some()
 }
 
 /// The name under which an upstream's content is kept. One that is configured no longer may still have some.
 fn upstream<'a>(host: &'a str, config: &'a Config) -> &'a str {
-    let named = config.upstreams.values().find(|one| one.name == host || one.aliases.iter().any(|alias| alias == host));
-    match named {
-        Some(one) => &one.name,
-        None if DOCKER_HUB_NAMES.contains(&host) => DOCKER_HUB,
-        None => host,
-    }
+    config.upstream(host).map_or_else(|| registries::canonical(host), |upstream| &upstream.name)
 }
 
 #[cfg(test)]
@@ -175,6 +164,8 @@ mod tests {
             ("alpine:3.20", "docker.io/library/alpine:3.20"),
             ("hub/alpine:3.20", "docker.io/library/alpine:3.20"),
             ("index.docker.io/org/app:1", "docker.io/org/app:1"),
+            ("registry.hub.docker.com/alpine:1", "docker.io/library/alpine:1"),
+            ("api.made-up.example/app:1", "made-up.example/base/app:1"),
             ("org/app:v*", "docker.io/org/app:v*"),
             ("r.corp:5000/app:1", "r.corp:5000/app:1"),
             ("gone.corp/app:*", "gone.corp/app:*"),

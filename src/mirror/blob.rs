@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::fill::{Fill, Interest, Opened};
+use super::manifest::CHECK_TIMEOUT;
 use super::{Asked, Error, Mirror, Repository, What};
 use crate::labels::Outcome;
 use crate::oci::{Digest, MIB};
@@ -32,21 +33,33 @@ pub enum BlobBody {
     Arriving(Arc<Tail>),
 }
 
+/// What came of asking whether a repository has a blob: its size, where upstream said so.
+pub(super) type Confirmation = Result<(Option<u64>, Arc<Exchange>), Error>;
+
+/// A repository's right to a blob, by upstream's word.
+pub(super) struct Confirmed {
+    /// Bytes, where upstream said so.
+    pub(super) size: Option<u64>,
+    exchange: Arc<Exchange>,
+    /// Whether somebody else had asked before.
+    joined: bool,
+}
+
 impl Mirror {
     /// A blob as this repository may have it.
     ///
     /// # Errors
     /// When it has no such blob, or upstream cannot say.
     pub async fn blob(self: &Arc<Mirror>, repository: &Repository, digest: &Digest, deadline: Instant) -> Result<BlobAnswer, Error> {
-        within(repository, deadline, self.find_blob(repository, digest, deadline)).await
+        within(repository, deadline, self.find_blob(repository, digest)).await
     }
 
-    async fn find_blob(self: &Arc<Mirror>, repository: &Repository, digest: &Digest, deadline: Instant) -> Result<BlobAnswer, Error> {
+    async fn find_blob(self: &Arc<Mirror>, repository: &Repository, digest: &Digest) -> Result<BlobAnswer, Error> {
         self.store.look(&repository.key, Some(digest)).await;
         if repository.source.upstream.shows_public_only() {
             self.admit(repository, &Asked::Blob(*digest)).await?;
         }
-        if let Some(answer) = self.stored(repository, digest, deadline).await?
+        if let Some(answer) = self.stored(repository, digest).await?
             && let Some(answer) = self.vouched(answer).await
         {
             return Ok(answer);
@@ -56,7 +69,7 @@ impl Mirror {
         let link = self.store.link(&repository.key, digest);
         let (fill, joined) = match self.fills.join(repository, digest, listed_size(link), Interest::Bytes) {
             Some(joined) => joined,
-            None => match self.stored(repository, digest, deadline).await? {
+            None => match self.stored(repository, digest).await? {
                 // Stored between the two looks, and hashed as it came.
                 Some(answer) => return Ok(answer),
                 // Held, but not to be had just now.
@@ -68,7 +81,7 @@ impl Mirror {
         };
         let opened = fill.opened(repository.name()).await;
         let opened = opened.map_err(|error| self.told(repository, asked, error.into_error(repository.upstream_name())))?;
-        self.entitle(repository, digest, &opened, deadline).await?;
+        self.entitle(repository, digest, &opened).await?;
         settle(&fill, &opened).await.map_err(|error| error.into_error(repository.upstream_name()))?;
         let outcome = match opened.bypass {
             Some(reason) => Outcome::Bypass(reason),
@@ -80,11 +93,11 @@ impl Mirror {
     }
 
     /// Whoever a fill was not asked for has a right of their own, or none.
-    pub(super) async fn entitle(&self, repository: &Repository, digest: &Digest, opened: &Opened, deadline: Instant) -> Result<(), Error> {
+    pub(super) async fn entitle(self: &Arc<Mirror>, repository: &Repository, digest: &Digest, opened: &Opened) -> Result<(), Error> {
         if opened.repository == *repository.name() {
-            self.confirmed.insert(self.right(repository, digest), ());
+            self.confirmed.insert(self.right(repository, digest), opened.tail.progress().size);
         } else if !self.may_have(repository, digest, self.store.link(&repository.key, digest)) {
-            self.confirm(repository, digest, &Call::until(deadline)).await?;
+            self.confirm(repository, digest).await?;
         }
         Ok(())
     }
@@ -94,15 +107,15 @@ impl Mirror {
     /// # Errors
     /// As [`Mirror::blob`].
     pub async fn blob_head(self: &Arc<Mirror>, repository: &Repository, digest: &Digest, deadline: Instant) -> Result<BlobAnswer, Error> {
-        within(repository, deadline, self.find_blob_head(repository, digest, deadline)).await
+        within(repository, deadline, self.find_blob_head(repository, digest)).await
     }
 
-    async fn find_blob_head(self: &Arc<Mirror>, repository: &Repository, digest: &Digest, deadline: Instant) -> Result<BlobAnswer, Error> {
+    async fn find_blob_head(self: &Arc<Mirror>, repository: &Repository, digest: &Digest) -> Result<BlobAnswer, Error> {
         self.store.look(&repository.key, Some(digest)).await;
         if repository.source.upstream.shows_public_only() {
             self.admit(repository, &Asked::Blob(*digest)).await?;
         }
-        if let Some(answer) = self.stored(repository, digest, deadline).await? {
+        if let Some(answer) = self.stored(repository, digest).await? {
             return Ok(answer);
         }
         let link = self.store.link(&repository.key, digest);
@@ -115,13 +128,16 @@ impl Mirror {
             return Ok(BlobAnswer { size: Some(size), body: None, outcome: Outcome::Collapsed, exchange: None });
         }
         self.remembered(repository, &Asked::Blob(*digest))?;
-        let call = Call::until(deadline);
-        let size = self.confirm(repository, digest, &call).await?.or(listed_size(link));
-        Ok(BlobAnswer { size, body: None, outcome: Outcome::Miss, exchange: Some(call.exchange) })
+        if let Some(Some(size)) = self.confirmed.get(&self.right(repository, digest)) {
+            return Ok(BlobAnswer { size: Some(size), body: None, outcome: Outcome::Hit, exchange: None });
+        }
+        let Confirmed { size, exchange, joined } = self.confirm(repository, digest).await?;
+        let outcome = if joined { Outcome::Collapsed } else { Outcome::Miss };
+        Ok(BlobAnswer { size: size.or(listed_size(link)), body: None, outcome, exchange: Some(exchange) })
     }
 
     /// The stored blob, if it is held and this repository may have it.
-    async fn stored(&self, repository: &Repository, digest: &Digest, deadline: Instant) -> Result<Option<BlobAnswer>, Error> {
+    async fn stored(self: &Arc<Mirror>, repository: &Repository, digest: &Digest) -> Result<Option<BlobAnswer>, Error> {
         if !self.store.contains(digest) {
             return Ok(None);
         }
@@ -130,9 +146,9 @@ impl Mirror {
         let mut size = listed_size(link);
         if !self.may_have(repository, digest, link) {
             self.remembered(repository, &Asked::Blob(*digest))?;
-            let call = Call::until(deadline);
-            size = self.confirm(repository, digest, &call).await?.or(size);
-            exchange = Some(call.exchange);
+            let confirmed = self.confirm(repository, digest).await?;
+            size = confirmed.size.or(size);
+            exchange = Some(confirmed.exchange);
         }
         match self.store.blob(digest).await {
             // Either somebody has been at the file, or what was said of its size is wrong: the bytes tell.
@@ -167,20 +183,36 @@ impl Mirror {
         matches!(link, Link::Listed { .. }) || self.confirmed.contains_key(&self.right(repository, digest))
     }
 
-    /// Asks upstream whether this repository has the blob (invariant 14), and remembers a yes.
-    pub(super) async fn confirm(&self, repository: &Repository, digest: &Digest, call: &Call) -> Result<Option<u64>, Error> {
-        match repository.source.upstream.head_blob(repository.name(), digest, call).await {
+    /// Asks upstream whether this repository has the blob (invariant 14), once for all who want to know, and remembers what it
+    /// says.
+    pub(super) async fn confirm(self: &Arc<Mirror>, repository: &Repository, digest: &Digest) -> Result<Confirmed, Error> {
+        let (key, asked) = (self.right(repository, digest), Asked::Blob(*digest));
+        // Whoever asked may have been answered since the caller looked.
+        let known = || match self.remembered(repository, &asked) {
+            Err(error) => Some(Err(error)),
+            Ok(()) => self.confirmed.get(&key).flatten().map(|size| Ok((Some(size), Arc::default()))),
+        };
+        let asking = || Arc::clone(self).ask_for_blob(repository.clone(), *digest);
+        let pending = self.confirmations.ask_unless(key.clone(), known, |_| Duration::ZERO, asking);
+        let answer = pending.answer().await;
+        let answer = answer.unwrap_or_else(|error| Err(Error::from_upstream(repository.upstream_name(), What::Blob, &error.into())));
+        answer.map(|(size, exchange)| Confirmed { size, exchange, joined: pending.joined })
+    }
+
+    async fn ask_for_blob(self: Arc<Mirror>, repository: Repository, digest: Digest) -> Confirmation {
+        let call = Call::until(Instant::now() + CHECK_TIMEOUT);
+        match repository.source.upstream.head_blob(repository.name(), &digest, &call).await {
             Ok(size) => {
-                self.confirmed.insert(self.right(repository, digest), ());
-                if self.store.contains(digest) {
-                    let (store, upstream, digest) = (Arc::clone(&self.store), Arc::clone(repository.upstream_name()), *digest);
+                self.confirmed.insert(self.right(&repository, &digest), size);
+                if self.store.contains(&digest) {
+                    let (store, upstream) = (Arc::clone(&self.store), Arc::clone(repository.upstream_name()));
                     self.gate.run(move || store.confirm(&upstream, &digest)).await;
                 }
-                Ok(size)
+                Ok((size, call.exchange))
             }
             Err(error) => {
                 let error = Error::from_upstream(repository.upstream_name(), What::Blob, &error);
-                Err(self.told(repository, Asked::Blob(*digest), error))
+                Err(self.told(&repository, Asked::Blob(digest), error))
             }
         }
     }

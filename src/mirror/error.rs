@@ -40,12 +40,23 @@ pub enum Error {
     /// It exists, so that it is not "not found"; a client of today could do nothing with it.
     #[error("{upstream} has it in the retired schema version 1 only")]
     SchemaOne { upstream: Arc<str> },
-    /// Too many downloads or questions wait already.
+    /// Upstream asks to come back after this.
+    #[error("{upstream} asks to come back later: {detail}")]
+    Busy { upstream: Arc<str>, retry_after: Duration, detail: String },
+    /// Too many questions to upstreams are under way for one more.
+    #[error("{upstream} was not asked: too many questions are waiting")]
+    TooManyQuestions { upstream: Arc<str>, retry_after: Duration },
+    /// Too many downloads wait already, or too many different questions are under way.
     #[error("too many requests are waiting")]
     Overloaded,
 }
 
 impl Error {
+    /// Whether upstream has said that the client gets no such thing.
+    pub(super) fn is_refusal(&self) -> bool {
+        matches!(self, Error::NotFound { remembered: false, .. } | Error::Denied { .. })
+    }
+
     /// What an upstream's failure means to the client that asked for `what`.
     pub fn from_upstream(upstream: &Arc<str>, what: What, error: &UpstreamError) -> Error {
         let upstream = Arc::clone(upstream);
@@ -57,8 +68,9 @@ impl Error {
             UpstreamError::Unavailable { detail, .. } => Error::Unavailable { upstream, detail },
             UpstreamError::TimedOut { detail } => Error::TimedOut { upstream, detail },
             UpstreamError::Corrupt { detail } => Error::Corrupt { upstream, detail },
+            UpstreamError::Busy { retry_after, detail } => Error::Busy { upstream, retry_after, detail },
+            UpstreamError::Overloaded { retry_after } => Error::TooManyQuestions { upstream, retry_after },
             UpstreamError::SchemaOne => Error::SchemaOne { upstream },
-            UpstreamError::Overloaded => Error::Overloaded,
         }
     }
 }

@@ -23,7 +23,7 @@ use crate::labels::Outcome;
 use crate::labels::UpstreamKind;
 use crate::oci::{self, Descriptor, Digest, Reference};
 use crate::store::{Link, TagRecord};
-use crate::upstream::{AccountOutlook, HostOutlook, Outlook, Rests, UnavailableReason, UpstreamError};
+use crate::upstream::{AccountOutlook, HostOutlook, Open, Outlook, UnavailableReason, UpstreamError};
 
 /// The status and code of an error, which are the server's to say.
 pub type Statuses<'a> = &'a (dyn Fn(&Error) -> (u16, &'static str) + Sync);
@@ -209,7 +209,7 @@ impl Mirror {
             Ok(_) => Next { asks_as_nobody_first: true, ..next },
             Err(error) if error.says_nothing() && case.stands() => next,
             Err(error) => {
-                let left = as_nobody.rests_for(kind).map(|left| left.as_secs());
+                let left = as_nobody.open_for(kind).map(|left| left.as_secs());
                 Next { for_seconds: left, ..settled(Why::NotShown, case.refused(what, &error)) }
             }
         }
@@ -227,7 +227,7 @@ impl Case<'_> {
                 Next { question, why, url, credential, served: None, ..settled(why, served(Outcome::Hit)) }
             }
             Err(error) => {
-                let left = self.outlook.rests_for(kind).map(|left| left.as_secs());
+                let left = self.outlook.open_for(kind).map(|left| left.as_secs());
                 Next { for_seconds: left, ..settled(Why::Rests, failed(&error)) }
             }
         }
@@ -337,13 +337,13 @@ fn host(host: &HostOutlook) -> Host {
         login_rests: account.login.as_ref().map(rest),
         token_server_rests: account.token_server.as_ref().map(rest),
     };
-    Host { url: host.url.clone(), rests: host.rests.as_ref().map(rest), credentials: host.accounts.iter().map(credential).collect() }
+    Host { url: host.url.clone(), rests: host.open.as_ref().map(rest), credentials: host.accounts.iter().map(credential).collect() }
 }
 
-fn rest(rests: &Rests) -> Rest {
+fn rest(open: &Open) -> Rest {
     // Rounded up, so that whoever heeds it does not come early.
-    let left_seconds = rests.left.as_secs() + u64::from(rests.left.subsec_nanos() > 0);
-    Rest { why: rests.why.to_string(), left_seconds, is_probed: rests.is_probed }
+    let left_seconds = open.left.as_secs() + u64::from(open.left.subsec_nanos() > 0);
+    Rest { why: open.why.to_string(), left_seconds, is_probed: open.is_probed }
 }
 
 fn written(at: Timestamp) -> String {

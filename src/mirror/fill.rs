@@ -15,14 +15,13 @@ use tokio::time::Instant;
 
 pub use error::FillError;
 
-use super::queue::{Overloaded, Queue};
 use super::transfer::{Intake, Transfer, broken};
 use super::{Repository, Source};
 use crate::gate::Gate;
-use crate::labels::BypassReason;
-use crate::labels::FillResult;
+use crate::labels::{BypassReason, FillResult};
 use crate::metrics::Metrics;
 use crate::oci::{Digest, RepositoryName};
+use crate::queue::{Overloaded, Queue, Rank, Running};
 use crate::rng::Rng;
 use crate::single_flight::{Entry, Group, Joined};
 use crate::store::{FileReader, PartialBlob, Phase, Store, StoreError, Tail, Verifier};
@@ -38,6 +37,7 @@ type Key = (Arc<str>, Digest);
 pub struct Fills {
     running: Group<Key, Fill>,
     pub(super) queue: Arc<Queue>,
+    queue_timeout: Duration,
     pub(super) store: Arc<Store>,
     pub(super) gate: Gate,
     pub(super) rng: Arc<Rng>,
@@ -182,8 +182,15 @@ impl Fill {
 impl Fills {
     pub fn new(max: usize, queue_timeout: Duration, store: Arc<Store>, gate: Gate, metrics: Arc<Metrics>, rng: Arc<Rng>) -> Fills {
         let running = Group::new(DOWNLOADS_MAX, metrics.task_panics.clone());
-        let queue = Arc::new(Queue::new(max, queue_timeout, metrics));
-        Fills { running, queue, store, gate, rng }
+        let observer = move |running: usize, waiting: usize| {
+            metrics.fills_in_flight.set(i64::try_from(running).unwrap_or(i64::MAX));
+            metrics.fills_queued.set(i64::try_from(waiting).unwrap_or(i64::MAX));
+        };
+        Fills { running, queue: Arc::new(Queue::new(max, observer)), queue_timeout, store, gate, rng }
+    }
+
+    async fn turn(&self, source: &Source) -> Result<Running, Overloaded> {
+        self.queue.turn(source.name(), source.fills_max, Rank::Usual, self.queue_timeout).await
     }
 
     /// The fill of this blob, if one is under way.
@@ -266,7 +273,7 @@ impl Drop for Task {
 
 impl Task {
     async fn run(self) {
-        match self.fills.queue.turn(self.source.name(), self.source.fills_max).await {
+        match self.fills.turn(&self.source).await {
             Ok(_running) => self.ask().await,
             Err(Overloaded) => self.end(FillError::Overloaded),
         }

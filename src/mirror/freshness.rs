@@ -176,7 +176,10 @@ impl From<&UpstreamError> for Said {
             UpstreamError::Denied { .. } => Said::Denied,
             UpstreamError::CredentialRefused { .. } => Said::CredentialRefused,
             UpstreamError::RateLimited { .. } => Said::RateLimited,
-            UpstreamError::Unavailable { .. } | UpstreamError::TimedOut { .. } | UpstreamError::Overloaded => Said::Unavailable,
+            UpstreamError::Unavailable { .. }
+            | UpstreamError::TimedOut { .. }
+            | UpstreamError::Busy { .. }
+            | UpstreamError::Overloaded { .. } => Said::Unavailable,
             UpstreamError::Corrupt { .. } | UpstreamError::SchemaOne => Said::Corrupt,
         }
     }

@@ -97,6 +97,11 @@ impl Mirror {
         }
         let asked = Asked::Manifest(Reference::Digest(*digest));
         self.remembered(repository, &asked)?;
+        if want == Want::Head
+            && let Some(descriptor) = self.described.get(&(repository.key.clone(), *digest))
+        {
+            return Ok(plain(descriptor, None, Outcome::Hit));
+        }
         if want == Want::Head || held_elsewhere.is_some() {
             let head = self.peek(repository, &Reference::Digest(*digest)).await;
             let (descriptor, exchange) = head.map_err(|error| self.failed(repository, asked, &error))?;
@@ -130,8 +135,18 @@ impl Mirror {
         let (mirror, asked_of, asked) = (Arc::clone(self), repository.clone(), reference.clone());
         let pending = self.peeks.ask((repository.key.clone(), reference.clone()), || async move {
             let call = Call::until(Instant::now() + CHECK_TIMEOUT);
-            let head = mirror.head(&asked_of, &asked, &call).await?;
-            Ok((head.as_ref().and_then(described), call.exchange))
+            let head = mirror.head(&asked_of, &asked, &call).await;
+            // Before anybody can ask anew.
+            if let Err(UpstreamError::NotFound) = head {
+                mirror.missing(&asked_of, Asked::Manifest(asked.clone()));
+            }
+            let descriptor = head?.as_ref().and_then(described);
+            if let (Reference::Digest(digest), Some(descriptor)) = (&asked, &descriptor)
+                && descriptor.digest == *digest
+            {
+                mirror.described.insert((asked_of.key.clone(), *digest), descriptor.clone());
+            }
+            Ok((descriptor, call.exchange))
         });
         pending.answer().await?
     }
@@ -235,9 +250,11 @@ fn described(head: &ManifestHead) -> Option<Descriptor> {
 
 pub(super) fn heard(repository: &Repository, since: Since, error: Option<&UpstreamError>) {
     match error {
-        Some(UpstreamError::TimedOut { .. } | UpstreamError::Unavailable { .. }) => repository.source.patience.disappointed(since),
+        Some(UpstreamError::TimedOut { .. } | UpstreamError::Unavailable { .. } | UpstreamError::Busy { .. }) => {
+            repository.source.patience.disappointed(since);
+        }
         // It was not asked.
-        Some(UpstreamError::Overloaded) => {}
+        Some(UpstreamError::Overloaded { .. }) => {}
         _ => repository.source.patience.answered(),
     }
 }

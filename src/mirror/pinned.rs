@@ -5,13 +5,12 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use globset::GlobMatcher;
 use tokio::time::Instant;
 
 use super::warm::{Image, Platforms, WarmCount, Warmed};
 use super::{Mirror, Repository};
 use crate::metrics::Metrics;
-use crate::oci::{Platform, Reference, RepositoryName, Tag, index_entries};
+use crate::oci::{Glob, Platform, Reference, RepositoryName, Tag, index_entries};
 use crate::rng::Rng;
 
 /// Several larders that start at once shall not ask at once.
@@ -34,7 +33,7 @@ pub struct PinnedImages {
     /// A configured upstream.
     pub upstream: String,
     pub repository: RepositoryName,
-    pub tags: GlobMatcher,
+    pub tags: Glob,
     /// If it is not a pattern.
     pub tag: Option<Tag>,
 }
@@ -147,7 +146,7 @@ impl Pinned {
             let image = |tag: Tag| Image { repository: Repository::clone(&repository), reference: Reference::Tag(tag) };
             let tags = match &pin.tag {
                 Some(tag) => vec![tag.clone()],
-                None => self.mirror.store.tags(&repository.key).await.into_iter().filter(|tag| pin.tags.is_match(tag.as_str())).collect(),
+                None => self.mirror.store.tags(&repository.key).await.into_iter().filter(|tag| pin.tags.matches(tag.as_str())).collect(),
             };
             images.extend(tags.into_iter().map(image).map(|image| (image.to_string(), image)));
         }

@@ -1,5 +1,6 @@
 //! From a client's spelling to a repository, by configuration alone: no text of a client becomes a host (invariant 15).
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -9,13 +10,9 @@ use super::freshness::TagRules;
 use super::patience::Patience;
 use super::warm;
 use crate::metrics::UpstreamMetrics;
-use crate::oci::RepositoryName;
+use crate::oci::{RepositoryName, registries};
 use crate::store::RepositoryKey;
 use crate::upstream::Upstream;
-
-/// Docker Hub's other names; all are one namespace.
-const DOCKER_HUB: &str = "docker.io";
-const DOCKER_HUB_NAMES: [&str; 2] = ["index.docker.io", "registry-1.docker.io"];
 
 /// A repository as the client spelled it: well-formed, of an upstream that may not exist.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -129,7 +126,7 @@ pub enum Unresolved {
 }
 
 impl Repositories {
-    /// `aliases` are further names of the sources' upstreams, `hosts` the `Host` headers that mean one. `None` when
+    /// `aliases` are further names of the sources' upstreams, beside those that a registry is known to have, `hosts` the `Host` headers that mean one. `None` when
     /// `default` or a target of `hosts` or `aliases` is not among the sources.
     pub fn new(sources: Vec<Arc<Source>>, aliases: &[(String, String)], hosts: &[(String, String)], default: &str) -> Option<Repositories> {
         let mut by_name: HashMap<String, Arc<Source>> = sources.into_iter().map(|source| (source.name().to_string(), source)).collect();
@@ -138,9 +135,10 @@ impl Repositories {
             let source = find(&by_name, name)?;
             by_name.insert(alias.clone(), source);
         }
-        if let Some(hub) = find(&by_name, DOCKER_HUB) {
-            for name in DOCKER_HUB_NAMES {
-                by_name.entry(name.into()).or_insert_with(|| Arc::clone(&hub));
+        let sources: Vec<Arc<Source>> = by_name.values().map(Arc::clone).collect();
+        for source in sources {
+            for name in registries::further_names(source.name()) {
+                by_name.entry(name.into()).or_insert_with(|| Arc::clone(&source));
             }
         }
         let hosts = hosts.iter().map(|(host, name)| Some((host.clone(), find(&by_name, name)?))).collect::<Option<_>>()?;
@@ -236,8 +234,8 @@ impl Repositories {
 
     fn repository(source: &Arc<Source>, name: Option<RepositoryName>) -> Result<Repository, Unresolved> {
         let mut name = name.ok_or(Unresolved::Name)?;
-        if **source.name() == *DOCKER_HUB && !name.as_str().contains('/') {
-            name = format!("library/{name}").parse().map_err(|_| Unresolved::Name)?;
+        if let Cow::Owned(full) = registries::full_repository(source.name(), name.as_str()) {
+            name = full.parse().map_err(|_| Unresolved::Name)?;
         }
         Ok(Repository { key: RepositoryKey { upstream: Arc::clone(source.name()), name }, source: Arc::clone(source) })
     }

@@ -69,13 +69,14 @@ impl Transfer<'_> {
         let task = self.task;
         loop {
             self.breaks += 1;
-            if !error.is_transient() || self.breaks > BREAKS_MAX {
+            let asked = if let UpstreamError::Busy { retry_after, .. } = error { retry_after } else { Duration::ZERO };
+            if !(error.is_transient() || !asked.is_zero()) || self.breaks > BREAKS_MAX {
                 return Err(error);
             }
             task.source.metrics.retried(error.reason());
             let received = self.tail.progress().received;
             tracing::info!(upstream = %task.source.name(), digest = %task.fill.digest, received, %error, "a download broke; it goes on");
-            tokio::time::sleep(task.fills.rng.jitter(BREAK_PAUSE * 2_u32.pow(self.breaks))).await;
+            tokio::time::sleep(task.fills.rng.jitter(BREAK_PAUSE * 2_u32.pow(self.breaks)).max(asked)).await;
             match task.get(&self.name, received).await {
                 Ok(stream) if stream.size.is_some() && self.size.is_some() && stream.size != self.size => {
                     return Err(UpstreamError::Corrupt { detail: "the blob's size changed while it was downloaded".into() });

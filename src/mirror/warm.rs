@@ -19,7 +19,6 @@ use super::{Asked, Error, Mirror, Repository};
 use crate::labels::Outcome;
 use crate::oci::{Descriptor, Digest, Manifest, MediaType, Platform, Reference};
 use crate::store::{Link, Phase, Store};
-use crate::upstream::Call;
 use parts::Parts;
 
 /// Images at a time, of one who asks.
@@ -224,7 +223,7 @@ impl Mirror {
             return Ok(false);
         }
         if !self.may_have(repository, digest, self.store.link(&repository.key, digest)) {
-            self.confirm(repository, digest, &Call::until(Instant::now() + HEADERS_TIMEOUT)).await?;
+            self.confirm(repository, digest).await?;
         }
         Ok(true)
     }
@@ -255,7 +254,7 @@ impl Mirror {
             });
         }
         // It may have come long after its headers.
-        self.entitle(repository, &blob.digest, &opened, Instant::now() + HEADERS_TIMEOUT).await.map_err(told)?;
+        self.entitle(repository, &blob.digest, &opened).await.map_err(told)?;
         Ok(if joined { Download::Others } else { Download::Own(bytes) })
     }
 

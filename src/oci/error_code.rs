@@ -38,6 +38,14 @@ impl ErrorCode {
     }
 }
 
+/// The code of the first error of such a body. Messages are left out: they may quote what must not be logged.
+pub fn first_error_code(body: &[u8]) -> Option<String> {
+    let body: serde_json::Value = serde_json::from_slice(body).ok()?;
+    let code = body.pointer("/errors/0/code")?.as_str()?;
+    let is_word = !code.is_empty() && code.len() <= 40 && code.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_');
+    is_word.then(|| code.to_owned())
+}
+
 /// The JSON body of an error: one entry, whose message is the line that docker prints.
 pub fn error_body(code: ErrorCode, message: &str) -> String {
     serde_json::json!({ "errors": [{ "code": code.as_str(), "message": message }] }).to_string()

@@ -20,7 +20,8 @@ pub struct Admin {
     pub degraded: Degraded,
 }
 
-pub type Degraded = Arc<dyn Fn() -> Option<&'static str> + Send + Sync>;
+/// One line for people.
+pub type Degraded = Arc<dyn Fn() -> Option<String> + Send + Sync>;
 
 impl Admin {
     pub fn answer(&self, request: &Request<()>) -> Response<Bytes> {

@@ -95,7 +95,7 @@ fn mirror_answer(error: &mirror::Error, now: Timestamp) -> Answer {
             answer(StatusCode::BAD_GATEWAY, ErrorCode::Unavailable, format!("{upstream} refused larder's own credential"))
         }
         mirror::Error::RateLimited { upstream, retry_after } => {
-            let wait = retry_after.unwrap_or(RATE_LIMIT_WAIT).clamp(Duration::from_secs(1), RATE_LIMIT_WAIT_MAX);
+            let wait = client_wait(*retry_after);
             let text = format!("{upstream} rate limit reached, retry after {}", minute(now.plus(wait)));
             answer(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::TooManyRequests, text).retry_after(wait)
         }
@@ -112,10 +112,24 @@ fn mirror_answer(error: &mirror::Error, now: Timestamp) -> Answer {
             let text = format!("{upstream} has this image only as manifest schema 1, which Docker has retired and larder does not serve");
             answer(StatusCode::BAD_GATEWAY, ErrorCode::Unavailable, text)
         }
+        mirror::Error::Busy { upstream, retry_after, .. } => {
+            let wait = client_wait(Some(*retry_after));
+            let text = format!("{upstream} is busy, retry after {}", minute(now.plus(wait)));
+            answer(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable, text).retry_after(wait)
+        }
+        mirror::Error::TooManyQuestions { upstream, retry_after } => {
+            let text = format!("too many requests to {upstream} are waiting");
+            answer(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable, text).retry_after(client_wait(Some(*retry_after)))
+        }
         mirror::Error::Overloaded => {
             answer(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable, "too many requests are waiting").retry_after(OVERLOAD_WAIT)
         }
     }
+}
+
+/// What a client is told to wait, of what upstream or a queue asks for.
+fn client_wait(asked: Option<Duration>) -> Duration {
+    asked.unwrap_or(RATE_LIMIT_WAIT).clamp(Duration::from_secs(1), RATE_LIMIT_WAIT_MAX)
 }
 
 /// Hours and minutes of the day, rounded up so that whoever heeds it does not come early.
@@ -200,6 +214,11 @@ mod tests {
         check(mirror::Error::Corrupt { upstream: name(), detail: detail() }, 502, ErrorCode::Unavailable, None);
         check(mirror::Error::SchemaOne { upstream: name() }, 502, ErrorCode::Unavailable, None);
         check(mirror::Error::Overloaded, 503, ErrorCode::Unavailable, Some("5"));
+        let busy = mirror::Error::Busy { upstream: name(), retry_after: Duration::from_secs(30), detail: detail() };
+        let answer = check(busy, 503, ErrorCode::Unavailable, Some("30"));
+        assert_eq!(answer.message, "larder: docker.io is busy, retry after 14:04Z (request 01JABC)");
+        let crowded = mirror::Error::TooManyQuestions { upstream: name(), retry_after: Duration::from_secs(5) };
+        check(crowded, 503, ErrorCode::Unavailable, Some("5"));
         let answer = check(limited(None), 503, ErrorCode::TooManyRequests, Some("60"));
         assert_eq!(answer.message, "larder: docker.io rate limit reached, retry after 14:05Z (request 01JABC)");
         check(limited(Some(Duration::ZERO)), 503, ErrorCode::TooManyRequests, Some("1"));

@@ -105,6 +105,31 @@ impl Planted {
     }
 }
 
+/// Makes the cache directory, with those above it. Of a new one its name is made durable, and theirs: a power cut shall take none of
+/// them with all that will be in it. To be called before the directory is taken for a root, below which alone is seen then.
+///
+/// # Errors
+/// When it cannot be made.
+pub(super) fn create_root(disk: &dyn Disk, root: &Path, is_new: bool) -> io::Result<()> {
+    // An empty path is the working directory.
+    let is_absent = |path: &Path| !path.as_os_str().is_empty() && disk.stat(path).is_err();
+    let made = root.ancestors().take_while(|path| is_new && is_absent(path)).count();
+    disk.create_dir_all(root)?;
+    if is_new {
+        // Its own also where somebody else has made it, or a start that was cut short.
+        root.ancestors().skip(1).take(made.max(1)).for_each(|parent| sync_names(disk, parent));
+    }
+    Ok(())
+}
+
+/// Makes the names in a directory durable, as far as that can be done: a cache on a disk that cannot is one all the same.
+pub(super) fn sync_names(disk: &dyn Disk, directory: &Path) {
+    let directory = if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
+    if let Err(error) = disk.sync_dir(directory) {
+        tracing::warn!(path = %directory.display(), %error, "a directory may not survive a power cut");
+    }
+}
+
 /// Reads a whole small file; `None` when there is none.
 ///
 /// # Errors

@@ -24,6 +24,7 @@ use super::links::Children;
 use super::uptime::DaemonTime;
 use crate::clock::Clock;
 use crate::oci::Digest;
+use crate::task::Supervisor;
 use owner::Owner;
 
 /// What a test may have otherwise.
@@ -94,6 +95,9 @@ enum Message {
     },
     #[cfg(test)]
     Panic,
+    /// Where no panic of sled is expected.
+    #[cfg(test)]
+    PanicElsewhere,
 }
 
 /// The way to the owner thread.
@@ -111,19 +115,24 @@ impl Index {
     ///
     /// # Errors
     /// When there can be no thread.
-    pub fn open(path: &Path) -> io::Result<Index> {
-        Index::open_with(path, Limits::default())
+    pub fn open(path: &Path, tasks: &Supervisor) -> io::Result<Index> {
+        Index::open_with(path, Limits::default(), tasks)
     }
 
     /// # Errors
     /// When there can be no thread.
-    pub fn open_with(path: &Path, limits: Limits) -> io::Result<Index> {
+    pub fn open_with(path: &Path, limits: Limits, tasks: &Supervisor) -> io::Result<Index> {
         let (queue, messages) = mpsc::sync_channel(QUEUE_MAX);
         let (end, ended) = mpsc::sync_channel(0);
         let was_lost = Arc::new(AtomicBool::new(false));
         let mut owner = Owner::new(path, limits, Arc::clone(&was_lost));
+        let tasks = tasks.clone();
         let work = move || {
-            owner.work(messages);
+            let messages = Arc::new(Mutex::new(messages));
+            while let Err(pause) = tasks.attempt("index", || owner.work(&messages)) {
+                owner.panicked();
+                std::thread::sleep(pause);
+            }
             drop(end);
         };
         std::thread::Builder::new().name("index".into()).spawn(work)?;

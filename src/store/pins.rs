@@ -2,17 +2,15 @@
 
 use std::collections::{HashMap, HashSet};
 
-use globset::GlobMatcher;
-
 use super::RepositoryKey;
 use super::links::Links;
-use crate::oci::{Digest, Tag};
+use crate::oci::{Digest, Glob, Tag};
 
 /// The images of these tags stay.
 #[derive(Clone, Debug)]
 pub struct Pin {
     pub repository: RepositoryKey,
-    pub tags: GlobMatcher,
+    pub tags: Glob,
 }
 
 #[derive(Debug, Default)]
@@ -34,7 +32,7 @@ impl Pins {
 
     /// A tag names this manifest. Whether that changes what is pinned.
     pub fn name(&mut self, key: &(RepositoryKey, Tag), digest: Digest) -> bool {
-        let is_pinned = self.pins.iter().any(|pin| pin.repository == key.0 && pin.tags.is_match(key.1.as_str()));
+        let is_pinned = self.pins.iter().any(|pin| pin.repository == key.0 && pin.tags.matches(key.1.as_str()));
         is_pinned && self.named.insert(key.clone(), digest) != Some(digest)
     }
 
@@ -61,9 +59,9 @@ impl Pins {
     pub fn keeping(&self, links: &Links, digest: &Digest) -> Vec<(String, Tag)> {
         let keeps = |named: &Digest| below(links, vec![*named]).contains(digest);
         let pins = |key: &(RepositoryKey, Tag)| {
-            let pin = self.pins.iter().find(|pin| pin.repository == key.0 && pin.tags.is_match(key.1.as_str()))?;
+            let pin = self.pins.iter().find(|pin| pin.repository == key.0 && pin.tags.matches(key.1.as_str()))?;
             let RepositoryKey { upstream, name } = &pin.repository;
-            Some((format!("{upstream}/{name}:{}", pin.tags.glob().glob()), key.1.clone()))
+            Some((format!("{upstream}/{name}:{}", pin.tags), key.1.clone()))
         };
         let mut keeping: Vec<_> = self.named.iter().filter(|(_, named)| keeps(named)).filter_map(|(key, _)| pins(key)).collect();
         keeping.sort_unstable();
@@ -92,7 +90,6 @@ fn below(links: &Links, mut rest: Vec<Digest>) -> HashSet<Digest> {
 mod tests {
     use super::*;
     use crate::oci::Algorithm;
-    use globset::Glob;
 
     fn digest(text: &str) -> Digest {
         Digest::of(Algorithm::Sha256, text.as_bytes())
@@ -101,7 +98,7 @@ mod tests {
     #[test]
     fn a_pinned_tag_pins_its_closure_and_nothing_else() {
         let repository = RepositoryKey { upstream: "docker.io".into(), name: "library/app".parse().expect("a name") };
-        let tags = Glob::new("3.*").expect("a glob").compile_matcher();
+        let tags = Glob::new("3.*").expect("a glob");
         let mut pins = Pins::new(vec![Pin { repository: repository.clone(), tags }]);
         let mut links = Links::new([]);
         links.list(digest("index"), [(digest("amd64"), 1), (digest("arm64"), 1)].into());

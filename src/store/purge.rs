@@ -17,23 +17,23 @@ pub enum Selected {
     Object(Digest),
     Of {
         /// Of `upstream/name`.
-        repository: Glob,
+        repository: Wildcard,
         what: What,
     },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum What {
-    Tags(Glob),
+    Tags(Wildcard),
     Manifest(Digest),
     Everything,
 }
 
-/// Text in which `*` stands for any characters, also none, also `/`.
+/// A pattern of what to purge: `*` is any text, `/` included, so that `docker.io/*` is all of a registry. Unlike [`crate::oci::Glob`].
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Glob(pub String);
+pub struct Wildcard(pub String);
 
-impl Glob {
+impl Wildcard {
     pub fn matches(&self, text: &str) -> bool {
         let mut pieces = self.0.split('*');
         let Some(mut rest) = pieces.next().and_then(|first| text.strip_prefix(first)) else { return false };
@@ -95,7 +95,7 @@ impl Store {
             What::Tags(tags) => self.drop_tags(repository, tags, purged)?.into_iter().map(|digest| (digest, false)).collect(),
             What::Manifest(digest) => vec![(*digest, true)],
             What::Everything => {
-                let named = self.drop_tags(repository, &Glob("*".into()), purged)?;
+                let named = self.drop_tags(repository, &Wildcard("*".into()), purged)?;
                 let held = self.links().held_by(repository);
                 named.into_iter().chain(held).map(|digest| (digest, true)).collect()
             }
@@ -109,7 +109,7 @@ impl Store {
     }
 
     /// What the tags named that went.
-    fn drop_tags(&self, repository: &RepositoryKey, tags: &Glob, purged: &mut Purged) -> io::Result<Vec<Digest>> {
+    fn drop_tags(&self, repository: &RepositoryKey, tags: &Wildcard, purged: &mut Purged) -> io::Result<Vec<Digest>> {
         let mut named = Vec::new();
         for tag in self.refs.tags(repository)?.into_iter().filter(|tag| tags.matches(tag.as_str())) {
             let key = (repository.clone(), tag);
@@ -197,7 +197,7 @@ mod tests {
 
     #[test]
     fn a_star_stands_for_anything() {
-        let matches = |pattern: &str, text| Glob(pattern.into()).matches(text);
+        let matches = |pattern: &str, text| Wildcard(pattern.into()).matches(text);
         for (pattern, text) in
             [("a", "a"), ("*", ""), ("*", "a/b"), ("a*", "a"), ("a*c", "abbc"), ("*b*", "abc"), ("a*b*a", "abba"), ("**", "x")]
         {

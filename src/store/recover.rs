@@ -26,8 +26,13 @@ use pace::Pace;
 const START_WAIT: Duration = Duration::from_secs(1);
 /// What could not be read is tried again so often at most.
 const RETRY_INTERVAL: Duration = Duration::from_secs(60);
+/// So often the reading is begun when it panics; then what was found is all there is, until it is read again.
+const LOADS_MAX: usize = 3;
 /// Repositories that can be looked at before their turn at a time, if their names fall apart.
 const LOCKS: usize = 16;
+
+/// The reading, as the log and `/readyz` name it.
+const LOADER: &str = "loader";
 
 /// How far the directory has been read.
 pub(super) struct Loading {
@@ -73,6 +78,12 @@ impl Loading {
         self.is_given_up.store(true, Ordering::Release);
     }
 
+    fn end(&self) {
+        self.is_under_way.store(false, Ordering::Release);
+        self.looked_at.iter().for_each(|looked_at| *looked_at.write() = HashSet::new());
+        self.ended.send_replace(true);
+    }
+
     fn check(&self) -> io::Result<()> {
         if self.is_given_up.load(Ordering::Acquire) { Err(io::ErrorKind::Interrupted.into()) } else { Ok(()) }
     }
@@ -99,7 +110,7 @@ pub(super) fn start(store: &Arc<Store>) -> io::Result<()> {
     let loader = Arc::clone(store);
     let load = move || {
         let _done = done;
-        loader.load();
+        loader.load_in_spite_of_panics();
         drop(loader);
     };
     // Not behind the gate: it takes as long as it takes, and clients must not wait for its place.
@@ -144,14 +155,19 @@ impl Store {
             return;
         }
         *self.loading.tried.lock() = now;
-        self.records.begin_again();
-        self.count_partial_directories();
-        let mut pace = Pace::new(self);
-        let read = self.find_quarantined().and_then(|()| self.find_blobs(&mut pace, true)).and_then(|()| self.find_refs(&mut pace));
-        if let Err(error) = read.and_then(|()| self.find_tags()) {
-            self.left_out(self.layout.root(), &error);
+        let read = || {
+            self.records.begin_again();
+            self.count_partial_directories();
+            let mut pace = Pace::new(self);
+            let read = self.find_quarantined().and_then(|()| self.find_blobs(&mut pace, true)).and_then(|()| self.find_refs(&mut pace));
+            if let Err(error) = read.and_then(|()| self.find_tags()) {
+                self.left_out(self.layout.root(), &error);
+            }
+            self.repin();
+        };
+        if self.tasks.attempt(LOADER, read).is_err() {
+            self.loading.is_incomplete.store(true, Ordering::Release);
         }
-        self.repin();
     }
 
     /// What it is about is left out, for now.
@@ -209,6 +225,30 @@ impl Store {
         }
     }
 
+    /// Reads everything, once more after a panic. However that goes, it ends: what is not found then is as what cannot be read.
+    fn load_in_spite_of_panics(&self) {
+        for load in 1..=LOADS_MAX {
+            let Err(pause) = self.tasks.attempt(LOADER, || if load == 1 { self.load() } else { self.load_anew() }) else { return };
+            if load < LOADS_MAX {
+                std::thread::sleep(pause);
+            }
+        }
+        self.loading.is_incomplete.store(true, Ordering::Release);
+        if self.loading.is_under_way() && self.tasks.attempt(LOADER, || self.finish_loading()).is_err() {
+            self.loading.end();
+        }
+    }
+
+    /// The same, after a reading that broke off in its midst.
+    fn load_anew(&self) {
+        self.records.begin_again();
+        self.count_partial_directories();
+        if let Err(error) = self.find_quarantined() {
+            self.left_out(&self.layout.quarantine(), &error);
+        }
+        self.load();
+    }
+
     /// Reads everything. What cannot be read is left out and told; whoever asks for it gets it from upstream.
     fn load(&self) {
         let mut pace = Pace::new(self);
@@ -241,9 +281,7 @@ impl Store {
         self.links_mut().set_loading(false);
         self.repin();
         self.trim_all();
-        self.loading.is_under_way.store(false, Ordering::Release);
-        self.loading.looked_at.iter().for_each(|looked_at| *looked_at.write() = HashSet::new());
+        self.loading.end();
         self.observe();
-        self.loading.ended.send_replace(true);
     }
 }

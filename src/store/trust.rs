@@ -3,22 +3,26 @@
 //! What is small is hashed whenever it is read into RAM, and needs none of this.
 
 use parking_lot::Mutex;
-use std::collections::{HashMap, HashSet};
+use prometheus::IntCounter;
+use std::collections::HashSet;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::Store;
-use super::blobs::{Blob, Content};
+use super::blobs::{Blob, Content, FileReader};
 use super::rehash::{Rehash, Verdict};
 use super::tail::{Phase, Tail};
 use crate::config::VerifyOnRead;
 use crate::oci::Digest;
+use crate::single_flight::{Entry, Group, Joined};
 
 /// How long a blob is hashed before its headers leave. What is found damaged within it is fetched again and nobody notices;
 /// after that, readers follow the hashing, the end held back, and damage breaks their connections.
 const VERIFY_WAIT: Duration = Duration::from_secs(10);
+/// Blobs that are hashed at a time for those who read them as far as they are; who wants another waits until it is hashed whole.
+const HASHED_MAX: usize = 4096;
 /// Hashed at a time: some milliseconds of the gate.
 const SLICE_BYTES: u64 = 8 << 20;
 
@@ -30,12 +34,12 @@ pub(super) struct Trust {
     /// While there is doubt: what was hashed or stored since the start, by the first eight bytes of its digest. As large as
     /// what is held.
     known: Mutex<HashSet<u64>>,
-    running: Mutex<HashMap<Digest, Arc<Tail>>>,
+    running: Group<Digest, Tail>,
 }
 
 impl Trust {
-    pub(super) fn new(mode: VerifyOnRead, doubt: bool) -> Trust {
-        Trust { mode, doubt: AtomicBool::new(doubt), known: Mutex::default(), running: Mutex::default() }
+    pub(super) fn new(mode: VerifyOnRead, doubt: bool, panics: IntCounter) -> Trust {
+        Trust { mode, doubt: AtomicBool::new(doubt), known: Mutex::default(), running: Group::new(HASHED_MAX, panics) }
     }
 
     fn wants_proof(&self, digest: &Digest) -> bool {
@@ -83,7 +87,10 @@ impl Store {
         if !self.trust.wants_proof(&blob.digest) {
             return Vouched::Stored(blob);
         }
-        let Some(tail) = self.hashing(&blob) else { return Vouched::Stored(blob) };
+        let Content::File(reader) = &blob.content else { return Vouched::Stored(blob) };
+        let Some(tail) = self.hashing(&blob, reader) else {
+            return if self.is_intact(&blob).await { Vouched::Stored(blob) } else { Vouched::Damaged };
+        };
         let mut progress = tail.subscribe();
         let hashed = tokio::time::timeout(VERIFY_WAIT, progress.wait_for(|progress| progress.phase != Phase::Receiving)).await;
         match hashed.map(|progress| progress.map(|progress| progress.phase)) {
@@ -93,26 +100,25 @@ impl Store {
         }
     }
 
-    /// The hashing of this blob, begun if it is not under way; `None` for what is in RAM.
-    fn hashing(self: &Arc<Store>, blob: &Arc<Blob>) -> Option<Arc<Tail>> {
-        let Content::File(reader) = &blob.content else { return None };
-        let mut running = self.trust.running.lock();
-        if let Some(tail) = running.get(&blob.digest) {
-            return Some(Arc::clone(tail));
+    /// The hashing of this blob, begun if it is not under way; `None` when too many are.
+    fn hashing(self: &Arc<Store>, blob: &Arc<Blob>, reader: &FileReader) -> Option<Arc<Tail>> {
+        match self.trust.running.join(blob.digest, |_| (), || Some(Tail::of_stored(Arc::clone(blob), reader.clone()))) {
+            Joined::Running(tail) => Some(tail),
+            Joined::New(entry) => {
+                let tail = Arc::clone(entry.job());
+                let rehash = Rehash::new(Arc::clone(&reader.file), blob.digest, blob.len);
+                tokio::spawn(Hashing { store: Arc::clone(self), entry, digest: blob.digest }.run(rehash));
+                Some(tail)
+            }
+            Joined::Needless | Joined::Full => None,
         }
-        let tail = Arc::new(Tail::of_stored(Arc::clone(blob), reader.clone()));
-        running.insert(blob.digest, Arc::clone(&tail));
-        let rehash = Rehash::new(Arc::clone(&reader.file), blob.digest, blob.len);
-        let hashing = Hashing { store: Arc::clone(self), tail: Arc::clone(&tail), digest: blob.digest };
-        tokio::spawn(hashing.run(rehash));
-        Some(tail)
     }
 }
 
 /// The task that hashes a blob for its readers; however it ends, they are told.
 struct Hashing {
     store: Arc<Store>,
-    tail: Arc<Tail>,
+    entry: Entry<Digest, Tail>,
     digest: Digest,
 }
 
@@ -122,8 +128,8 @@ impl Hashing {
         match rehash.verdict(read) {
             Verdict::Intact => {
                 self.store.trust.saw(&self.digest);
-                self.store.trust.running.lock().remove(&self.digest);
-                self.tail.finish(Phase::Verified);
+                self.entry.release();
+                self.entry.job().finish(Phase::Verified);
             }
             verdict => {
                 let reason = if matches!(verdict, Verdict::Damaged(_)) { "corrupt" } else { "io" };
@@ -139,7 +145,7 @@ impl Hashing {
         let mut done = 0;
         while done < rehash.len() {
             done = rehash.step(&self.store.gate, SLICE_BYTES).await?;
-            self.tail.advance(done);
+            self.entry.job().advance(done);
         }
         Ok(())
     }
@@ -147,9 +153,9 @@ impl Hashing {
 
 impl Drop for Hashing {
     fn drop(&mut self) {
-        self.store.trust.running.lock().remove(&self.digest);
-        if self.tail.progress().phase == Phase::Receiving {
-            self.tail.finish(Phase::Failed);
+        self.entry.release();
+        if self.entry.job().progress().phase == Phase::Receiving {
+            self.entry.job().finish(Phase::Failed);
         }
     }
 }

@@ -1,31 +1,39 @@
-//! One credential at one host of an upstream: its login and tokens, what is left of its pull limit, and which repositories it is for.
+//! One credential at one host of an upstream: its login and tokens, its limits and what is left of them, and which repositories it is for.
 
 use parking_lot::Mutex;
 use std::sync::Arc;
+use std::time::Duration;
 
-use globset::{GlobBuilder, GlobMatcher};
 use prometheus::IntCounter;
+use tokio::time::Instant;
 
+use super::UpstreamError;
 use super::auth::credentials::Source;
 use super::auth::lockout::Signer;
 use super::auth::unauthorized::Auth;
-use super::http::exchange::Wire;
+use super::http::exchange::{Answer, Wire};
 use super::http::url::Url;
-use super::limits::breaker::Rest;
+use super::limits::breaker::Breaker;
 use super::limits::pull_limit::Budget;
 use super::limits::throttle::Pace;
+use super::limits::too_many_requests::{Asked, LIMITED, LimitOf, Limited, PullLimitNews};
 use crate::config::UpstreamConfig;
-use crate::oci::RepositoryName;
+use crate::labels::UpstreamKind;
+use crate::metrics::UpstreamMetrics;
+use crate::oci::{Glob, RepositoryName};
 use crate::rng::Rng;
 
 /// One credential at one host.
 pub(super) struct Account {
     pub(super) auth: Auth,
-    /// At its pull limit, no manifest is asked for. Blobs are not counted and go on.
-    pub(super) limit: Rest,
+    /// Open at its pull limit: no manifest is asked for. Blobs and lists are not counted and go on.
+    pub(super) pulls: Breaker,
+    /// Open at a limit of lists alone.
+    pub(super) lists: Breaker,
     /// How fast manifests may be asked for, where the registry says so beforehand.
     pub(super) pace: Option<Pace>,
     budget: Mutex<Option<Budget>>,
+    rng: Arc<Rng>,
 }
 
 impl Account {
@@ -40,7 +48,15 @@ impl Account {
     ) -> Account {
         let pace = if source.is_none() { Pace::of_anonymous(&wire.origin.host) } else { None };
         let signer = Signer::new(source, Arc::clone(rng));
-        Account { auth: Auth::new(config, signer, wire, ping, rng, panics), limit: Rest::default(), pace, budget: Mutex::default() }
+        let rng = Arc::clone(rng);
+        Account {
+            auth: Auth::new(config, signer, wire, ping, &rng, panics),
+            pulls: Breaker::default(),
+            lists: Breaker::default(),
+            pace,
+            budget: Mutex::default(),
+            rng,
+        }
     }
 
     pub(super) fn name(&self) -> &str {
@@ -52,25 +68,67 @@ impl Account {
         self.budget.lock().clone()
     }
 
-    pub(super) fn budgeted(&self, budget: Option<Budget>) {
+    pub(super) fn remember(&self, budget: Option<Budget>) {
         *self.budget.lock() = budget;
+    }
+
+    /// The breaker of the limit under which a question of this kind is; blobs and tokens are under none of the credential's.
+    pub(super) fn breaker(&self, kind: UpstreamKind) -> Option<&Breaker> {
+        match kind {
+            UpstreamKind::Manifest => Some(&self.pulls),
+            UpstreamKind::Listing => Some(&self.lists),
+            UpstreamKind::Blob | UpstreamKind::Token => None,
+        }
+    }
+
+    /// Draws the conclusions from an answer, whatever it is, to a question that began then.
+    pub(super) fn observe(&self, asked: Asked, answer: &Answer, begun: Instant, metrics: &UpstreamMetrics) {
+        let (status, budget) = (answer.status().as_u16(), Budget::read(|name| answer.header(name)));
+        match asked.pull_limit_news(status, budget.as_ref()) {
+            PullLimitNews::Nothing => {}
+            PullLimitNews::Allows => drop(self.pulls.succeeded(begun)),
+            PullLimitNews::UsedUp(wait) => self.pulls.keep_open(begun, Instant::now(), wait),
+        }
+        if asked.allows_lists(status) {
+            self.lists.succeeded(begun);
+        }
+        if asked.tells_what_is_left(status, budget.as_ref()) {
+            metrics.pull_limit(self.name(), budget.as_ref().map(Budget::figures).unwrap_or_default());
+            self.remember(budget);
+        }
+    }
+
+    /// Opens the breaker of what was asked too often, this credential's or the host's, and logs it. Returns what the question comes to.
+    pub(super) fn limited(&self, asked: Asked, limited: &Limited, begun: Instant, wire: &Wire) -> UpstreamError {
+        let why = UpstreamError::RateLimited { retry_after: None };
+        let now = Instant::now();
+        let open = |breaker: &Breaker, wait: Option<Duration>| breaker.open(begun, now, &why, wait, LIMITED, |wait| self.rng.jitter(wait));
+        let ((wait, is_new), what) = match limited.of {
+            LimitOf::Pulls => (open(&self.pulls, asked.pulls_wait(limited, self.budget().as_ref())), "manifests with this credential"),
+            LimitOf::Lists => (open(&self.lists, limited.retry_after), "lists with this credential"),
+            LimitOf::Host | LimitOf::TokenServer => (wire.host.limited(begun, now, &why, limited.retry_after), "this host"),
+        };
+        if is_new {
+            let (upstream, host, credential, seconds) = (wire.metrics.name(), &wire.origin.host, self.name(), wait.as_secs());
+            tracing::warn!(upstream, host, credential, seconds, what, "upstream limits the rate; it is not asked before this time is over");
+        }
+        UpstreamError::RateLimited { retry_after: Some(wait) }
     }
 }
 
 /// The repositories a credential is for: some, or all.
-pub(super) struct Scope(Vec<GlobMatcher>);
+pub(super) struct Scope(Vec<Glob>);
 
 impl Scope {
     /// What is no glob, which the configuration refuses, covers nothing.
     pub(super) fn new(globs: &[String]) -> Scope {
-        let parse = |glob: &String| Some(GlobBuilder::new(glob).literal_separator(true).build().ok()?.compile_matcher());
-        Scope(globs.iter().filter_map(parse).collect())
+        Scope(globs.iter().filter_map(|glob| Glob::new(glob).ok()).collect())
     }
 
     /// A repository that it may cover: the fixed beginning of its first pattern.
     pub(super) fn example(&self) -> Option<RepositoryName> {
-        let glob = self.0.first()?.glob().glob();
-        let fixed: Vec<_> = glob.split('/').take_while(|part| !part.contains(['*', '?', '[', '{', '\\'])).collect();
+        let glob = self.0.first()?.as_str();
+        let fixed: Vec<_> = glob.split('/').take_while(|part| !Glob::is_pattern(part)).collect();
         let name = fixed.join("/");
         let name = if name == glob { name } else { fixed.into_iter().chain(["any"]).collect::<Vec<_>>().join("/") };
         name.parse().ok()
@@ -81,8 +139,8 @@ impl Scope {
         if self.0.is_empty() {
             return Some(0);
         }
-        let fitting = self.0.iter().filter(|glob| glob.is_match(repository.as_str()));
-        fitting.map(|glob| glob.glob().glob().len()).max()
+        let fitting = self.0.iter().filter(|glob| glob.matches(repository.as_str()));
+        fitting.map(|glob| glob.as_str().len()).max()
     }
 }
 

@@ -10,13 +10,14 @@ use super::UpstreamError;
 use super::account::{Account, Scope};
 use super::auth::credentials::{Environment, Source};
 use super::call::Call;
-use super::connect::seam::Connect;
+use super::connect::Network;
 use super::connect::tls::SetupError;
 use super::endpoint::Endpoint;
 use super::http::body::{BlobStream, check_encoding, content_length, content_range};
 use super::http::exchange::{Answer, Wire};
 use super::http::meaning::Failure;
 use super::http::url::{Origin, Url};
+use super::limits::questions::Questions;
 use super::request::{Asker, Question};
 use crate::config::{BaseUrl, UpstreamConfig, Visibility};
 use crate::labels::UpstreamKind;
@@ -55,18 +56,24 @@ pub struct FetchedManifest {
 }
 
 impl Upstream {
-    /// Sets up the pools; asks nobody.
+    /// Sets up the pools; asks nobody. `questions` are those of all upstreams.
     ///
     /// # Errors
     /// When `ca_file` cannot be used, or the URL is none.
-    pub fn new(config: &UpstreamConfig, connect: Arc<dyn Connect>, metrics: &Arc<Metrics>, rng: Arc<Rng>) -> Result<Upstream, SetupError> {
+    pub fn new(
+        config: &UpstreamConfig,
+        network: &Arc<Network>,
+        questions: Arc<Questions>,
+        metrics: &Arc<Metrics>,
+        rng: Arc<Rng>,
+    ) -> Result<Upstream, SetupError> {
         let environment = Environment::of_process();
         let source = |credential| Arc::new(Source::new(credential, &config.name, &environment, &metrics.task_panics));
         let sources: Vec<Arc<Source>> = config.credentials.iter().map(source).collect();
         let endpoint = |url: &BaseUrl| {
             let base = Url::new(Origin::from(url), format!("{}/v2/", url.path));
             base.uri().map_err(|_| SetupError::Url)?;
-            let wire = Arc::new(Wire::new(config, url, Arc::clone(&connect), metrics, Arc::clone(&rng))?);
+            let wire = Arc::new(Wire::new(config, url, network, metrics, Arc::clone(&rng))?);
             let account = |source| Account::new(config, source, &wire, &base, &rng, &metrics.task_panics);
             let accounts = sources.iter().map(|source| account(Some(Arc::clone(source)))).collect();
             let anonymous = account(None);
@@ -75,8 +82,9 @@ impl Upstream {
         let endpoints: Vec<Endpoint> = config.urls.iter().map(endpoint).collect::<Result<_, SetupError>>()?;
         let scopes = config.credentials.iter().map(|credential| Scope::new(&credential.repositories)).collect();
         let own = Arc::clone(metrics.upstream(&config.name));
-        let asker = Asker { endpoints, scopes, metrics: own, rng };
-        Ok(Upstream { name: config.name.as_str().into(), visibility: config.visibility, asker, token_hosts: config.token_hosts.clone() })
+        let name: Arc<str> = config.name.as_str().into();
+        let asker = Asker { upstream: Arc::clone(&name), questions, endpoints, scopes, metrics: own, rng };
+        Ok(Upstream { name, visibility: config.visibility, asker, token_hosts: config.token_hosts.clone() })
     }
 
     /// Whether larder's credentials there only raise the limit: a client reads what upstream shows to anybody.
@@ -160,7 +168,7 @@ impl Upstream {
         call: &Call,
     ) -> Result<BlobStream, UpstreamError> {
         let range = (offset > 0).then(|| format!("bytes={offset}-"));
-        let question = self.blob(Method::GET, repository, digest, range);
+        let question = Question { is_download: true, ..self.blob(Method::GET, repository, digest, range) };
         let answer = self.asker.ask(&question, call).await.map_err(|failure| self.asker.failed(failure.into_error()))?;
         BlobStream::new(answer, offset, Arc::clone(&self.asker.metrics)).map_err(|error| self.asker.failed(error))
     }
@@ -192,12 +200,12 @@ impl Upstream {
 
     fn manifest<'a>(&self, method: Method, repository: &'a RepositoryName, reference: &Reference) -> Question<'a> {
         let path = format!("{repository}/manifests/{reference}");
-        Question { kind: UpstreamKind::Manifest, method, repository, path, accept: Some(MANIFEST_ACCEPT), range: None }
+        Question { kind: UpstreamKind::Manifest, method, repository, path, accept: Some(MANIFEST_ACCEPT), range: None, is_download: false }
     }
 
     fn blob<'a>(&self, method: Method, repository: &'a RepositoryName, digest: &Digest, range: Option<String>) -> Question<'a> {
         let path = format!("{repository}/blobs/{digest}");
-        Question { kind: UpstreamKind::Blob, method, repository, path, accept: None, range }
+        Question { kind: UpstreamKind::Blob, method, repository, path, accept: None, range, is_download: false }
     }
 }
 

@@ -2,8 +2,12 @@
 
 pub mod address;
 pub mod connector;
+pub mod dns;
+pub mod network;
 pub mod proxy;
+pub mod race;
 pub mod seam;
 pub mod tls;
 
+pub use network::Network;
 pub use seam::{BoxFuture, Connect, Stream, TcpConnect};

@@ -5,6 +5,9 @@ use std::time::Duration;
 use crate::labels::ErrorReason;
 use crate::single_flight::NoAnswer;
 
+/// When to come back where too many different questions are under way: most are answered within seconds.
+const WHEN_FULL: Duration = Duration::from_secs(5);
+
 /// Why an upstream gave no content. `detail` is for the log: one line, no secrets, no presigned query.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UpstreamError {
@@ -20,6 +23,12 @@ pub enum UpstreamError {
     /// 429 in any of its shapes.
     #[error("upstream rate limit reached")]
     RateLimited { retry_after: Option<Duration> },
+    /// 503 with `Retry-After` (RFC 9110 §10.2.3): it asks to be left alone for so long, or until the next probe.
+    #[error("upstream asks to come back later: {detail}")]
+    Busy { retry_after: Duration, detail: String },
+    /// Nobody was asked: as many questions as `limits` allows are under way, and no place came free in time.
+    #[error("too many questions to upstream are waiting")]
+    Overloaded { retry_after: Duration },
     /// No connection, TLS or DNS failure, a 5xx, a connection that broke.
     #[error("upstream unavailable: {detail}")]
     Unavailable { reason: UnavailableReason, detail: String },
@@ -32,9 +41,6 @@ pub enum UpstreamError {
     /// The image exists there in Docker's first format alone, which larder does not serve.
     #[error("upstream has it in the retired schema version 1 only")]
     SchemaOne,
-    /// Upstream was not asked: larder asks as many questions as it may already.
-    #[error("not asked: too many other questions are under way")]
-    Overloaded,
 }
 
 /// What of the way to upstream, or of upstream itself, failed.
@@ -57,7 +63,9 @@ impl UpstreamError {
             UpstreamError::Denied { .. } => ErrorReason::Denied,
             UpstreamError::CredentialRefused { .. } => ErrorReason::Credential,
             UpstreamError::RateLimited { .. } => ErrorReason::RateLimited,
-            UpstreamError::TimedOut { .. } | UpstreamError::Overloaded => ErrorReason::Timeout,
+            // It was not asked within its deadline.
+            UpstreamError::TimedOut { .. } | UpstreamError::Overloaded { .. } => ErrorReason::Timeout,
+            UpstreamError::Busy { .. } => ErrorReason::Status,
             UpstreamError::Corrupt { .. } | UpstreamError::SchemaOne => ErrorReason::Corrupt,
             UpstreamError::Unavailable { reason, .. } => match reason {
                 UnavailableReason::Dns => ErrorReason::Dns,
@@ -70,6 +78,15 @@ impl UpstreamError {
         }
     }
 
+    /// The same, to whoever is told to come back after `left`; an error that names no time stays as it is.
+    pub fn with_retry_after(self, left: Duration) -> UpstreamError {
+        match self {
+            UpstreamError::RateLimited { .. } => UpstreamError::RateLimited { retry_after: Some(left) },
+            UpstreamError::Busy { detail, .. } => UpstreamError::Busy { retry_after: left, detail },
+            other => other,
+        }
+    }
+
     /// Whether another host, or another credential, may well answer.
     pub fn is_of_one_host(&self) -> bool {
         matches!(self, UpstreamError::RateLimited { .. } | UpstreamError::CredentialRefused { .. }) || self.is_outage()
@@ -77,7 +94,7 @@ impl UpstreamError {
 
     /// Whether no credential would have helped.
     pub fn is_outage(&self) -> bool {
-        matches!(self, UpstreamError::Unavailable { .. } | UpstreamError::TimedOut { .. })
+        matches!(self, UpstreamError::Unavailable { .. } | UpstreamError::TimedOut { .. } | UpstreamError::Busy { .. })
     }
 
     /// Whether the same question, asked again soon, may well be answered.
@@ -89,22 +106,23 @@ impl UpstreamError {
             | UpstreamError::Denied { .. }
             | UpstreamError::CredentialRefused { .. }
             | UpstreamError::RateLimited { .. }
+            | UpstreamError::Busy { .. }
+            | UpstreamError::Overloaded { .. }
             | UpstreamError::Corrupt { .. }
-            | UpstreamError::SchemaOne
-            | UpstreamError::Overloaded => false,
+            | UpstreamError::SchemaOne => false,
         }
     }
 
     /// Whether this says nothing of what was asked for: who holds something older may serve it.
     pub fn says_nothing(&self) -> bool {
-        self.is_of_one_host() || matches!(self, UpstreamError::Overloaded)
+        self.is_of_one_host() || matches!(self, UpstreamError::Overloaded { .. })
     }
 }
 
 impl From<NoAnswer> for UpstreamError {
     fn from(error: NoAnswer) -> UpstreamError {
         match error {
-            NoAnswer::Full => UpstreamError::Overloaded,
+            NoAnswer::Full => UpstreamError::Overloaded { retry_after: WHEN_FULL },
             NoAnswer::Ended => UpstreamError::TimedOut { detail: error.to_string() },
         }
     }

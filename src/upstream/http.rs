@@ -4,4 +4,5 @@ pub mod body;
 pub mod exchange;
 pub mod meaning;
 pub mod pool;
+pub mod redirect;
 pub mod url;

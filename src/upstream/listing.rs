@@ -13,9 +13,8 @@ use super::client::Upstream;
 use super::http::body::{check_encoding, content_length};
 use super::http::exchange::Answer;
 use super::request::Question;
-use crate::config::Known;
 use crate::labels::UpstreamKind;
-use crate::oci::{Digest, MIB, MediaType, RepositoryName};
+use crate::oci::{Digest, MIB, MediaType, RepositoryName, registries};
 
 /// Google's registries send details of every image beside its tags, and no pages.
 const TAGS_BYTES_MAX: u64 = 8 * MIB;
@@ -68,7 +67,8 @@ impl Upstream {
 
     /// The most that may be asked of a page, where more is refused.
     pub fn page_size_max(&self) -> Option<usize> {
-        (Known::by_name(self.name()) == Some(Known::AmazonEcr)).then_some(1000)
+        let hosts = self.asker.endpoints.iter().map(|endpoint| endpoint.wire.origin.host.as_str());
+        hosts.chain([&**self.name()]).filter_map(|host| registries::find(host)?.page_size_max).min()
     }
 
     fn page<'a>(&self, page: &Page<'a>) -> Question<'a> {
@@ -79,7 +79,15 @@ impl Upstream {
         };
         let query = query.map(|query| format!("?{query}")).unwrap_or_default();
         let path = format!("{path}{query}");
-        Question { kind: UpstreamKind::Listing, method: Method::GET, repository, path, accept: Some(accept), range: None }
+        Question {
+            kind: UpstreamKind::Listing,
+            method: Method::GET,
+            repository,
+            path,
+            accept: Some(accept),
+            range: None,
+            is_download: false,
+        }
     }
 
     async fn read_page(&self, list: List, answer: Answer) -> Result<ListingPage, UpstreamError> {

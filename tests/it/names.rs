@@ -69,6 +69,8 @@ async fn clients_01_every_spelling_is_one_repository() {
         ("/index.docker.io/v2/library/app", "", None),
         ("/v2/registry-1.docker.io/library/app", "", None),
         ("/registry-1.docker.io/v2/library/app", "?ns=docker.io", Some("docker.io")),
+        ("/v2/registry.hub.docker.com/library/app", "", None),
+        ("/v2/app", "?ns=registry.hub.docker.com", Some("registry.hub.docker.com")),
         ("/v2/dockerhub-proxy/library/app", "", None),
         ("/dockerhub-proxy/v2/library/app", "", None),
         ("/v2/dockerhub-proxy/library/app", "?ns=docker.io", Some("docker.io")),

@@ -9,7 +9,8 @@ use std::time::Duration;
 use larder::config::VerifyOnRead;
 use larder::gate::Gate;
 use larder::oci::{Algorithm, Digest};
-use larder::store::{Glob, Selected, What};
+use larder::store::disk::Disk;
+use larder::store::{Selected, What, Wildcard};
 use serde_json::Value;
 
 use crate::fills::{hub, until};
@@ -17,6 +18,7 @@ use crate::support::larder::{Larder, Setup};
 use crate::support::net::FakeNet;
 use crate::support::power::{Order, PowerDisk};
 use crate::support::registry::{FakeRegistry, Fault, Image, get};
+use crate::trust::listen;
 
 const KIB: usize = 1024;
 const REPOSITORIES: u64 = 5;
@@ -94,8 +96,8 @@ impl Life {
             1 => store.tend().await,
             2 => {
                 let n = self.rng.usize(..self.images.len());
-                let what = if self.rng.bool() { What::Everything } else { What::Tags(Glob("*".into())) };
-                let purged = store.purge(&Selected::Of { repository: Glob(format!("docker.io/library/app{n}")), what });
+                let what = if self.rng.bool() { What::Everything } else { What::Tags(Wildcard("*".into())) };
+                let purged = store.purge(&Selected::Of { repository: Wildcard(format!("docker.io/library/app{n}")), what });
                 assert!(purged.is_ok() || self.disk.is_dead(), "seed {}: {purged:?}", self.seed);
             }
             3 => return self.restart(larder, true).await,
@@ -286,4 +288,38 @@ async fn disk_fault_06_after_a_power_cut_at_any_moment_nothing_acknowledged_is_l
         }));
     }
     assert!(failures.is_empty(), "{} failed:\n{}", failures.len(), failures.join("\n"));
+}
+
+/// Nothing that a first start made is gone, whatever of it was written: not the cache directory, nor those above it.
+#[tokio::test]
+async fn d6_a_first_start_makes_durable_every_directory_that_it_makes() {
+    let (net, _registry) = hub();
+    let top = tempfile::tempdir().expect("a directory");
+    let mut setup = Setup::new(&net);
+    setup.config.cache.path = top.path().join("not/yet/there");
+    std::fs::create_dir_all(&setup.config.cache.path).expect("a directory");
+    let disk = PowerDisk::new(top.path());
+    (setup.world.disk, setup.world.gate) = (Arc::new(disk.clone()), Gate::Inline);
+    let larder = setup.start();
+    let mut rng = fastrand::Rng::with_seed(6);
+    for order in [Order::Kept, Order::Lost].repeat(20) {
+        let after = disk.after_power_cut(&mut rng, order);
+        for name in ["blobs", "refs", "partial", "quarantine"] {
+            assert!(after.stat(&larder.cache().join(name)).is_ok(), "{name} is gone");
+        }
+    }
+}
+
+#[tokio::test]
+async fn d6_a_first_start_warns_of_nothing() {
+    let (net, _registry) = hub();
+    let top = tempfile::tempdir().expect("a directory");
+    for below in ["cache", "not/yet/there"] {
+        let (lines, _guard) = listen();
+        let mut setup = Setup::new(&net);
+        setup.config.cache.path = top.path().join(below);
+        drop(setup.start());
+        let said = lines.text();
+        assert!(said.lines().all(|line| !line.contains("WARN") && !line.contains("ERROR")), "{below}: {said}");
+    }
 }

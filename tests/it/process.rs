@@ -19,6 +19,7 @@ use crate::store::du;
 use crate::support::client::Client;
 use crate::support::daemon::Daemon;
 use crate::support::registry::{Blob, FakeRegistry, Fault, Image, Latch, get};
+use rustix::process::Signal;
 
 /// A number that `tests/slow/run` raises.
 fn setting(name: &str, small: u64) -> u64 {
@@ -197,6 +198,23 @@ async fn check_survivors(daemon: &Daemon, upstream: &Upstream, directory: &Path,
         }
     }
     assert_eq!(upstream.registry.count(get().blob()), before, "round {round}: a committed blob was fetched again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_signal_but_those_that_mean_it_ends_the_daemon_without_a_drain() {
+    let registry = FakeRegistry::new();
+    let upstream = registry.listen_tcp().await;
+    let directory = tempfile::tempdir().expect("a directory");
+    for stop in [Signal::TERM, Signal::INT] {
+        let daemon = Daemon::start(directory.path(), upstream).await;
+        for signal in [Signal::HUP, Signal::USR1, Signal::USR2, Signal::XFSZ, Signal::PIPE, Signal::HUP] {
+            daemon.signal(signal);
+            assert_eq!(daemon.client().await.get("/v2/").send().await.status, 200, "after {signal:?}");
+        }
+        daemon.signal(stop);
+        let status = daemon.ended().await;
+        assert_eq!(status.code(), Some(0), "{stop:?}: {status}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

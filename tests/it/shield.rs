@@ -6,9 +6,11 @@ mod faults;
 mod fleet;
 mod hidden;
 mod hosts;
+mod later;
 mod limits;
 mod logins;
 mod outage;
+mod questions;
 mod verdicts;
 mod visibility;
 

@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::path::Path;
 
+use crate::support::generated::check_generated;
+
 const PAGE: &str = "tests/STATEMENTS.md";
-const REMEDY: &str = "LARDER_BLESS=1 cargo test --test it statements";
 /// What a test's name begins with when it is about a statement and a digit follows.
 const ABOUT: [&str; 9] =
     ["registry_", "credential_", "clients_", "client_", "upstream_fault_", "disk_fault_", "cve_", "rustsec_", "go_containerregistry_"];
@@ -167,13 +168,7 @@ fn page() -> (String, Vec<String>) {
 fn every_statement_has_its_tests_and_the_table_says_which() {
     let (page, mistakes) = page();
     assert!(mistakes.is_empty(), "{mistakes:#?}");
-    let path = root().join(PAGE);
-    if std::env::var_os("LARDER_BLESS").is_some() {
-        std::fs::write(&path, &page).unwrap();
-    }
-    let committed = std::fs::read_to_string(&path).unwrap_or_default();
-    let differ = page.lines().zip(committed.lines().chain(std::iter::repeat(""))).find(|(now, then)| now != then);
-    assert!(page == committed, "{PAGE} is not up to date: `{REMEDY}` writes it\nfirst difference: {differ:#?}");
+    check_generated(PAGE, &page, "statements");
 }
 
 #[test]

@@ -4,6 +4,7 @@
 pub mod client;
 pub mod daemon;
 pub mod disk;
+pub mod generated;
 pub mod larder;
 pub mod net;
 pub mod power;

@@ -5,10 +5,9 @@ use std::fmt::Write;
 use serde_json::json;
 
 use super::{ClientConfig, Request};
+use crate::oci::registries::DOCKER_HUB;
 
-/// dockerd mirrors Docker Hub and nothing else.
-const DOCKER_HUB: &str = "docker.io";
-
+// dockerd mirrors Docker Hub and nothing else.
 pub(super) fn docker(request: &Request) -> Result<ClientConfig, String> {
     if !request.registries.iter().any(|registry| registry.name == DOCKER_HUB) {
         return Err("Docker uses mirrors for docker.io only, which is not among the upstreams here".into());

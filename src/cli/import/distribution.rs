@@ -4,17 +4,16 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::config::{BaseUrl, Config, KEYS, Known, settings};
+use crate::config::{BaseUrl, KEYS, settings};
+use crate::oci::registries::{self, Access};
+use crate::units;
 
 /// What Distribution's own variables begin with: `REGISTRY_PROXY_REMOTEURL` is `proxy.remoteurl`.
 const PREFIX: &str = "REGISTRY_";
 const EVICT_UNUSED_AFTER: &str = "cache.evict_unused_after";
 /// Where Distribution's `filesystem` driver keeps its blobs unless told.
 const ROOT_DIRECTORY: &str = "/var/lib/registry";
-/// What larder takes for a duration.
-const TTL_MAX: Duration = Duration::from_secs(3650 * 24 * 3600);
-/// What larder takes for `server.drain_timeout`.
-const DRAIN_TIMEOUT_MAX: Duration = Duration::from_secs(3600);
+const DRAIN_TIMEOUT: &str = "server.drain_timeout";
 
 /// A larder.yaml, and what to know about it.
 #[derive(Debug)]
@@ -114,7 +113,8 @@ impl Source {
         let url: BaseUrl = url.trim_end_matches('/').trim_end_matches("/v2").parse().map_err(Untranslatable::Url)?;
         let upstream = upstream_name(&url);
         let credentials = self.credentials(&upstream);
-        let may_be_private = !credentials.is_empty() && Known::by_name(&upstream) != Some(Known::Public);
+        let may_be_private =
+            !credentials.is_empty() && !registries::find(&upstream).is_some_and(|registry| registry.access == Access::Public);
         let mut yaml = String::from("# Translated from a Distribution registry's configuration. Every key: config.example.yaml.\n");
         yaml += &self.server(may_be_private);
         yaml += &self.cache(&upstream);
@@ -150,11 +150,9 @@ impl Source {
         }
         yaml += &format!("  listen: {}\n", quoted(&shown.to_string()));
         if let Some(text) = self.take("http.draintimeout") {
-            match humantime::parse_duration(&text) {
-                Ok(duration) if duration <= DRAIN_TIMEOUT_MAX => {
-                    yaml += &format!("  drain_timeout: {}\n", humantime::format_duration(duration))
-                }
-                _ => self.dropped("http.draintimeout", "larder takes at most 1h"),
+            match duration(DRAIN_TIMEOUT, &text) {
+                Some(duration) => yaml += &format!("  drain_timeout: {}\n", units::exact_duration(duration)),
+                None => self.dropped("http.draintimeout", "larder takes at most 1h"),
             }
         }
         if let Some(address) = self.take("http.debug.addr").and_then(|text| self.address("http.debug.addr", &text)) {
@@ -198,14 +196,13 @@ impl Source {
             None => {}
         }
         let ttl = self.take("proxy.ttl");
-        let known = KEYS.iter().any(|(key, _)| *key == EVICT_UNUSED_AFTER);
-        match ttl.as_deref().map(|text| humantime::parse_duration(text).ok().filter(|ttl| *ttl <= TTL_MAX)) {
+        match ttl.as_deref().map(|text| duration(EVICT_UNUSED_AFTER, text)) {
             None => yaml += "# cache.max_size is 20GiB or 10 % of the disk unless written: say what the mirror may have.\n",
-            Some(Some(ttl)) if known => {
+            Some(Some(ttl)) => {
                 yaml += "cache:\n  # The old registry forgot what it had for so long; larder, what nobody used for so long.\n";
-                yaml += &format!("  evict_unused_after: {}\n", humantime::format_duration(ttl));
+                yaml += &format!("  evict_unused_after: {}\n", units::exact_duration(ttl));
             }
-            Some(_) => self.dropped("proxy.ttl", "the least recently used leaves when cache.max_size is reached, and nothing by age"),
+            Some(_) => self.dropped("proxy.ttl", "larder takes no such duration for cache.evict_unused_after"),
         }
         yaml
     }
@@ -285,15 +282,17 @@ impl Source {
     }
 }
 
+/// A duration, if the key takes it.
+fn duration(key: &str, text: &str) -> Option<Duration> {
+    KEYS.iter().find(|known| known.path == key)?.kind.duration(text).ok()
+}
+
 /// The registry as image names have it.
 fn upstream_name(url: &BaseUrl) -> String {
-    if matches!(url.host.as_str(), "registry-1.docker.io" | "index.docker.io" | "docker.io") {
-        return Config::DEFAULT_UPSTREAM.to_owned();
-    }
     let usual = if url.tls { 443 } else { 80 };
     // What has no dot is a host only with its port.
     let plain = url.port == usual && (url.host.contains('.') || url.host == "localhost");
-    if plain { url.host.clone() } else { format!("{}:{}", url.host, url.port) }
+    if plain { registries::canonical(&url.host).to_owned() } else { format!("{}:{}", url.host, url.port) }
 }
 
 /// A YAML scalar, whatever is in it: a JSON string is one.

@@ -12,9 +12,10 @@ use tokio::time::Instant;
 use super::summary::Summary;
 use super::tree::Tree;
 use crate::clock::{Clock, Timestamp};
-use crate::config::{CacheConfig, Config, UpstreamConfig};
-use crate::oci::{Digest, Manifest, Tag};
+use crate::config::{CacheConfig, UpstreamConfig};
+use crate::oci::{Digest, Manifest, Tag, registries};
 use crate::store::{BlobError, RepositoryKey, Store, StoreError, TagRecord};
+use crate::units;
 
 const PROGRESS_EVERY: Duration = Duration::from_secs(1);
 
@@ -132,9 +133,8 @@ impl<'a> Taking<'a> {
 
     /// As larder names it: Docker Hub's official images have a first component, whether the old registry was told or not.
     fn key(&self, name: &str) -> Option<RepositoryKey> {
-        let official = *self.name == *Config::DEFAULT_UPSTREAM && !name.contains('/');
-        let name = if official { format!("library/{name}").parse() } else { name.parse() };
-        Some(RepositoryKey { upstream: Arc::clone(&self.name), name: name.ok()? })
+        let name = registries::full_repository(&self.name, name).parse().ok()?;
+        Some(RepositoryKey { upstream: Arc::clone(&self.name), name })
     }
 
     fn take(&mut self, sources: &[Source], image: &Image) -> Result<Took, StoreError> {
@@ -304,7 +304,7 @@ impl<'a> Taking<'a> {
         if self.told.elapsed() >= PROGRESS_EVERY {
             self.told = Instant::now();
             let (done, total) = self.progress;
-            (self.tell)(&format!("{done} of {total} images, {} MiB taken", self.summary.bytes >> 20));
+            (self.tell)(&format!("{done} of {total} images, {} taken", units::size(self.summary.bytes)));
         }
     }
 }

@@ -1,6 +1,7 @@
 //! What to change, by what was found. Pure: findings to the key to write.
 
 use crate::config::UpstreamConfig;
+use crate::oci::registries;
 use crate::upstream::{Fault, FaultKind, Survey, UnavailableReason, UpstreamError};
 
 /// Whom a connection was to reach.
@@ -66,7 +67,11 @@ impl Advice<'_> {
         match (error, credential) {
             (UpstreamError::CredentialRefused { .. }, _) => self.for_credential(credential),
             (UpstreamError::Denied { .. }, Some(_)) => self.for_credential(credential),
-            (UpstreamError::Denied { .. }, None) => format!("{}: a login, as it shows nothing to anybody", self.key("credentials")),
+            (UpstreamError::Denied { .. }, None) => {
+                let login = self.0.urls.iter().find_map(|url| registries::find(&url.host)?.login);
+                let example = login.map(|login| format!(", such as {login}")).unwrap_or_default();
+                format!("{}: a login{example}, as it shows nothing to anybody", self.key("credentials"))
+            }
             (UpstreamError::RateLimited { .. }, _) => {
                 format!("wait, or write {} that have a higher limit", self.key("credentials"))
             }
@@ -76,9 +81,13 @@ impl Advice<'_> {
             (UpstreamError::Unavailable { reason: UnavailableReason::Blocked, .. }, _) => {
                 format!("add where it leads to {}", self.key("allow_private_addresses"))
             }
-            (UpstreamError::Unavailable { .. } | UpstreamError::TimedOut { .. } | UpstreamError::Overloaded, _) => {
-                "the registry's operator must see to it; try again later".into()
-            }
+            (
+                UpstreamError::Unavailable { .. }
+                | UpstreamError::TimedOut { .. }
+                | UpstreamError::Busy { .. }
+                | UpstreamError::Overloaded { .. },
+                _,
+            ) => "the registry's operator must see to it; try again later".into(),
         }
     }
 
@@ -94,9 +103,26 @@ mod tests {
     use crate::config::Config;
 
     fn advised(told: impl FnOnce(&Advice<'_>) -> String) -> String {
-        let (config, _) = Config::from_yaml("default_upstream: r.corp\nupstreams: {r.corp: {}}", [("HOME".to_owned(), "/root".to_owned())])
-            .expect("a configuration");
-        told(&Advice(&config.upstreams["r.corp"]))
+        advised_for("r.corp", told)
+    }
+
+    fn advised_for(upstream: &str, told: impl FnOnce(&Advice<'_>) -> String) -> String {
+        let text = format!("default_upstream: {upstream}\nupstreams: {{{upstream}: {{}}}}");
+        let (config, _) = Config::from_yaml(&text, [("HOME".to_owned(), "/root".to_owned())]).expect("a configuration");
+        told(&Advice(&config.upstreams[upstream]))
+    }
+
+    #[test]
+    fn the_login_of_a_known_registry_has_an_example() {
+        let denied = UpstreamError::Denied { detail: String::new() };
+        for (upstream, example) in [
+            ("made-up.example", "a login, such as {docker_helper: made-up}, as it"),
+            ("123456789012.dkr.ecr.eu-west-1.amazonaws.com", "a login, such as {docker_helper: ecr-login}, as it"),
+            ("r.corp", "a login, as it"),
+        ] {
+            let advice = advised_for(upstream, |advice| advice.for_answer(&denied, None));
+            assert!(advice.starts_with(&format!("upstreams.{upstream}.credentials: {example}")), "{advice}");
+        }
     }
 
     #[test]

@@ -2,10 +2,10 @@
 //! characters; findings hold no secrets and no queries.
 
 use std::fmt;
-use std::time::Duration;
 
 use super::advice::{Advice, Whom};
 use crate::config::UpstreamConfig;
+use crate::units::duration;
 use crate::upstream::{Budget, Fault, FaultKind, Ping, Report, Survey, TokenServer, Tried, Trust, UpstreamError, Verdict};
 
 const DETAIL_CHARACTERS_MAX: usize = 300;
@@ -163,7 +163,7 @@ impl Writer<'_> {
 
     fn budget(&mut self, budget: &Budget) {
         let number = |number: Option<u64>| number.map_or_else(|| "?".to_owned(), |number| number.to_string());
-        let window = budget.window.map(|window| format!(" in {}", lasting(window))).unwrap_or_default();
+        let window = budget.window.map(|window| format!(" in {}", duration(window))).unwrap_or_default();
         let source = budget.source.as_ref().map(|source| format!(", counted to {source}")).unwrap_or_default();
         self.line("budget", format!("{} of {} pulls left{window}{source}", number(budget.remaining), number(budget.limit)));
         if budget.remaining == Some(0) {
@@ -214,15 +214,10 @@ fn way(survey: &Survey, fault: &Fault) -> String {
 
 fn short(error: &UpstreamError) -> String {
     match error {
-        UpstreamError::RateLimited { retry_after: Some(wait) } => format!("rate limit reached, for {} yet", lasting(*wait)),
+        UpstreamError::RateLimited { retry_after: Some(wait) } => format!("rate limit reached, for {} yet", duration(*wait)),
         UpstreamError::CredentialRefused { detail } | UpstreamError::Denied { detail } => format!("refused: {}", cut(detail)),
         error => cut(&error.to_string()),
     }
-}
-
-/// Whole seconds.
-fn lasting(time: Duration) -> String {
-    humantime::format_duration(Duration::from_secs(time.as_secs())).to_string()
 }
 
 fn cut(text: &str) -> String {

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::labels::{BypassReason, StaleReason};
 use crate::mirror::Error;
 use crate::oci::Digest;
+use crate::units;
 
 /// What became of one image.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -129,7 +130,7 @@ pub(super) fn error(error: &Error, what: &str) -> String {
     match error {
         Error::NotFound { upstream, .. } => format!("{upstream} has no such {what}"),
         Error::RateLimited { upstream, retry_after: Some(after) } => {
-            let after = humantime::format_duration(std::time::Duration::from_secs(after.as_secs()));
+            let after = units::duration(*after);
             format!("the limit of {upstream} is reached, for {after} more")
         }
         Error::RateLimited { upstream, retry_after: None } => format!("the limit of {upstream} is reached"),

@@ -9,6 +9,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::Duration;
 
+use parking_lot::Mutex;
+
 use super::database::{Database, Failure, caught};
 use super::place::Place;
 use super::worker::Worker;
@@ -28,7 +30,11 @@ pub(super) struct Owner {
     renewed: Option<Duration>,
 }
 
-type Messages = Receiver<Message>;
+/// Shared, so that they outlive a panic of whoever receives them; one thread at a time does.
+type Messages = Arc<Mutex<Receiver<Message>>>;
+
+/// There is no database any more.
+struct Lost;
 
 impl Owner {
     pub fn new(root: &Path, limits: Limits, was_lost: Arc<AtomicBool>) -> Owner {
@@ -36,12 +42,11 @@ impl Owner {
     }
 
     /// Until everybody has hung up.
-    pub fn work(&mut self, mut messages: Messages) {
-        while let Err(unanswered) = self.keep(messages) {
-            messages = unanswered;
+    pub fn work(&mut self, messages: &Messages) {
+        while self.keep(messages).is_err() {
             // Meanwhile messages are dropped: who owns the index fills the next one.
             while let Some(left) = self.until_renewal() {
-                if matches!(messages.recv_timeout(left), Err(RecvTimeoutError::Disconnected)) {
+                if matches!(messages.lock().recv_timeout(left), Err(RecvTimeoutError::Disconnected)) {
                     return;
                 }
             }
@@ -49,56 +54,65 @@ impl Owner {
         }
     }
 
+    /// After a panic: what was said meanwhile may be lost, and where the database is has to be found again.
+    pub fn panicked(&mut self) {
+        self.place = None;
+        self.was_lost.store(true, Ordering::Relaxed);
+    }
+
     fn until_renewal(&self) -> Option<Duration> {
         let passed = Clock::System.steady().saturating_sub(self.renewed?);
         self.limits.renew_every.checked_sub(passed).filter(|left| !left.is_zero())
     }
 
-    /// Has a database kept until everybody has hung up; gives the messages back when there is one no longer.
-    fn keep(&mut self, messages: Messages) -> Result<(), Messages> {
+    /// Has a database kept until everybody has hung up.
+    ///
+    /// # Errors
+    /// When there is one no longer.
+    fn keep(&mut self, messages: &Messages) -> Result<(), Lost> {
         let place = match self.place.take() {
             Some(place) => place,
             None => match Place::find(&self.root) {
                 Ok(place) => place,
-                Err(error) => return self.lost(None, &error.into(), messages),
+                Err(error) => return self.lost(None, &error.into()),
             },
         };
         let (opened, is_open) = mpsc::sync_channel(1);
         let (hand_over, handed) = mpsc::sync_channel(1);
-        let (path, limits) = (place.current(), self.limits);
+        let (path, limits, theirs) = (place.current(), self.limits, Arc::clone(messages));
         let work = move || {
             let (database, is_new) = caught(|| Database::open(&path)).map_err(|failure| opened.send(Err(failure))).ok()?;
             let _ = opened.send(Ok(is_new));
-            let Ok((messages, place)) = handed.recv() else {
+            let Ok(place) = handed.recv() else {
                 // Too late; to close it would write what nobody asked for.
                 std::mem::forget(database);
                 return None;
             };
-            let (place, result) = Worker::new(database, place, limits).work(&messages);
-            Some((messages, place, result))
+            Some(Worker::new(database, place, limits).work(&theirs.lock()))
         };
         let thread = match std::thread::Builder::new().name("index-db".into()).spawn(work) {
             Ok(thread) => thread,
-            Err(error) => return self.lost(Some(place), &error.into(), messages),
+            Err(error) => return self.lost(Some(place), &error.into()),
         };
         let hangs = |_| Err(Failure::Damaged("sled did not open in time".into()));
         match is_open.recv_timeout(OPEN_TIMEOUT).unwrap_or_else(hangs) {
             Ok(is_new) => self.was_lost.fetch_or(is_new || self.renewed.is_some(), Ordering::Relaxed),
-            Err(failure) => return self.lost(Some(place), &failure, messages),
+            Err(failure) => return self.lost(Some(place), &failure),
         };
-        let _ = hand_over.send((messages, place));
+        let _ = hand_over.send(place);
         match thread.join() {
-            Ok(Some((messages, place, Err(failure)))) => self.lost(Some(place), &failure, messages),
-            _ => Ok(()),
+            Ok(Some((place, Err(failure)))) => self.lost(Some(place), &failure),
+            Ok(_) => Ok(()),
+            Err(panic) => std::panic::resume_unwind(panic),
         }
     }
 
-    fn lost(&mut self, place: Option<Place>, failure: &Failure, messages: Messages) -> Result<(), Messages> {
+    fn lost(&mut self, place: Option<Place>, failure: &Failure) -> Result<(), Lost> {
         tracing::warn!(%failure, path = %self.root.display(), "the index is unusable; it is rebuilt from the files");
         self.place = place;
         if let Some(place) = &mut self.place {
             place.give_up(failure.is_odd());
         }
-        Err(messages)
+        Err(Lost)
     }
 }

@@ -3,6 +3,10 @@ use std::collections::HashMap;
 use super::*;
 use crate::oci::Algorithm;
 
+fn tasks() -> Supervisor {
+    Supervisor::new(prometheus::IntCounter::new("panics", "of tasks").expect("a name"))
+}
+
 fn digest(text: &str) -> Digest {
     Digest::of(Algorithm::Sha256, text.as_bytes())
 }
@@ -20,7 +24,7 @@ fn what_was_put_is_there_after_a_restart() {
     let path = directory.path().join("index");
     let record = Record { last_used: DaemonTime(7), children: Some([(digest("child"), 3)].into()) };
     {
-        let index = Index::open(&path).expect("a new index");
+        let index = Index::open(&path, &tasks()).expect("a new index");
         assert_eq!(read(&index), (HashMap::new(), false), "there was none");
         assert!(!index.take_loss(), "it was said already");
         index.put(digest("manifest"), record.clone());
@@ -28,7 +32,7 @@ fn what_was_put_is_there_after_a_restart() {
         index.remove(digest("gone"));
         index.touch(vec![(digest("manifest"), DaemonTime(9)), (digest("blob"), DaemonTime(8))]);
     }
-    let index = Index::open(&path).expect("the index");
+    let index = Index::open(&path, &tasks()).expect("the index");
     let expected = [
         (digest("manifest"), Record { last_used: DaemonTime(9), ..record }),
         (digest("blob"), Record { last_used: DaemonTime(8), children: None }),
@@ -42,7 +46,7 @@ fn a_damaged_index_is_set_aside() {
     let path = directory.path().join("index");
     std::fs::create_dir_all(path.join("0")).expect("a directory");
     std::fs::write(path.join("0/conf"), b"no database").expect("a file");
-    let index = Index::open(&path).expect("a fresh index");
+    let index = Index::open(&path, &tasks()).expect("a fresh index");
     assert_eq!(read(&index), (HashMap::new(), false));
     assert!(path.with_extension("bad").exists());
 }
@@ -50,7 +54,7 @@ fn a_damaged_index_is_set_aside() {
 #[test]
 fn more_than_one_portion_is_read_while_it_is_written_to() {
     let directory = tempfile::tempdir().expect("a directory");
-    let index = Index::open(&directory.path().join("index")).expect("a new index");
+    let index = Index::open(&directory.path().join("index"), &tasks()).expect("a new index");
     let record = Record { last_used: DaemonTime(7), children: None };
     let digests: Vec<_> = (0..2 * READ_BATCH + 3).map(|n| digest(&n.to_string())).collect();
     index.put_many(digests.iter().map(|digest| (*digest, record.clone())).collect());
@@ -81,14 +85,14 @@ fn many() -> Vec<(Digest, Record)> {
 
 /// An index of many records, closed.
 fn filled(path: &Path) {
-    let index = Index::open(path).expect("a new index");
+    let index = Index::open(path, &tasks()).expect("a new index");
     assert!(index.put_many(many()));
 }
 
 /// What it has is right, and what it is then given it keeps; says whether it knew that something was missing.
 fn is_begun_anew(path: &Path) -> bool {
     let is_all = {
-        let index = Index::open_with(path, QUICK).expect("a thread");
+        let index = Index::open_with(path, QUICK, &tasks()).expect("a thread");
         let (found, is_all) = read(&index);
         let expected: HashMap<_, _> = many().into_iter().collect();
         assert!(found.iter().all(|(digest, record)| expected.get(digest) == Some(record)));
@@ -99,7 +103,7 @@ fn is_begun_anew(path: &Path) -> bool {
         }
         is_all
     };
-    let index = Index::open(path).expect("a thread");
+    let index = Index::open(path, &tasks()).expect("a thread");
     assert_eq!(read(&index), (many().into_iter().collect(), true));
     !is_all
 }
@@ -108,7 +112,7 @@ fn damaged(damage: fn(&std::fs::File, u64)) -> tempfile::TempDir {
     let directory = tempfile::tempdir().expect("a directory");
     filled(&directory.path().join("index"));
     // Once it was opened again, sled has it in writing where the records are, and notices more.
-    drop(Index::open(&directory.path().join("index")).expect("a thread"));
+    drop(Index::open(&directory.path().join("index"), &tasks()).expect("a thread"));
     let file = std::fs::OpenOptions::new().write(true).open(directory.path().join("index/0/db")).expect("the file");
     damage(&file, file.metadata().expect("its size").len());
     directory
@@ -136,13 +140,26 @@ fn a_panic_costs_what_the_index_knew_but_not_again_and_again() {
     let path = directory.path().join("index");
     filled(&path);
     let limits = Limits { renew_every: Duration::from_secs(600), ..QUICK };
-    let index = Index::open_with(&path, limits).expect("a thread");
+    let index = Index::open_with(&path, limits, &tasks()).expect("a thread");
     assert!(index.put_many(Vec::new()) && !index.take_loss());
     index.send(Message::Panic);
     assert_eq!(read(&index), (HashMap::new(), false), "the one that was asked");
     assert!(index.put_many(many()) && path.with_extension("bad").exists());
     index.send(Message::Panic);
     assert!(!index.put_many(many()) && !index.put_many(many()), "there is none for ten minutes");
+}
+
+#[test]
+fn a_panic_of_the_thread_itself_is_counted_and_the_index_goes_on() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("index");
+    filled(&path);
+    let panics = prometheus::IntCounter::new("panics", "of tasks").expect("a name");
+    let index = Index::open_with(&path, QUICK, &Supervisor::new(panics.clone())).expect("a thread");
+    assert!(index.put_many(Vec::new()) && !index.take_loss());
+    index.send(Message::PanicElsewhere);
+    assert!(index.put_many(many()), "it is kept again");
+    assert!(panics.get() == 1 && index.take_loss(), "what was said meanwhile may be lost");
 }
 
 #[test]
@@ -167,7 +184,7 @@ fn where_no_index_can_be_kept_nobody_is_held_up_and_one_is_begun_when_it_can_be(
     let directory = tempfile::tempdir().expect("a directory");
     let in_the_way = directory.path().join("file");
     std::fs::write(&in_the_way, b"").expect("a file");
-    let index = Index::open_with(&in_the_way.join("index"), QUICK).expect("a thread");
+    let index = Index::open_with(&in_the_way.join("index"), QUICK, &tasks()).expect("a thread");
     assert_eq!(read(&index), (HashMap::new(), false));
     assert!(!index.put_many(many()));
     index.touch(vec![(digest("blob"), DaemonTime(1))]);
@@ -181,7 +198,7 @@ fn where_no_index_can_be_kept_nobody_is_held_up_and_one_is_begun_when_it_can_be(
 fn what_was_flushed_survives_a_crash() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("index");
-    let index = Index::open_with(&path, QUICK).expect("a thread");
+    let index = Index::open_with(&path, QUICK, &tasks()).expect("a thread");
     assert!(index.put_many(many()));
     let expected = many().into_iter().collect();
     // It is flushed soon after the answer, and written to no more.
@@ -191,7 +208,7 @@ fn what_was_flushed_survives_a_crash() {
         for entry in std::fs::read_dir(path.join("0")).expect("a database").flatten().filter(|entry| entry.path().is_file()) {
             std::fs::copy(entry.path(), crashed.join("0").join(entry.file_name())).expect("a copy");
         }
-        read(&Index::open(&crashed).expect("a thread")) == (HashMap::clone(&expected), true)
+        read(&Index::open(&crashed, &tasks()).expect("a thread")) == (HashMap::clone(&expected), true)
     };
     assert!((0..20).any(survives));
 }
@@ -204,7 +221,7 @@ fn an_index_that_has_grown_is_written_anew_with_all_that_changes_meanwhile() {
     let mut expected: HashMap<_, _> = many().into_iter().collect();
     {
         let limits = Limits { measure_every: Duration::from_millis(1), size_max: 0, size_per_live: 0, ..QUICK };
-        let index = Index::open_with(&path, limits).expect("a thread");
+        let index = Index::open_with(&path, limits, &tasks()).expect("a thread");
         assert_eq!(read(&index), (expected.clone(), true), "and so it is counted");
         let mut changes = many().into_iter();
         while !path.join("1").exists() || path.join("0").exists() {
@@ -218,7 +235,7 @@ fn an_index_that_has_grown_is_written_anew_with_all_that_changes_meanwhile() {
         }
     }
     assert!(expected.len() < many().len() - 5, "{}", expected.len());
-    let index = Index::open(&path).expect("a thread");
+    let index = Index::open(&path, &tasks()).expect("a thread");
     assert_eq!(read(&index), (expected, true));
     assert!(!path.with_extension("bad").exists());
 }
@@ -231,7 +248,7 @@ fn a_crash_while_it_is_written_anew_leaves_the_whole_one_and_nothing_to_clean() 
         filled(&path);
         std::fs::create_dir_all(path.join(half)).expect("a directory");
         std::fs::write(path.join(half).join("conf"), b"half a file").expect("a file");
-        let index = Index::open(&path).expect("a thread");
+        let index = Index::open(&path, &tasks()).expect("a thread");
         assert_eq!(read(&index), (many().into_iter().collect(), true));
         assert!(path.join("0").exists() && !path.join(half).exists());
     }

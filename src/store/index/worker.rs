@@ -22,6 +22,8 @@ pub(super) struct Worker {
     limits: Limits,
     flushed: Duration,
     measured: Duration,
+    #[cfg(test)]
+    panics_elsewhere: bool,
 }
 
 /// A database in the making: it is given every change, and in portions what was there before.
@@ -33,12 +35,23 @@ struct Copy {
 impl Worker {
     pub fn new(database: Database, place: Place, limits: Limits) -> Worker {
         let now = Clock::System.steady();
-        Worker { database, place, copy: None, limits, flushed: now, measured: now }
+        Worker {
+            database,
+            place,
+            copy: None,
+            limits,
+            flushed: now,
+            measured: now,
+            #[cfg(test)]
+            panics_elsewhere: false,
+        }
     }
 
     /// Until everybody has hung up.
     pub fn work(mut self, messages: &Receiver<Message>) -> (Place, Result<(), Failure>) {
         let result = caught(|| self.run(messages));
+        #[cfg(test)]
+        assert!(!self.panics_elsewhere, "on purpose");
         if let Some(copy) = self.copy {
             close(copy.database);
         }
@@ -95,6 +108,11 @@ impl Worker {
             }
             #[cfg(test)]
             Message::Panic => panic!("as sled does"),
+            #[cfg(test)]
+            Message::PanicElsewhere => {
+                self.panics_elsewhere = true;
+                return Err(Failure::Damaged("on purpose".into()));
+            }
         }
         Ok(())
     }

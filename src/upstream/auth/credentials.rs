@@ -31,7 +31,7 @@ use crate::oci::RepositoryName;
 use crate::upstream::UpstreamError;
 
 pub use environment::Environment;
-pub use login::{Held, Login, Version, sensitive};
+pub use login::{Held, Login, Version};
 
 /// One credential of one upstream.
 pub struct Source {

@@ -14,7 +14,7 @@ use super::credentials::{Held, Login, Source, Version};
 use crate::oci::RepositoryName;
 use crate::rng::Rng;
 use crate::upstream::UpstreamError;
-use crate::upstream::limits::breaker::{Backoff, Rest, Rests};
+use crate::upstream::limits::breaker::{Backoff, Breaker, Open};
 
 /// Docker Hub locks an account for an hour after some failures within minutes.
 const HOLD_OFF: Backoff = Backoff { first: Duration::from_mins(5), max: Duration::from_hours(1) };
@@ -30,6 +30,7 @@ const REFUSING_MAX: usize = 3;
 const RENEWED_FOR: Duration = Duration::from_mins(1);
 /// How long a question waits for another that tries an unproven login; longer than a registry takes that is well.
 const TURN_WAIT_MAX: Duration = Duration::from_secs(15);
+const TURN_RETRY_AFTER: Duration = Duration::from_secs(5);
 /// Logins of one source: a program may give one for each repository.
 const LOGINS_MAX: u64 = 1_000;
 const REPOSITORIES_MAX: u64 = 10_000;
@@ -39,7 +40,7 @@ pub struct Signer {
     source: Option<Arc<Source>>,
     logins: Cache<Version, Arc<Mutex<Standing>>>,
     /// Refused for these repositories alone.
-    refusals: Cache<(Version, RepositoryName), Arc<Rest>>,
+    refusals: Cache<(Version, RepositoryName), Arc<Breaker>>,
     last: Mutex<Last>,
     proving: AsyncMutex<()>,
     rng: Arc<Rng>,
@@ -62,7 +63,7 @@ struct Standing {
     doubt: Option<(Instant, UpstreamError)>,
     refused_by: Vec<RepositoryName>,
     /// Refused by the sign-in: held off for everybody.
-    lockout: Option<Arc<Rest>>,
+    lockout: Option<Arc<Breaker>>,
 }
 
 /// What the sign-in without a scope has said of a login that it did not refuse.
@@ -109,7 +110,7 @@ impl Signer {
         let lockout = self.logins.get(&held.version).and_then(|standing| standing.lock().lockout.clone());
         if let Some(lockout) = lockout {
             // The outcome is reported by `accepted` or `lock_out`.
-            lockout.enter(Instant::now()).map_err(crate::upstream::http::meaning::Failure::into_error)?.hand_over();
+            lockout.enter(Instant::now()).map_err(|open| open.why)?.detach();
         }
         Ok(held)
     }
@@ -145,7 +146,7 @@ impl Signer {
     /// With what was answered the last time: denied, in doubt, or limited.
     pub fn check(&self, held: &Held, repository: &RepositoryName) -> Result<(), UpstreamError> {
         let refusal = self.refusals.get(&(held.version, repository.clone()));
-        match refusal.and_then(|breaker| breaker.told(Instant::now())) {
+        match refusal.and_then(|breaker| breaker.refusal(Instant::now())) {
             // The sign-in has decided since: asked again, the repository's refusal is about the repository.
             Some(UpstreamError::CredentialRefused { .. }) if self.signed_in(held, Duration::MAX) == Some(SignedIn::Accepted) => Ok(()),
             Some(why) => Err(why),
@@ -169,7 +170,7 @@ impl Signer {
     /// When others take too long over it.
     pub async fn turn(&self) -> Result<Turn<'_>, UpstreamError> {
         let waited = tokio::time::timeout(TURN_WAIT_MAX, self.proving.lock()).await;
-        waited.map(Turn::Proving).map_err(|_| UpstreamError::Overloaded)
+        waited.map(Turn::Proving).map_err(|_| UpstreamError::Overloaded { retry_after: TURN_RETRY_AFTER })
     }
 
     /// Whether a repository has refused a login that nobody has accepted.
@@ -257,33 +258,26 @@ impl Signer {
         let lockout = standing.lockout.take().unwrap_or_default();
         *standing = Standing { lockout: Some(Arc::clone(&lockout)), doubt: Some((Instant::now(), why.clone())), ..Standing::default() };
         let now = Instant::now();
-        let (wait, _) = lockout.begin(now, now, why, None, HOLD_OFF, |wait| self.rng.jitter(wait));
+        let (wait, _) = lockout.open(now, now, why, None, HOLD_OFF, |wait| self.rng.jitter(wait));
         let (credential, seconds) = (self.name(), wait.as_secs());
         tracing::error!(credential, %why, seconds, "upstream refused a credential; it is not tried again until it changes or this time is over");
     }
 
     /// How long the login that was used last is not shown for this repository, unless there is another by now.
-    pub fn held_off(&self, repository: &RepositoryName, now: Instant) -> Option<Rests> {
+    pub fn held_off(&self, repository: &RepositoryName, now: Instant) -> Option<Open> {
         let version = self.last.lock().version?;
         let lockout = self.logins.get(&version).and_then(|standing| standing.lock().lockout.clone());
-        let refusal = || self.refusals.get(&(version, repository.clone())).filter(|breaker| breaker.told(now).is_some());
-        lockout.or_else(refusal)?.outlook(now)
+        let refusal = || self.refusals.get(&(version, repository.clone())).filter(|breaker| breaker.refusal(now).is_some());
+        lockout.or_else(refusal)?.state(now)
     }
 
-    fn refuse(
-        &self,
-        held: &Held,
-        repository: &RepositoryName,
-        why: &UpstreamError,
-        asked: Option<Duration>,
-        backoff: Backoff,
-    ) -> Duration {
+    fn refuse(&self, held: &Held, repository: &RepositoryName, why: &UpstreamError, asked: Option<Duration>, backoff: Backoff) -> Duration {
         let breaker = self.refusals.get_with((held.version, repository.clone()), Arc::default);
         let now = Instant::now();
-        match breaker.outlook(now) {
+        match breaker.state(now) {
             // Of several who were refused at once the first has said it.
             Some(open) if !open.left.is_zero() => open.left,
-            _ => breaker.begin(now, now, why, asked, backoff, |wait| self.rng.jitter(wait)).0,
+            _ => breaker.open(now, now, why, asked, backoff, |wait| self.rng.jitter(wait)).0,
         }
     }
 

@@ -14,7 +14,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use serde::Deserialize;
 use tokio::time::Instant;
 
-use super::credentials::{Held, Login, Version, sensitive};
+use super::credentials::{Held, Login, Version};
 use super::lockout::LIMITED;
 use super::token_hosts::{self, Trust};
 use crate::labels::UpstreamKind;
@@ -27,8 +27,9 @@ use crate::upstream::UpstreamError;
 use crate::upstream::http::exchange::{Form, Outgoing, Wire};
 use crate::upstream::http::meaning::Refused;
 use crate::upstream::http::url::Url;
-use crate::upstream::limits::breaker::{Backoff, Rest, Rests};
-use crate::upstream::http::meaning::Limited;
+use crate::upstream::limits::breaker::{Backoff, Breaker, Open};
+use crate::upstream::limits::too_many_requests::{Asked, Limited};
+use crate::upstream::secret::sensitive;
 
 const TOKENS_MAX: u64 = 10_000;
 /// Different tokens that are fetched at a time: one for each question that may be out, and what their callers have left behind.
@@ -87,7 +88,7 @@ pub struct Tokens {
     wire: Arc<Wire>,
     credential: String,
     token_hosts: Vec<String>,
-    breaker: Rest,
+    breaker: Breaker,
     rng: Arc<Rng>,
     cache: Cache<TokenKey, Token>,
     fetches: Questions<TokenKey, Fetched>,
@@ -99,7 +100,7 @@ impl Tokens {
             wire: Arc::clone(wire),
             credential: credential.to_owned(),
             token_hosts: token_hosts.to_vec(),
-            breaker: Rest::default(),
+            breaker: Breaker::default(),
             rng: Arc::clone(rng),
             cache: Cache::builder().max_capacity(TOKENS_MAX).time_to_live(LIFETIME_MAX).build(),
             fetches: Questions::new(FETCHES_MAX, panics.clone()),
@@ -143,16 +144,16 @@ impl Tokens {
     /// # Errors
     /// While the token server limits the rate of this login.
     pub fn check_limit(&self) -> Result<(), UpstreamError> {
-        match self.breaker.told(Instant::now()) {
+        match self.breaker.refusal(Instant::now()) {
             Some(error @ UpstreamError::RateLimited { .. }) => Err(error),
             _ => Ok(()),
         }
     }
 
     /// Whether the token server is left alone, for who has no token yet.
-    pub fn outlook(&self, way: Option<&Way>, now: Instant) -> Option<Rests> {
+    pub fn outlook(&self, way: Option<&Way>, now: Instant) -> Option<Open> {
         let has_token = || self.cache.iter().any(|(key, token)| way == Some(&*key.way) && token.renew_at > now);
-        self.breaker.outlook(now).filter(|_| !has_token())
+        self.breaker.state(now).filter(|_| !has_token())
     }
 
     /// A new token. Its time-out begins here: nobody waits for a turn any more.
@@ -161,15 +162,18 @@ impl Tokens {
     /// When the token server gives none, or may not be asked.
     pub async fn fetch(&self, way: &Way, held: &Held) -> Fetched {
         let begun = Instant::now();
-        let was_limited = matches!(self.breaker.outlook(begun), Some(Rests { why: UpstreamError::RateLimited { .. }, .. }));
-        let _permit = self.breaker.enter(begun).map_err(|open| NoToken::Failed(open.into_error()))?;
+        let was_limited = matches!(self.breaker.state(begun), Some(Open { why: UpstreamError::RateLimited { .. }, .. }));
+        let _permit = self.breaker.enter(begun).map_err(|open| NoToken::Failed(open.why))?;
         let exchange = tokio::time::timeout(FETCH_TIMEOUT, self.exchange(way, &held.login, begun)).await;
         let silence = || NoToken::Failed(UpstreamError::TimedOut { detail: format!("no token from {}", way.realm) });
         let fetched = exchange.unwrap_or_else(|_| Err(silence()));
         match &fetched {
             // It has answered, whatever it has answered.
             Ok(_) | Err(NoToken::Refused(_) | NoToken::Failed(UpstreamError::Denied { .. })) => drop(self.breaker.succeeded(begun)),
-            Err(NoToken::Failed(error)) if error.is_outage() => {
+            Err(NoToken::Failed(error @ UpstreamError::Busy { retry_after, .. })) => {
+                self.breaker.open(begun, Instant::now(), error, Some(*retry_after), DOWN, |wait| self.rng.jitter(wait));
+            }
+            Err(NoToken::Failed(error)) if error.is_transient() => {
                 self.breaker.failed(begun, Instant::now(), error, DOWN, |wait| self.rng.jitter(wait));
             }
             // The probe found that the limit goes on; nobody is limited by scopes who has no login, or asked for none.
@@ -184,7 +188,7 @@ impl Tokens {
     /// The token server limits the rate of this login, whatever it asks for: it is left alone. Returns the error for who asked.
     pub fn limit(&self, limited: &Limited, begun: Instant) -> UpstreamError {
         let why = UpstreamError::RateLimited { retry_after: None };
-        let (wait, is_new) = self.breaker.begin(begun, Instant::now(), &why, limited.retry_after, LIMITED, |wait| self.rng.jitter(wait));
+        let (wait, is_new) = self.breaker.open(begun, Instant::now(), &why, limited.retry_after, LIMITED, |wait| self.rng.jitter(wait));
         if is_new {
             let (upstream, credential, seconds) = (self.wire.metrics.name(), &self.credential, wait.as_secs());
             tracing::warn!(upstream, credential, seconds, "the token server limits the rate; it is not asked before this time is over");
@@ -231,7 +235,7 @@ impl Tokens {
 impl Way {
     /// What the token server means by an answer that is no token.
     fn meaning(&self, login: &Login, refused: &Refused<'_>) -> NoToken {
-        if let Some(limited) = refused.limited() {
+        if let Some(limited) = refused.limited(Asked::TOKEN) {
             return NoToken::Limited(limited);
         }
         let has_login = !matches!(login, Login::Anonymous);

@@ -1,21 +1,7 @@
 //! Which token servers may see an upstream's password. Pure.
 
+use crate::oci::registries;
 use crate::upstream::http::url::Origin;
-
-/// Registries whose tokens come from another host: of the same owner or, LinuxServer's, of the registry behind it. The others
-/// that larder knows by name give out their tokens themselves.
-const KNOWN: [(&str, &str); 7] = [
-    ("registry-1.docker.io", "auth.docker.io"),
-    ("index.docker.io", "auth.docker.io"),
-    ("docker.io", "auth.docker.io"),
-    ("registry.gitlab.com", "gitlab.com"),
-    // [known] https://docker-auth.elastic.co/auth
-    ("docker.elastic.co", "docker-auth.elastic.co"),
-    // [issue getwud/wud#143] https://ghcr.io/token
-    ("lscr.io", "ghcr.io"),
-    // [known] Beside https://nvcr.io/proxy_auth.
-    ("nvcr.io", "authn.nvidia.com"),
-];
 
 /// What may be sent to a token server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,7 +18,9 @@ pub fn judge(registry: &Origin, realm: &Origin, listed: &[String]) -> Trust {
     let own = realm.host == registry.host && realm.port == registry.port;
     let is_listed = listed.iter().any(|entry| names(entry, realm));
     let in_clear = !realm.tls && (registry.tls || !(realm.host == registry.host || is_listed));
-    let known = realm.tls && realm.is_default_port() && KNOWN.contains(&(registry.host.as_str(), realm.host.as_str()));
+    let known = realm.tls
+        && realm.is_default_port()
+        && registries::find(&registry.host).is_some_and(|known| known.token_hosts.contains(&realm.host.as_str()));
     match () {
         () if in_clear => Trust::Insecure,
         () if own || is_listed || known => Trust::Credentials,

@@ -22,8 +22,8 @@ use crate::rng::Rng;
 use crate::upstream::UpstreamError;
 use crate::upstream::http::exchange::{Answer, Wire};
 use crate::upstream::http::url::Url;
-use crate::upstream::limits::breaker::Rests;
-use crate::upstream::http::meaning::Limited;
+use crate::upstream::limits::breaker::Open;
+use crate::upstream::limits::too_many_requests::Limited;
 
 const REPOSITORIES_MAX: u64 = 10_000;
 /// A token server that limits the rate now may have let larder sign in a minute ago.
@@ -79,7 +79,7 @@ impl Auth {
     }
 
     /// Whether the login is held off, and whether the token server is left alone: what keeps a question from being asked.
-    pub fn outlook(&self, repository: &RepositoryName, now: Instant) -> (Option<Rests>, Option<Rests>) {
+    pub fn outlook(&self, repository: &RepositoryName, now: Instant) -> (Option<Open>, Option<Open>) {
         (self.signer.held_off(repository, now), self.tokens.outlook(self.learned.get(repository).as_deref(), now))
     }
 
@@ -194,7 +194,9 @@ impl<'a> Attempt<'a> {
                 let scopes = scope::requested(self.repository, None, true);
                 self.bear(Arc::new(Way { realm, service, scopes })).await?;
             }
-            Ok(Door::Login) if matches!(self.login.login, Login::Basic { .. }) => self.with_basic(&self.auth.sign_in.ping().clone()).await?,
+            Ok(Door::Login) if matches!(self.login.login, Login::Basic { .. }) => {
+                self.with_basic(&self.auth.sign_in.ping().clone()).await?
+            }
             Ok(Door::Login | Door::Mute | Door::Open) => return Ok(false),
             Err(error) => {
                 tracing::debug!(%error, "the registry refused without asking for the login, and /v2/ does not say how to show it");
@@ -375,7 +377,9 @@ impl Attempt<'_> {
     /// The token server limits the rate: of these scopes, if it lets the login in without one, else of the login.
     async fn limited(&mut self, limited: &Limited, door: &Door) -> UpstreamError {
         let (auth, begun) = (self.auth, Instant::now());
-        let here = |this: &Self| UpstreamError::RateLimited { retry_after: Some(auth.signer.limited(&this.login, this.repository, limited.retry_after)) };
+        let here = |this: &Self| UpstreamError::RateLimited {
+            retry_after: Some(auth.signer.limited(&this.login, this.repository, limited.retry_after)),
+        };
         if !auth.signer.is_accepted(&self.login) && auth.signer.signed_in(&self.login, REMEMBERED).is_none() {
             let why = here(self);
             auth.signer.doubt(&self.login, self.repository, &why);

@@ -3,7 +3,7 @@
 
 use std::future::Future;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -15,20 +15,21 @@ use hyper_util::rt::TokioIo;
 use ipnet::IpNet;
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, timeout_at};
 use tokio_rustls::client::TlsStream;
 use tower_service::Service;
 
 use super::address::{self, Refusal};
+use super::network::{Network, Peer, Taken};
 use super::proxy::{self, Proxy};
-use super::seam::{Connect, Stream};
+use super::seam::Stream;
 use super::tls::Tls;
 use crate::metrics::Metrics;
 use crate::upstream::{UnavailableReason, UpstreamError};
 
-/// From the resolver's first packet to the end of the TLS handshake.
+/// From the first packet to an address to the end of the TLS handshake, whatever number of addresses it takes. The look-up before it
+/// has a time of its own: [`super::dns::ANSWER_TIMEOUT`].
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// One address of several gets this long, so that one dead address leaves time for another.
-const DIAL_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Which addresses a connection may go to.
 #[derive(Clone)]
@@ -42,7 +43,7 @@ pub enum Reach {
 /// Makes the connections of one pool.
 #[derive(Clone)]
 pub struct Connector {
-    pub connect: Arc<dyn Connect>,
+    pub network: Arc<Network>,
     pub tls: Tls,
     pub reach: Reach,
     pub proxy: Option<Arc<Proxy>>,
@@ -62,8 +63,7 @@ impl Service<Uri> for Connector {
         let connector = self.clone();
         Box::pin(async move {
             let place = Place::of(&uri, connector.proxy.as_deref());
-            let connected = tokio::time::timeout(CONNECT_TIMEOUT, connector.open(&place)).await;
-            let stream = connected.unwrap_or_else(|_| Err(place.failed(UnavailableReason::Connect, "no connection in 5 s")))?;
+            let stream = connector.open(&place).await?;
             let is_forwarded = place.proxy.is_some() && proxy::is_forwarded(&uri);
             Ok(TokioIo::new(Wired { stream, is_forwarded }))
         })
@@ -85,6 +85,11 @@ impl<'a> Place<'a> {
         Place { uri, host, port, proxy: proxy.filter(|proxy| proxy.takes(uri)) }
     }
 
+    /// Whom the connection is made to: the proxy, where there is one.
+    fn peer(&self) -> Peer<'a> {
+        self.proxy.map_or(Peer { host: self.host, port: self.port }, |proxy| Peer { host: proxy.host(), port: proxy.port() })
+    }
+
     fn failed(&self, reason: UnavailableReason, why: impl std::fmt::Display) -> UpstreamError {
         let authority = self.uri.authority().map_or("", |authority| authority.as_str());
         let way = self.proxy.map(|proxy| format!(" through {proxy}")).unwrap_or_default();
@@ -94,40 +99,40 @@ impl<'a> Place<'a> {
 
 impl Connector {
     async fn open(&self, place: &Place<'_>) -> Result<Box<dyn Stream>, UpstreamError> {
-        let stream = match place.proxy {
-            None => {
-                let addresses = self.permitted(place, self.addresses(place, place.host).await?)?;
-                self.dial(place, &addresses, place.port).await?
-            }
-            Some(proxy) => self.by_way_of(proxy, place).await?,
-        };
-        if proxy::is_forwarded(place.uri) { Ok(stream) } else { self.handshake(place, stream).await }
+        let addresses = self.permitted(place, self.addresses(place).await?)?;
+        let deadline = Instant::now() + CONNECT_TIMEOUT;
+        let (stream, taken) = self.dial(place, &addresses, deadline).await?;
+        let opened = timeout_at(deadline, self.establish(place, stream)).await;
+        let opened = opened.unwrap_or_else(|_| Err(place.failed(UnavailableReason::Connect, "no connection in 5 s")));
+        self.network.note(place.peer(), taken, opened.is_ok());
+        opened
     }
 
-    /// A connection to the proxy, which the operator named: its own address is nobody's to judge.
-    pub async fn by_way_of(&self, proxy: &Proxy, place: &Place<'_>) -> Result<Box<dyn Stream>, UpstreamError> {
-        if let Reach::Global(allowed) = &self.reach {
+    /// The tunnel and TLS, where there is to be one.
+    async fn establish(&self, place: &Place<'_>, stream: Box<dyn Stream>) -> Result<Box<dyn Stream>, UpstreamError> {
+        let stream = self.tunnelled(place, stream).await?;
+        if proxy::is_forwarded(place.uri) {
+            return Ok(stream);
+        }
+        let secured = self.secured(place, stream).await.map_err(|error| place.failed(UnavailableReason::Tls, error))?;
+        Ok(Box::new(secured))
+    }
+
+    /// The addresses to connect to: the host's, not judged yet, or the proxy's. The operator named the proxy: its own address is
+    /// nobody's to judge, but the name that it is to resolve is.
+    pub async fn addresses(&self, place: &Place<'_>) -> Result<Vec<IpAddr>, UpstreamError> {
+        if let (Some(_), Reach::Global(allowed)) = (place.proxy, &self.reach) {
             address::judge_name(place.host, allowed).map_err(|refusal| self.blocked(place, &[refusal]))?;
         }
-        let addresses = self.addresses(place, proxy.host()).await?;
-        let mut stream = self.dial(place, &addresses, proxy.port()).await?;
-        if !proxy::is_forwarded(place.uri) {
-            proxy.tunnel(place.uri, &mut stream).await.map_err(|error| place.failed(UnavailableReason::Connect, error))?;
-        }
-        Ok(stream)
+        self.network.addresses(place.peer().host).await.map_err(|error| place.failed(UnavailableReason::Dns, error))
     }
 
-    pub async fn addresses(&self, place: &Place<'_>, host: &str) -> Result<Vec<IpAddr>, UpstreamError> {
-        if let Ok(literal) = host.parse() {
-            return Ok(vec![literal]);
-        }
-        let resolved = self.connect.resolve(host).await.map_err(|error| place.failed(UnavailableReason::Dns, error))?;
-        if resolved.is_empty() { Err(place.failed(UnavailableReason::Dns, "the name has no address")) } else { Ok(resolved) }
-    }
-
-    /// The addresses that may be dialled; an error when none may.
+    /// The addresses that may be dialled: a proxy's all.
+    ///
+    /// # Errors
+    /// When none may.
     pub fn permitted(&self, place: &Place<'_>, addresses: Vec<IpAddr>) -> Result<Vec<IpAddr>, UpstreamError> {
-        let Reach::Global(allowed) = &self.reach else {
+        let (Reach::Global(allowed), None) = (&self.reach, place.proxy) else {
             return Ok(addresses);
         };
         let (mut permitted, mut refusals) = (Vec::new(), Vec::new());
@@ -155,23 +160,23 @@ impl Connector {
         place.failed(UnavailableReason::Blocked, hint)
     }
 
-    pub async fn dial(&self, place: &Place<'_>, addresses: &[IpAddr], port: u16) -> Result<Box<dyn Stream>, UpstreamError> {
-        let mut last = place.failed(UnavailableReason::Connect, "no address to connect to");
-        for (index, address) in addresses.iter().enumerate() {
-            let is_last = index + 1 == addresses.len();
-            let limit = if is_last { CONNECT_TIMEOUT } else { DIAL_TIMEOUT };
-            let dialled = tokio::time::timeout(limit, self.connect.dial(SocketAddr::new(*address, port))).await;
-            match dialled.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
-                Ok(stream) => return Ok(stream),
-                Err(error) => last = place.failed(UnavailableReason::Connect, error),
-            }
-        }
-        Err(last)
+    /// A stream to one of the addresses.
+    pub async fn dial(
+        &self,
+        place: &Place<'_>,
+        addresses: &[IpAddr],
+        deadline: Instant,
+    ) -> Result<(Box<dyn Stream>, Taken), UpstreamError> {
+        let dialled = self.network.dial(place.peer(), addresses, deadline).await;
+        dialled.map_err(|error| place.failed(UnavailableReason::Connect, error))
     }
 
-    async fn handshake(&self, place: &Place<'_>, stream: Box<dyn Stream>) -> Result<Box<dyn Stream>, UpstreamError> {
-        let secured = self.secured(place, stream).await.map_err(|error| place.failed(UnavailableReason::Tls, error))?;
-        Ok(Box::new(secured))
+    /// Through the proxy, where there is one and TLS is spoken behind it.
+    pub async fn tunnelled(&self, place: &Place<'_>, mut stream: Box<dyn Stream>) -> Result<Box<dyn Stream>, UpstreamError> {
+        if let Some(proxy) = place.proxy.filter(|_| !proxy::is_forwarded(place.uri)) {
+            proxy.tunnel(place.uri, &mut stream).await.map_err(|error| place.failed(UnavailableReason::Connect, error))?;
+        }
+        Ok(stream)
     }
 
     pub async fn secured(&self, place: &Place<'_>, stream: Box<dyn Stream>) -> io::Result<TlsStream<Box<dyn Stream>>> {

@@ -11,7 +11,6 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::seam::Stream;
 use crate::config::{BaseUrl, NoProxy, UpstreamConfig};
-use crate::upstream::auth::credentials::sensitive;
 
 /// Of a proxy's answer to CONNECT.
 const ANSWER_BYTES_MAX: usize = 16 * 1024;
@@ -132,7 +131,9 @@ fn authority(uri: &Uri) -> String {
 }
 
 fn basic(userinfo: &SecretString) -> Option<HeaderValue> {
-    sensitive(&format!("Basic {}", STANDARD.encode(userinfo.expose_secret())))
+    let mut value = HeaderValue::try_from(format!("Basic {}", STANDARD.encode(userinfo.expose_secret()))).ok()?;
+    value.set_sensitive(true);
+    Some(value)
 }
 
 /// Of `HTTP/1.1 200 Connection established`.

@@ -2,13 +2,14 @@
 
 use std::future::Future;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::pin::Pin;
 use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 
 /// A byte stream to a host.
 pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -29,15 +30,31 @@ pub trait Connect: Send + Sync {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct TcpConnect;
 
-/// A CDN's load balancer that dropped our connection silently is noticed after about a minute.
+/// An idle connection that a load balancer dropped silently is noticed after about a minute.
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(30);
 const KEEPALIVE_EVERY: Duration = Duration::from_secs(10);
+/// What the peer does not acknowledge for so long is lost, and the connection with it: reads fail with `ETIMEDOUT` (RFC 5482,
+/// tcp(7)). A NAT that restarted forgets connections without a word; four seconds are three retransmissions and more at any
+/// round-trip time of this planet.
+const USER_TIMEOUT: Duration = Duration::from_secs(4);
+/// Look-ups at a time. Each takes one of tokio's blocking threads (512) until getaddrinfo returns, for half a minute when all
+/// nameservers are dead, and disk work needs some of them.
+const LOOK_UPS_MAX: usize = 64;
+/// Of the process, as its blocking threads are.
+static LOOK_UPS: Semaphore = Semaphore::const_new(LOOK_UPS_MAX);
 
 impl Connect for TcpConnect {
     fn resolve<'a>(&'a self, host: &'a str) -> BoxFuture<'a, io::Result<Vec<IpAddr>>> {
         Box::pin(async move {
+            let turn = LOOK_UPS.acquire().await.map_err(io::Error::other)?;
+            let host = host.to_owned();
+            // The turn goes with the thread: who stops waiting does not stop getaddrinfo.
+            let look_up = move || {
+                let _turn = turn;
+                (host.as_str(), 0).to_socket_addrs().map(Iterator::collect::<Vec<SocketAddr>>)
+            };
             let mut addresses: Vec<IpAddr> = Vec::new();
-            for address in tokio::net::lookup_host((host, 0)).await? {
+            for address in tokio::task::spawn_blocking(look_up).await?? {
                 if !addresses.contains(&address.ip()) {
                     addresses.push(address.ip());
                 }
@@ -51,7 +68,9 @@ impl Connect for TcpConnect {
             let stream = TcpStream::connect(address).await?;
             stream.set_nodelay(true)?;
             let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_AFTER).with_interval(KEEPALIVE_EVERY);
-            SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
+            let socket = SockRef::from(&stream);
+            socket.set_tcp_keepalive(&keepalive)?;
+            socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
             Ok(Box::new(stream) as Box<dyn Stream>)
         })
     }

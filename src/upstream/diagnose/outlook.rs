@@ -1,4 +1,4 @@
-//! What a question would meet now: whom it would be put to, and what rests. Asks nobody, and tries no login.
+//! What a question would meet now: whom it would be put to, and which circuit breakers are open. Asks nobody, and tries no login.
 
 use std::time::Duration;
 
@@ -9,9 +9,9 @@ use crate::oci::RepositoryName;
 use crate::upstream::client::Upstream;
 use crate::upstream::endpoint::Endpoint;
 use crate::upstream::http::url::Url;
-use crate::upstream::limits::breaker::Rests;
+use crate::upstream::limits::breaker::Open;
 use crate::upstream::limits::pull_limit::Budget;
-use crate::upstream::request::{RESTED_MAX, worse};
+use crate::upstream::request::{OPEN_WAIT_MAX, worse};
 use crate::upstream::{UnavailableReason, UpstreamError};
 
 /// An upstream's hosts, in the order in which they are tried.
@@ -23,7 +23,8 @@ pub struct Outlook {
 #[derive(Clone, Debug)]
 pub struct HostOutlook {
     pub url: String,
-    pub rests: Option<Rests>,
+    /// Its circuit breaker, where that is open.
+    pub open: Option<Open>,
     /// Those that are for the repository, in the order in which they are tried.
     pub accounts: Vec<AccountOutlook>,
 }
@@ -36,10 +37,12 @@ pub struct AccountOutlook {
     /// What upstream last said of its pull limit.
     pub budget: Option<Budget>,
     /// At its pull limit: no manifest is asked for.
-    pub limit: Option<Rests>,
+    pub limit: Option<Open>,
+    /// At a limit of lists: none is asked for.
+    pub lists: Option<Open>,
     /// Its login was refused.
-    pub login: Option<Rests>,
-    pub token_server: Option<Rests>,
+    pub login: Option<Open>,
+    pub token_server: Option<Open>,
 }
 
 impl Upstream {
@@ -51,11 +54,12 @@ impl Upstream {
             let account = |account: &&crate::upstream::account::Account| {
                 let (login, token_server) = account.auth.outlook(repository, now);
                 let credential = account.name().to_owned();
-                AccountOutlook { credential, budget: account.budget(), limit: account.limit.outlook(now), login, token_server }
+                let (limit, lists) = (account.pulls.state(now), account.lists.state(now));
+                AccountOutlook { credential, budget: account.budget(), limit, lists, login, token_server }
             };
             HostOutlook {
                 url: Url::new(endpoint.wire.origin.clone(), endpoint.path.clone()).to_string(),
-                rests: endpoint.wire.health.outlook(now),
+                open: endpoint.wire.host.state(now),
                 accounts: accounts.iter().map(account).collect(),
             }
         };
@@ -65,21 +69,25 @@ impl Upstream {
 
 impl AccountOutlook {
     /// What keeps a question from being asked with it.
-    fn rests(&self, kind: UpstreamKind) -> Option<&Rests> {
-        // Blobs are under no pull limit.
-        let limit = self.limit.as_ref().filter(|_| kind != UpstreamKind::Blob);
-        limit.or(self.login.as_ref()).or(self.token_server.as_ref()).filter(|rests| !rests.is_over())
+    fn open(&self, kind: UpstreamKind) -> Option<&Open> {
+        let limit = match kind {
+            UpstreamKind::Manifest => self.limit.as_ref(),
+            UpstreamKind::Listing => self.lists.as_ref(),
+            // Under no limit of a credential's.
+            UpstreamKind::Blob | UpstreamKind::Token => None,
+        };
+        limit.or(self.login.as_ref()).or(self.token_server.as_ref()).filter(|open| !open.is_over())
     }
 }
 
-impl Rests {
+impl Open {
     fn is_over(&self) -> bool {
         self.left.is_zero()
     }
 
     /// What is over in a moment is waited for.
     fn is_waited_for(&self) -> bool {
-        self.is_probed || self.left <= RESTED_MAX
+        self.is_probed || self.left <= OPEN_WAIT_MAX
     }
 }
 
@@ -92,13 +100,13 @@ impl Outlook {
         let (mut last, mut soonest): (_, Option<(Duration, usize, usize)>) = (None, None);
         for (at, host) in self.hosts.iter().enumerate() {
             for (place, account) in host.accounts.iter().enumerate() {
-                let rests = host.rests.as_ref().filter(|rests| !rests.is_over()).or_else(|| account.rests(kind));
-                let Some(rests) = rests else { return Ok((at, place)) };
-                if rests.is_waited_for() && soonest.is_none_or(|(left, ..)| rests.left < left) {
-                    soonest = Some((rests.left, at, place));
+                let open = host.open.as_ref().filter(|open| !open.is_over()).or_else(|| account.open(kind));
+                let Some(open) = open else { return Ok((at, place)) };
+                if open.is_waited_for() && soonest.is_none_or(|(left, ..)| open.left < left) {
+                    soonest = Some((open.left, at, place));
                 }
-                let ends_host = rests.why.is_outage();
-                last = Some(worse(last, rests.why.clone()));
+                let ends_host = open.why.is_outage();
+                last = Some(worse(last, open.why.clone()));
                 if ends_host {
                     break;
                 }
@@ -108,11 +116,11 @@ impl Outlook {
         soonest.map(|(_, at, place)| (at, place)).ok_or_else(|| last.unwrap_or_else(nobody))
     }
 
-    /// The shortest time until somebody may be asked again, of what rests.
-    pub fn rests_for(&self, kind: UpstreamKind) -> Option<Duration> {
+    /// The shortest time until somebody may be asked again; `None` while somebody may be.
+    pub fn open_for(&self, kind: UpstreamKind) -> Option<Duration> {
         let of_host = |host: &HostOutlook| {
-            let accounts = host.accounts.iter().map(|account| account.rests(kind).map_or(Duration::ZERO, |rests| rests.left)).min();
-            accounts.unwrap_or_default().max(host.rests.as_ref().map_or(Duration::ZERO, |rests| rests.left))
+            let accounts = host.accounts.iter().map(|account| account.open(kind).map_or(Duration::ZERO, |open| open.left)).min();
+            accounts.unwrap_or_default().max(host.open.as_ref().map_or(Duration::ZERO, |open| open.left))
         };
         self.hosts.iter().map(of_host).min().filter(|left| !left.is_zero())
     }
@@ -122,8 +130,8 @@ impl Outlook {
 mod tests {
     use super::*;
 
-    fn rests(why: UpstreamError, seconds: u64) -> Option<Rests> {
-        Some(Rests { why, left: Duration::from_secs(seconds), is_probed: false })
+    fn open(why: UpstreamError, seconds: u64) -> Option<Open> {
+        Some(Open { why, left: Duration::from_secs(seconds), is_probed: false })
     }
 
     fn down() -> UpstreamError {
@@ -134,36 +142,36 @@ mod tests {
         UpstreamError::RateLimited { retry_after: Some(Duration::from_secs(60)) }
     }
 
-    fn outlook(hosts: [(Option<Rests>, [Option<Rests>; 2]); 2]) -> Outlook {
-        let account = |limit| AccountOutlook { credential: "a".into(), budget: None, limit, login: None, token_server: None };
-        let host = |(rests, limits): (Option<Rests>, [Option<Rests>; 2])| HostOutlook {
+    fn outlook(hosts: [(Option<Open>, [Option<Open>; 2]); 2]) -> Outlook {
+        let account = |limit| AccountOutlook { credential: "a".into(), budget: None, limit, lists: None, login: None, token_server: None };
+        let host = |(open, limits): (Option<Open>, [Option<Open>; 2])| HostOutlook {
             url: String::new(),
-            rests,
+            open,
             accounts: limits.map(account).into(),
         };
         Outlook { hosts: hosts.map(host).into() }
     }
 
     #[test]
-    fn the_first_that_does_not_rest_is_asked() {
+    fn the_first_whose_breakers_are_closed_is_asked() {
         use UpstreamKind::{Blob, Manifest};
-        let limit = || rests(limited(), 60);
+        let limit = || open(limited(), 60);
         assert_eq!(outlook([(None, [None, None]), (None, [None, None])]).asked(Manifest), Ok((0, 0)));
         let one = outlook([(None, [limit(), None]), (None, [None, None])]);
-        assert_eq!((one.asked(Manifest), one.asked(Blob), one.rests_for(Manifest)), (Ok((0, 1)), Ok((0, 0)), None));
-        assert_eq!(outlook([(rests(down(), 5), [None, None]), (None, [limit(), None])]).asked(Manifest), Ok((1, 1)));
-        let all = outlook([(rests(down(), 5), [None, None]), (None, [limit(), limit()])]);
+        assert_eq!((one.asked(Manifest), one.asked(Blob), one.open_for(Manifest)), (Ok((0, 1)), Ok((0, 0)), None));
+        assert_eq!(outlook([(open(down(), 5), [None, None]), (None, [limit(), None])]).asked(Manifest), Ok((1, 1)));
+        let all = outlook([(open(down(), 5), [None, None]), (None, [limit(), limit()])]);
         assert_eq!((all.asked(Manifest), all.asked(Blob)), (Err(limited()), Ok((1, 0))), "a limit tells when to come back");
-        assert_eq!(all.rests_for(Manifest), Some(Duration::from_secs(5)));
+        assert_eq!(all.open_for(Manifest), Some(Duration::from_secs(5)));
     }
 
     #[test]
     fn what_is_over_soon_is_waited_for_and_what_is_over_finds_out() {
-        let soon = outlook([(rests(down(), 1), [None, None]), (rests(down(), 0), [None, None])]);
+        let soon = outlook([(open(down(), 1), [None, None]), (open(down(), 0), [None, None])]);
         assert_eq!(soon.asked(UpstreamKind::Manifest), Ok((1, 0)));
-        let soon = outlook([(rests(down(), 60), [None, None]), (rests(down(), 1), [None, None])]);
+        let soon = outlook([(open(down(), 60), [None, None]), (open(down(), 1), [None, None])]);
         assert_eq!(soon.asked(UpstreamKind::Manifest), Ok((1, 0)));
-        let long = outlook([(rests(down(), 60), [None, None]), (rests(down(), 2), [None, None])]);
+        let long = outlook([(open(down(), 60), [None, None]), (open(down(), 2), [None, None])]);
         assert_eq!(long.asked(UpstreamKind::Manifest), Err(down()));
     }
 }

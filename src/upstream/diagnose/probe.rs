@@ -9,7 +9,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::survey::Survey;
 use crate::labels::UpstreamKind;
-use crate::oci::RepositoryName;
+use crate::oci::{RepositoryName, registries};
 use crate::upstream::account::{Account, Scope};
 use crate::upstream::auth::sign_in::{bearer, challenges};
 use crate::upstream::auth::token_hosts::{self, Trust};
@@ -23,9 +23,6 @@ use crate::upstream::limits::pull_limit::Budget;
 use crate::upstream::request::{CHALLENGES_MAX, Question, share};
 use crate::upstream::{UnavailableReason, UpstreamError};
 
-/// Docker Hub tells anybody here what is left, and counts nothing for a HEAD.
-const DOCKER_HUB_HOST: &str = "registry-1.docker.io";
-const DOCKER_HUB_PREVIEW: &str = "ratelimitpreview/test";
 /// Stands for a repository where only a login is asked for. It is not sent.
 const ANY_REPOSITORY: &str = "any";
 
@@ -114,7 +111,7 @@ impl Probe<'_> {
     async fn report(&self, refused: &HashSet<String>) -> Report {
         let wire = &self.endpoint.wire;
         let url = Url::new(wire.origin.clone(), self.endpoint.path.clone()).to_string();
-        let connection = wire.survey(&wire.origin, self.deadline).await;
+        let connection = wire.connector(&wire.origin).survey(&wire.origin, self.deadline).await;
         let mut report = Report { url, connection, ping: None, redirect: None, token_server: None, tried: Vec::new() };
         if report.connection.fault.is_some() {
             return report;
@@ -146,7 +143,8 @@ impl Probe<'_> {
     async fn ping(&self, report: &mut Report) -> Result<Ping, UpstreamError> {
         let answer = self.within(self.endpoint.wire.ask_here(&self.question(None))).await?;
         if let Some(target) = answer.location()? {
-            report.redirect = Some((target.origin.to_string(), self.endpoint.wire.survey(&target.origin, self.deadline).await));
+            report.redirect =
+                Some((target.origin.to_string(), self.endpoint.wire.connector(&target.origin).survey(&target.origin, self.deadline).await));
             answer.discard();
             return Ok(Ping::Redirected);
         }
@@ -175,16 +173,20 @@ impl Probe<'_> {
             .origin;
         let wire = &self.endpoint.wire;
         let trust = token_hosts::judge(&wire.origin, &realm, &self.upstream.token_hosts);
-        let connection =
-            if realm == wire.origin || trust == Trust::Insecure { None } else { Some(wire.survey(&realm, self.deadline).await) };
+        let connection = if realm == wire.origin || trust == Trust::Insecure {
+            None
+        } else {
+            Some(wire.connector(&realm).survey(&realm, self.deadline).await)
+        };
         let host = if realm.is_default_port() { realm.host } else { format!("{}:{}", realm.host, realm.port) };
         report.token_server = Some(TokenServer { host, trust, connection });
         Ok(Ping::Token)
     }
 
     async fn verdict(&self, account: &Account, scope: Option<&Scope>, ping: Ping) -> Result<Verdict, UpstreamError> {
-        if self.endpoint.wire.origin.host == DOCKER_HUB_HOST {
-            return self.within(self.preview(account, scope)).await;
+        let registry = registries::find(&self.endpoint.wire.origin.host);
+        if let Some(repository) = registry.and_then(|registry| registry.pull_limit_preview) {
+            return self.within(self.preview(repository, account, scope)).await;
         }
         match (scope, ping) {
             (Some(scope), _) => self.within(self.sign_in(account, scope, ping)).await,
@@ -195,9 +197,9 @@ impl Probe<'_> {
         }
     }
 
-    /// Docker Hub's own way to learn what is left.
-    async fn preview(&self, account: &Account, scope: Option<&Scope>) -> Result<Verdict, UpstreamError> {
-        let repository = name(DOCKER_HUB_PREVIEW)?;
+    /// The registry's own way to learn what is left.
+    async fn preview(&self, repository: &str, account: &Account, scope: Option<&Scope>) -> Result<Verdict, UpstreamError> {
+        let repository = name(repository)?;
         if scope.is_some() && account.auth.sign_in(&repository).await?.is_anonymous() {
             return Ok(Verdict::NoLogin);
         }
@@ -208,6 +210,7 @@ impl Probe<'_> {
             path: format!("{repository}/manifests/latest"),
             accept: Some(MANIFEST_ACCEPT),
             range: None,
+            is_download: false,
         };
         let asked = self.upstream.asker.ask_as(self.endpoint, account, &question, &Call::until(self.deadline)).await;
         match asked.map_err(Failure::into_error) {
@@ -233,7 +236,7 @@ impl Probe<'_> {
             let answer = self.endpoint.wire.ask(&self.question(auth.authorization())).await?;
             match answer.status() {
                 status if status.is_success() => {
-                    account.budgeted(Budget::read(|name| answer.header(name)));
+                    account.remember(Budget::read(|name| answer.header(name)));
                     answer.discard();
                     if auth.authorization().is_none() {
                         return Ok(Verdict::NotAsked);

@@ -9,6 +9,7 @@ use tokio::time::{Instant, timeout_at};
 use super::certificate::Certificate;
 use crate::upstream::connect::address::{self, Refusal};
 use crate::upstream::connect::connector::{CONNECT_TIMEOUT, Connector, Place, Reach};
+use crate::upstream::connect::seam::Stream;
 use crate::upstream::http::url::{Origin, Url};
 use crate::upstream::{UnavailableReason, UpstreamError};
 
@@ -51,7 +52,7 @@ pub enum FaultKind {
 }
 
 impl Connector {
-    /// Ends before `deadline`, and no later than any connection.
+    /// Ends before `deadline`.
     pub async fn survey(&self, origin: &Origin, deadline: Instant) -> Survey {
         let mut survey = Survey::default();
         let uri = match Url::new(origin.clone(), "/".into()).uri() {
@@ -63,26 +64,30 @@ impl Connector {
         };
         let place = Place::of(&uri, self.proxy.as_deref());
         survey.proxy = place.proxy.map(|proxy| proxy.url().to_string());
-        let silence =
-            || Err(Fault { kind: FaultKind::Connect, detail: format!("{origin}: no connection in {} s", CONNECT_TIMEOUT.as_secs()) });
-        let walked = timeout_at(deadline.min(Instant::now() + CONNECT_TIMEOUT), self.walk(&place, origin.tls, &mut survey)).await;
+        let silence = || Err(Fault { kind: FaultKind::Connect, detail: format!("{origin}: no connection before the deadline") });
+        let walked = timeout_at(deadline, self.walk(&place, origin.tls, &mut survey)).await;
         survey.fault = walked.unwrap_or_else(|_| silence()).err();
         survey
     }
 
     async fn walk(&self, place: &Place<'_>, tls: bool, survey: &mut Survey) -> Result<(), Fault> {
-        let stream = match place.proxy {
-            Some(proxy) => self.by_way_of(proxy, place).await?,
-            None => {
-                survey.addresses = self.addresses(place, place.host).await?;
-                if let Reach::Global(allowed) = &self.reach {
-                    let is_private = |address: &&IpAddr| address::judge(**address, allowed) == Err(Refusal::Private);
-                    survey.openable = survey.addresses.iter().filter(is_private).copied().collect();
-                }
-                let permitted = self.permitted(place, survey.addresses.clone())?;
-                self.dial(place, &permitted, place.port).await?
+        let addresses = self.addresses(place).await?;
+        if place.proxy.is_none() {
+            survey.addresses.clone_from(&addresses);
+            if let Reach::Global(allowed) = &self.reach {
+                let is_private = |address: &&IpAddr| address::judge(**address, allowed) == Err(Refusal::Private);
+                survey.openable = addresses.iter().filter(is_private).copied().collect();
             }
-        };
+        }
+        let permitted = self.permitted(place, addresses)?;
+        let deadline = Instant::now() + CONNECT_TIMEOUT;
+        let (stream, _) = self.dial(place, &permitted, deadline).await?;
+        let silence = || Err(Fault { kind: FaultKind::Connect, detail: format!("{}: no connection in 5 s", place.host) });
+        timeout_at(deadline, self.establish_and_look(place, tls, stream, survey)).await.unwrap_or_else(|_| silence())
+    }
+
+    async fn establish_and_look(&self, place: &Place<'_>, tls: bool, stream: Box<dyn Stream>, survey: &mut Survey) -> Result<(), Fault> {
+        let stream = self.tunnelled(place, stream).await?;
         if tls {
             let secured = self.secured(place, stream).await.map_err(|error| of_tls(&error))?;
             let (_, session) = secured.get_ref();

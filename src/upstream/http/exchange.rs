@@ -3,17 +3,16 @@
 
 use std::error::Error as _;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, RANGE, USER_AGENT};
+use http::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, RANGE, USER_AGENT};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
-use super::meaning::{Refused, retry_after};
+use super::meaning::Refused;
 use super::pool::Pool;
 use super::url::{Origin, Url};
 use crate::clock::{Clock, Timestamp};
@@ -24,31 +23,29 @@ use crate::oci::KIB;
 use crate::rng::Rng;
 use crate::upstream::call::Exchange;
 use crate::upstream::connect::connector::{Connector, Reach};
+use crate::upstream::connect::network::Network;
 use crate::upstream::connect::proxy::Proxy;
-use crate::upstream::connect::seam::Connect;
 use crate::upstream::connect::tls::{self, SetupError};
-use crate::upstream::diagnose::survey::Survey;
-use crate::upstream::limits::breaker::{Backoff, Rest};
+use crate::upstream::limits::breaker::Breaker;
+use crate::upstream::limits::host_breaker::{HostBreaker, busy_wait};
+use crate::upstream::limits::questions::Place;
+use crate::upstream::limits::redirect_targets::RedirectTargets;
+use crate::upstream::limits::too_many_requests::retry_after;
 use crate::upstream::{UnavailableReason, UpstreamError};
 
 const HEADERS_TIMEOUT: Duration = Duration::from_secs(20);
-const REDIRECTS_MAX: usize = 5;
 /// Of an answer that is not content.
 const ERROR_BODY_BYTES_MAX: usize = 64 * KIB as usize;
 const ERROR_BODY_TIMEOUT: Duration = Duration::from_secs(5);
-/// The first rest of a host that is down, and the longest.
-const DOWN: Backoff = Backoff { first: Duration::from_millis(500), max: Duration::from_secs(15) };
-const SILENCE_MIN: Duration = Duration::from_secs(4);
 const AGENT: &str = concat!("larder/", env!("CARGO_PKG_VERSION"));
 
 /// The way to one upstream and to where it points.
 pub struct Wire {
     pub origin: Origin,
     pub metrics: Arc<UpstreamMetrics>,
-    /// Whether the host is to be left alone, being down or at its limit.
-    pub health: Rest,
-    is_resting: AtomicBool,
-    rng: Arc<Rng>,
+    /// Whether the upstream's own host is asked.
+    pub host: HostBreaker,
+    redirect_targets: RedirectTargets,
     own: Pool,
     elsewhere: Pool,
 }
@@ -76,14 +73,17 @@ pub struct Answer {
     pub response: Response<Incoming>,
     pub url: Url,
     pub redirected: bool,
-    deadline: Instant,
+    pub(super) deadline: Instant,
+    /// Until its body is read, or it is dropped, its question counts as under way.
+    #[expect(dead_code, reason = "holding it is all it is for")]
+    pub(super) place: Option<Place>,
 }
 
 impl Wire {
     pub fn new(
         config: &UpstreamConfig,
         url: &BaseUrl,
-        connect: Arc<dyn Connect>,
+        network: &Arc<Network>,
         metrics: &Arc<Metrics>,
         rng: Arc<Rng>,
     ) -> Result<Wire, SetupError> {
@@ -91,56 +91,49 @@ impl Wire {
         let proxy = Proxy::of(config).map(Arc::new);
         let allowed = config.allow_private_addresses.as_slice().into();
         let pool = |tls, reach| {
-            let (connect, proxy, metrics) = (Arc::clone(&connect), proxy.clone(), Arc::clone(metrics));
-            Pool::new(Connector { connect, tls, reach, proxy, metrics })
+            let (network, proxy, metrics) = (Arc::clone(network), proxy.clone(), Arc::clone(metrics));
+            Pool::new(Connector { network, tls, reach, proxy, metrics })
         };
+        let (origin, own_metrics) = (Origin::from(url), Arc::clone(metrics.upstream(&config.name)));
         Ok(Wire {
-            origin: Origin::from(url),
-            metrics: Arc::clone(metrics.upstream(&config.name)),
-            health: Rest::default(),
-            is_resting: AtomicBool::new(false),
-            rng,
+            host: HostBreaker::new(origin.host.clone(), origin.to_string(), Arc::clone(&own_metrics), Arc::clone(&rng)),
+            redirect_targets: RedirectTargets::new(config.name.as_str().into(), rng),
+            origin,
+            metrics: own_metrics,
             own: pool(own, Reach::Anywhere),
             elsewhere: pool(elsewhere, Reach::Global(allowed)),
         })
-    }
-
-    /// Asks, and follows redirects to the answer that is none.
-    pub async fn ask(&self, outgoing: &Outgoing<'_>) -> Result<Answer, UpstreamError> {
-        let mut visited = vec![outgoing.url.clone()];
-        loop {
-            let url = visited.last().unwrap_or(&outgoing.url).clone();
-            let response = self.send(outgoing, &url).await?;
-            let answer = Answer { response, url, redirected: visited.len() > 1, deadline: outgoing.deadline };
-            // A form holds a secret and goes nowhere but where it was meant for.
-            let Some(next) = answer.location()?.filter(|_| outgoing.form.is_none()) else {
-                return Ok(answer);
-            };
-            if visited.len() > REDIRECTS_MAX || visited.contains(&next) {
-                return Err(UpstreamError::Corrupt { detail: format!("redirects without end, the last to {next}") });
-            }
-            answer.discard();
-            visited.push(next);
-        }
     }
 
     /// Asks, and follows nothing.
     pub async fn ask_here(&self, outgoing: &Outgoing<'_>) -> Result<Answer, UpstreamError> {
         let url = outgoing.url.clone();
         let response = self.send(outgoing, &url).await?;
-        Ok(Answer { response, url, redirected: false, deadline: outgoing.deadline })
+        Ok(Answer { response, url, redirected: false, deadline: outgoing.deadline, place: None })
     }
 
-    /// Connects to a host as a question would, and tells what it met.
-    pub async fn survey(&self, origin: &Origin, deadline: Instant) -> Survey {
+    /// What connects to a host when it is asked.
+    pub fn connector(&self, origin: &Origin) -> &Connector {
         let pool = if *origin == self.origin { &self.own } else { &self.elsewhere };
-        pool.connector.survey(origin, deadline).await
+        &pool.connector
     }
 
-    async fn send(&self, outgoing: &Outgoing<'_>, url: &Url) -> Result<Response<Incoming>, UpstreamError> {
+    /// The breaker of a host that a question is redirected to. A token server's limit is not a host's but a credential's.
+    fn redirect_target(&self, kind: UpstreamKind, url: &Url) -> Option<(String, Arc<Breaker>)> {
+        if url.origin == self.origin || kind == UpstreamKind::Token {
+            return None;
+        }
+        let origin = url.origin.to_string();
+        let breaker = self.redirect_targets.breaker(&origin);
+        Some((origin, breaker))
+    }
+
+    pub(super) async fn send(&self, outgoing: &Outgoing<'_>, url: &Url) -> Result<Response<Incoming>, UpstreamError> {
         let request = outgoing.request(url)?;
         let pool = if url.origin == self.origin { &self.own } else { &self.elsewhere };
         let begun = Instant::now();
+        let target = self.redirect_target(outgoing.kind, url);
+        let _permit = target.as_ref().map(|(_, breaker)| breaker.enter(begun).map_err(|open| open.why)).transpose()?;
         let deadline = outgoing.deadline.min(begun + HEADERS_TIMEOUT);
         let result = match tokio::time::timeout_at(deadline, pool.request(request)).await {
             Ok(result) => result.map_err(|error| meaning(&error, url)).and_then(|response| pool.heard(response, url)),
@@ -152,65 +145,16 @@ impl Wire {
             exchange.asked(status, begun.elapsed());
         }
         if url.origin == self.origin {
-            self.tell(outgoing.kind, begun, &result);
+            self.host.observe(outgoing.kind, begun, result.as_ref().map(|response| (response.status(), response.headers())));
         }
         if status.is_some_and(|status| status < 400) {
             let Timestamp(millis) = Clock::System.now();
             self.metrics.last_success.set(i64::try_from(millis / 1000).unwrap_or(i64::MAX));
         }
+        if let (Some((origin, _)), Ok(response)) = (&target, &result) {
+            self.redirect_targets.observe(origin, begun, response.status(), response.headers())?;
+        }
         result
-    }
-}
-
-/// Whether this host is well.
-impl Wire {
-    /// Draws the conclusion from one question to the upstream's own host.
-    fn tell(&self, kind: UpstreamKind, begun: Instant, result: &Result<Response<Incoming>, UpstreamError>) {
-        let now = Instant::now();
-        let fault = match result {
-            Ok(response) => match response.status().as_u16() {
-                // A limit is judged by whoever reads the answer; one bad image is no outage.
-                429 | 500 => return,
-                // A token is not yet the answer of whoever probes for one.
-                _ if kind == UpstreamKind::Token && response.status().as_u16() < 500 => return,
-                502..=504 => broken(format!("{} answered {}", self.origin, response.status().as_u16())),
-                _ => {
-                    if self.health.succeeded(begun) {
-                        tracing::info!(upstream = self.metrics.name(), host = self.origin.host, "upstream answers again");
-                    }
-                    return self.resting(false);
-                }
-            },
-            // Somebody else's deadline, soon after the question was asked, says nothing.
-            Err(UpstreamError::TimedOut { .. }) if now - begun < SILENCE_MIN => return,
-            Err(error) if error.is_transient() => error.clone(),
-            Err(_) => return,
-        };
-        if self.health.failed(begun, now, &fault, DOWN, |rest| self.rng.jitter(rest)) {
-            tracing::warn!(upstream = self.metrics.name(), host = self.origin.host, why = %fault, "upstream is down; it is left alone but for probes");
-            self.resting(true);
-        }
-    }
-
-    /// The host has had enough questions. Returns how long it is to rest, and whether that is news.
-    pub fn limited(
-        &self,
-        begun: Instant,
-        now: Instant,
-        why: &UpstreamError,
-        asked: Option<Duration>,
-        backoff: Backoff,
-        jitter: impl Fn(Duration) -> Duration,
-    ) -> (Duration, bool) {
-        let rest = self.health.begin(begun, now, why, asked, backoff, jitter);
-        self.resting(true);
-        rest
-    }
-
-    fn resting(&self, resting: bool) {
-        if self.is_resting.swap(resting, Ordering::Relaxed) != resting {
-            self.metrics.circuit_open.add(if resting { 1 } else { -1 });
-        }
     }
 }
 
@@ -243,6 +187,11 @@ impl Outgoing<'_> {
 }
 
 impl Answer {
+    /// The same, that keeps its question's place.
+    pub fn holding(self, place: Option<Place>) -> Answer {
+        Answer { place, ..self }
+    }
+
     pub fn status(&self) -> StatusCode {
         self.response.status()
     }
@@ -254,20 +203,6 @@ impl Answer {
     /// A header's text, where it is text.
     pub fn header(&self, name: impl http::header::AsHeaderName) -> Option<&str> {
         self.headers().get(name).and_then(|value| value.to_str().ok())
-    }
-
-    /// Where a redirect leads.
-    pub fn location(&self) -> Result<Option<Url>, UpstreamError> {
-        if !matches!(self.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
-            return Ok(None);
-        }
-        let corrupt = |why: &str| UpstreamError::Corrupt { detail: format!("{} redirects {why}", self.url) };
-        let location = self.header(LOCATION).ok_or_else(|| corrupt("to nowhere"))?;
-        let next = self.url.join(location).map_err(|error| corrupt(&format!("to {error}")))?;
-        if self.url.origin.tls && !next.origin.tls {
-            return Err(corrupt("from https to http"));
-        }
-        Ok(Some(next))
     }
 
     /// Reads a body that nobody needs, so that the connection can be used again. Aside, as some announce a length they never send.
@@ -302,13 +237,11 @@ impl Answer {
     /// Reads an answer that is no success, and hands it to `judge`.
     pub async fn refused<T>(self, judge: impl FnOnce(&Refused<'_>) -> T) -> T {
         let status = self.status().as_u16();
-        let retry_after = self.header(http::header::RETRY_AFTER).and_then(|value| {
-            let Timestamp(millis) = Clock::System.now();
-            retry_after(value, std::time::UNIX_EPOCH + Duration::from_millis(millis))
-        });
+        let now = Clock::System.now();
+        let (retry_after, busy_wait) = (retry_after(self.headers(), now), busy_wait(self.status(), self.headers(), now));
         let from = self.url.to_string();
         let body = self.beginning().await;
-        judge(&Refused { status, retry_after, body: &body, from: &from })
+        judge(&Refused { status, retry_after, busy_wait, body: &body, from: &from })
     }
 }
 

@@ -1,14 +1,15 @@
 //! What an answer's status means, and when to ask again. Pure: statuses, bodies and times are arguments.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
+use crate::oci::first_error_code;
+use crate::upstream::limits::breaker::Open;
+use crate::upstream::limits::too_many_requests::{Asked, Limited, is_limit};
 use crate::upstream::{UnavailableReason, UpstreamError};
 
 /// Requests that one question may cost, challenges and redirects aside.
 pub const ATTEMPTS_MAX: u32 = 3;
 const BACKOFF_FIRST: Duration = Duration::from_millis(250);
-/// A `Retry-After` beyond this is a mistake or malice; the upstream would be lost for days.
-const RETRY_AFTER_MAX: Duration = Duration::from_hours(1);
 
 /// Why an attempt gave no answer, and whether another may.
 #[derive(Debug, PartialEq, Eq)]
@@ -17,28 +18,12 @@ pub enum Failure {
     Plain(UpstreamError),
     /// The place that the registry redirected to refuses: its link may have expired, so a fresh one is asked for, once.
     Location(UpstreamError),
-    /// Nobody was asked, as what was to be asked rests for so long yet.
-    Rests(UpstreamError, Duration),
-    /// Asked too often: something is to rest.
+    /// Nobody was asked: a circuit breaker is open, and it makes no sense to ask again sooner than this.
+    NotAsked(UpstreamError, Duration),
+    /// Asked too often: a breaker is to be opened.
     Limited(Limited),
     /// HEAD is not done here, or a link was signed for GET alone: a GET may tell.
     Head(UpstreamError),
-}
-
-/// 429 in any of its shapes, and what it is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limited {
-    pub of: LimitOf,
-    pub retry_after: Option<Duration>,
-}
-
-/// What has been asked too often.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LimitOf {
-    /// Manifests, with this credential: Docker Hub's pull limit, in the registry's own JSON.
-    Pulls,
-    /// Anything, by anybody here: what a proxy in front of the registry says, in HTML, plain text or nothing.
-    Host,
 }
 
 impl From<UpstreamError> for Failure {
@@ -47,10 +32,17 @@ impl From<UpstreamError> for Failure {
     }
 }
 
+impl From<Open> for Failure {
+    fn from(open: Open) -> Failure {
+        let wait = open.ask_again_in();
+        Failure::NotAsked(open.why, wait)
+    }
+}
+
 impl Failure {
     pub fn into_error(self) -> UpstreamError {
         match self {
-            Failure::Plain(error) | Failure::Location(error) | Failure::Head(error) | Failure::Rests(error, _) => error,
+            Failure::Plain(error) | Failure::Location(error) | Failure::Head(error) | Failure::NotAsked(error, _) => error,
             Failure::Limited(limited) => UpstreamError::RateLimited { retry_after: limited.retry_after },
         }
     }
@@ -61,20 +53,12 @@ pub fn backoff(attempt: u32) -> Duration {
     BACKOFF_FIRST * 2u32.saturating_pow(attempt.saturating_sub(1).min(4))
 }
 
-/// The wait that `Retry-After` asks for: seconds or an HTTP date. What is past or unreadable asks for nothing.
-pub fn retry_after(value: &str, now: SystemTime) -> Option<Duration> {
-    let value = value.trim();
-    let wait = match value.parse() {
-        Ok(seconds) => Duration::from_secs(seconds),
-        Err(_) => httpdate::parse_http_date(value).ok()?.duration_since(now).ok()?,
-    };
-    (!wait.is_zero()).then(|| wait.min(RETRY_AFTER_MAX))
-}
-
-/// An answer that is not a success: its status, what its `Retry-After` asks for, the beginning of its body, and from where it came.
+/// An answer that is not a success: its status, what its `Retry-After` asks for, the beginning of its body, and where it came from.
 pub struct Refused<'a> {
     pub status: u16,
     pub retry_after: Option<Duration>,
+    /// How long a host that answers so is not asked, where it is a 503 that names a time.
+    pub busy_wait: Option<Duration>,
     pub body: &'a [u8],
     pub from: &'a str,
 }
@@ -85,25 +69,19 @@ impl Refused<'_> {
         let detail = self.detail();
         match self.status {
             404 => UpstreamError::NotFound,
-            429 => self.rate_limited(),
-            // Distribution as a proxy turns its own upstream's 429 into this.
-            500 if self.mentions_rate_limit() => self.rate_limited(),
+            status if is_limit(status, self.body) => UpstreamError::RateLimited { retry_after: self.retry_after },
             401 | 403 | 407 | 412 | 451 => UpstreamError::Denied { detail },
-            408 | 425 | 500..=599 => UpstreamError::Unavailable { reason: UnavailableReason::Status, detail },
+            408 | 425 | 500..=599 => match self.busy_wait {
+                Some(retry_after) => UpstreamError::Busy { retry_after, detail },
+                None => UpstreamError::Unavailable { reason: UnavailableReason::Status, detail },
+            },
             _ => UpstreamError::Corrupt { detail },
         }
     }
 
-    /// Whether it is a limit of the rate, and of what.
-    pub fn limited(&self) -> Option<Limited> {
-        let of = match self.status {
-            429 if error_code(self.body).as_deref() == Some("TOOMANYREQUESTS") => LimitOf::Pulls,
-            // Distribution as a proxy turns its own upstream's 429 into this.
-            500 if self.mentions_rate_limit() => LimitOf::Pulls,
-            429 => LimitOf::Host,
-            _ => return None,
-        };
-        Some(Limited { of, retry_after: self.retry_after })
+    /// The limit that it is about, if any.
+    pub fn limited(&self, asked: Asked) -> Option<Limited> {
+        asked.limit(self.status, self.body).map(|of| Limited { of, retry_after: self.retry_after })
     }
 
     /// What it means when a redirect led to it and the registry itself was willing: nothing about the content, as its link may be stale.
@@ -140,36 +118,18 @@ impl Refused<'_> {
         }
     }
 
-    fn rate_limited(&self) -> UpstreamError {
-        UpstreamError::RateLimited { retry_after: self.retry_after }
-    }
-
-    fn mentions_rate_limit(&self) -> bool {
-        const NEEDLE: &[u8] = b"toomanyrequests";
-        self.body.windows(NEEDLE.len()).any(|window| window.eq_ignore_ascii_case(NEEDLE))
-    }
-
     fn detail(&self) -> String {
-        let code = error_code(self.body).map(|code| format!(" ({code})")).unwrap_or_default();
+        let code = first_error_code(self.body).map(|code| format!(" ({code})")).unwrap_or_default();
         format!("{} answered {}{code}", self.from, self.status)
     }
-}
-
-/// The code of the first OCI error. Messages are left out: they may quote what must not be logged.
-fn error_code(body: &[u8]) -> Option<String> {
-    let body: serde_json::Value = serde_json::from_slice(body).ok()?;
-    let code = body.pointer("/errors/0/code")?.as_str()?;
-    let is_word = !code.is_empty() && code.len() <= 40 && code.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_');
-    is_word.then(|| code.to_owned())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
 
     fn refused(status: u16, body: &str) -> Refused<'_> {
-        Refused { status, retry_after: Some(Duration::from_secs(7)), body: body.as_bytes(), from: "https://r.example" }
+        Refused { status, retry_after: Some(Duration::from_secs(7)), busy_wait: None, body: body.as_bytes(), from: "https://r.example" }
     }
 
     #[test]
@@ -197,6 +157,8 @@ mod tests {
         }
         assert_eq!(label(500, "unknown: TooManyRequests: you"), "rate_limited");
         assert_eq!(label(502, "toomanyrequests"), "status");
+        let busy = Refused { busy_wait: Some(Duration::from_secs(30)), ..refused(503, "") }.meaning();
+        assert!(matches!(busy, UpstreamError::Busy { retry_after, .. } if retry_after == Duration::from_secs(30)), "{busy:?}");
     }
 
     #[test]
@@ -248,42 +210,9 @@ mod tests {
     }
 
     #[test]
-    fn registry_36_a_limit_is_of_pulls_in_json_and_of_the_host_in_html_text_or_nothing() {
-        let of = |status, body| refused(status, body).limited().map(|limited| limited.of);
-        assert_eq!(
-            of(429, r#"{"errors":[{"code":"TOOMANYREQUESTS","message":"You have reached your pull rate limit."}]}"#),
-            Some(LimitOf::Pulls)
-        );
-        for body in ["Too Many Requests (HAP429).", "<html><h1>429 Too Many Requests</h1></html>", "", "{}"] {
-            assert_eq!(of(429, body), Some(LimitOf::Host), "{body}");
-        }
-        assert_eq!((of(500, "toomanyrequests: you"), of(500, ""), of(503, "toomanyrequests")), (Some(LimitOf::Pulls), None, None));
-    }
-
-    #[test]
     fn a_detail_has_the_code_and_no_message() {
         let body = r#"{"errors":[{"code":"DENIED","message":"token=hunter2"}]}"#;
         let UpstreamError::Denied { detail } = refused(403, body).meaning() else { panic!("not denied") };
         assert_eq!(detail, "https://r.example answered 403 (DENIED)");
-    }
-
-    #[test]
-    fn registry_35_retry_after_is_seconds_or_a_date_to_come() {
-        let now = httpdate::parse_http_date("Sun, 06 Nov 1994 08:49:37 GMT").expect("a date");
-        let wait = |value| retry_after(value, now).map(|wait| wait.as_secs());
-        assert_eq!(wait(" 30 "), Some(30));
-        assert_eq!(wait("Sun, 06 Nov 1994 08:50:37 GMT"), Some(60));
-        assert_eq!(wait("Sun, 06 Nov 1994 08:48:37 GMT"), None);
-        assert_eq!(wait("99999999"), Some(3600));
-        for nonsense in ["", "0", "-1", "soon", "1.5"] {
-            assert_eq!(wait(nonsense), None, "{nonsense}");
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn no_retry_after_makes_it_panic(value: String) {
-            let _ = retry_after(&value, SystemTime::UNIX_EPOCH);
-        }
     }
 }

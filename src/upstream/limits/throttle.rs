@@ -8,11 +8,9 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use crate::oci::registries;
 use crate::upstream::UpstreamError;
 
-/// Amazon's public registry gives nobody in particular one manifest a second, and answers 429 to the second.
-const ECR_PUBLIC: &str = "public.ecr.aws";
-const ECR_PUBLIC_INTERVAL: Duration = Duration::from_secs(1);
 /// What is left to a question when its turn comes, at least.
 const TIME_TO_ASK: Duration = Duration::from_secs(5);
 
@@ -47,7 +45,8 @@ pub enum Asking {
 impl Pace {
     /// That of whoever asks this host without an account.
     pub fn of_anonymous(host: &str) -> Option<Pace> {
-        (host == ECR_PUBLIC).then(|| Pace { interval: ECR_PUBLIC_INTERVAL, queue: Mutex::default(), changed: Notify::new() })
+        let interval = registries::find(host)?.anonymous_interval?;
+        Some(Pace { interval, queue: Mutex::default(), changed: Notify::new() })
     }
 
     /// Waits for its turn.

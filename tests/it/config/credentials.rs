@@ -182,14 +182,14 @@ fn systemd_s_credentials_are_found_by_their_variable() {
     let (loaded, _) = load(&text, &[("CREDENTIALS_DIRECTORY", "/run/credentials/larder.service")]).unwrap();
     let CredentialKind::Password(credentials) = &loaded.upstreams["docker.io"].credentials[0].kind else { panic!() };
     assert!(matches!(&credentials.password, Secret::File(path) if path.to_str() == Some("/run/credentials/larder.service/hub/token")));
-    let unset = "config:3:47: upstreams.docker.io.credentials.password_file: `$CREDENTIALS_DIRECTORY/hub/token` cannot be told: CREDENTIALS_DIRECTORY is not set";
+    let unset = "config:3:47: upstreams.docker.io.credentials.password_file: `$CREDENTIALS_DIRECTORY/hub/token` cannot be found: CREDENTIALS_DIRECTORY is not set";
     check_mistakes(&text, &[unset]);
     for key in ["ca_file", "client_cert_file"] {
         let text = format!("upstreams: {{docker.io: {{{key}: $CREDENTIALS_DIRECTORY//x.pem}}}}");
         let (loaded, _) = load(&text, &[("CREDENTIALS_DIRECTORY", "/run/c")]).unwrap();
         let upstream = &loaded.upstreams["docker.io"];
         assert_eq!(upstream.ca_file.as_ref().or(upstream.client_cert_file.as_ref()).and_then(|path| path.to_str()), Some("/run/c/x.pem"));
-        assert!(load(&text, &[]).unwrap_err().to_string().contains(&format!("{key}: `$CREDENTIALS_DIRECTORY//x.pem` cannot be told")));
+        assert!(load(&text, &[]).unwrap_err().to_string().contains(&format!("{key}: `$CREDENTIALS_DIRECTORY//x.pem` cannot be found")));
     }
     check_mistakes(
         "cache: {path: $CREDENTIALS_DIRECTORY/x}",

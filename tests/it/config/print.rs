@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use super::{EXAMPLE, config, load};
 
 /// Every key, none with its default. The upstreams differ in how they sign in.
-const FULL: &str = r#"
+pub(super) const FULL: &str = r#"
 server:
   listen: [127.0.0.1:1, {address: "[::1]:2", default_upstream: r.corp}]
   hosts: {m.corp: r.corp}
@@ -31,6 +31,7 @@ cache:
   verify_on_read: always
   scrub_interval: 7d
 fills: {max_concurrent: 9, max_concurrent_per_upstream: 8, queue_timeout: 1s}
+limits: {questions: 9, questions_per_upstream: 8}
 default_upstream: r.corp
 upstreams:
   docker.io: {credentials: {username: "123", password: p, repositories: ["a/**"]}}
@@ -84,9 +85,9 @@ fn what_is_printed_can_be_loaded_again() {
 fn the_full_text_has_every_key() {
     let mut written = Vec::new();
     super::keys_of(&serde_yaml::from_str(FULL).unwrap(), "", &mut written);
-    for (key, _) in KEYS {
-        let is_written = |upstream: &str| written.contains(&key.replace('*', upstream));
-        assert!(is_written("docker.io") || is_written("r.corp"), "{key} is not tried");
+    for key in KEYS {
+        let is_written = |upstream: &str| written.contains(&key.path.replace('*', upstream));
+        assert!(is_written("docker.io") || is_written("r.corp"), "{} is not tried", key.path);
     }
 }
 

@@ -77,7 +77,7 @@ async fn a_listener_on_every_address_is_known_by_its_place_and_not_by_what_was_d
     let limits = Limits::new(16, std::time::Duration::from_secs(5));
     let (lines, metrics) = (Lines::default(), Metrics::new([""; 0]));
     let (writer, flush) = LogWriter::start(lines.clone(), metrics.log_lines_dropped.clone()).unwrap();
-    let mut app = setup.start().app;
+    let mut app = Arc::into_inner(setup.start().app).unwrap();
     Arc::get_mut(&mut app.handler).unwrap().log = Some(AccessLog::new(writer, false));
     let running = tokio::spawn(app.run(clients, operators, limits, stop.clone()));
     let dialled: Vec<_> = ports.iter().map(|port| format!("127.0.0.1:{port}")).collect();

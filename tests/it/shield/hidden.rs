@@ -69,13 +69,18 @@ async fn what_anybody_may_read_is_asked_without_the_login() {
 /// Also: invariant_16
 #[tokio::test(start_paused = true)]
 async fn the_password_buys_no_scope_but_to_read_this_repository() {
-    for challenged in ["repository:other:push,delete", "repository:library/app:pull,push", "registry:catalog:*", "repository:library/app:*"] {
+    for challenged in ["repository:other:push,delete", "repository:library/app:pull,push", "registry:catalog:*", "repository:library/app:*"]
+    {
         let scene = Scene::new();
         scene.registry.require_bearer(Bearer::at(REALM).credentials("me", "right").challenge_scope(challenged));
         let larder = start(&scene, Visibility::Private);
         assert_eq!(larder.get(LATEST).await.status, 200, "{challenged}");
         let asked = scene.registry.seen(any().token());
         assert_eq!(asked.len(), 1, "{challenged}");
-        assert!(asked[0].query.ends_with("scope=repository%3Alibrary%2Fapp%3Apull") && asked[0].authorization().is_some(), "{}", asked[0].query);
+        assert!(
+            asked[0].query.ends_with("scope=repository%3Alibrary%2Fapp%3Apull") && asked[0].authorization().is_some(),
+            "{}",
+            asked[0].query
+        );
     }
 }

@@ -111,6 +111,8 @@ struct Faults {
     hit: Option<(Op, PathBuf)>,
     struck: Option<(Op, PathBuf)>,
     operations: usize,
+    /// Of this kind below this name so many panic from now on.
+    panics: Option<(Op, &'static str, usize)>,
 }
 
 /// Operations to which something is done, counted among those that it can be done to.
@@ -147,6 +149,11 @@ impl FaultyDisk {
     /// The free space is what this says: somebody else writes, too.
     pub fn free_space_is(&self, free: impl Fn() -> u64 + Send + Sync + 'static) {
         self.faults().free = Some(Arc::new(free));
+    }
+
+    /// The next so many operations of this kind panic, where the path has this in it.
+    pub fn panic_at(&self, op: Op, below: &'static str, times: usize) {
+        self.faults().panics = Some((op, below, times));
     }
 
     pub fn read_only(&self) {
@@ -238,6 +245,15 @@ impl FaultyDisk {
                 _ if op == Op::Write => Ok(Some(harm)),
                 _ => Err(harm.error()),
             };
+        }
+        if let Some((kind, below, left)) = &mut faults.panics
+            && *kind == op
+            && *left > 0
+            && path.to_string_lossy().contains(*below)
+        {
+            *left -= 1;
+            drop(faults);
+            panic!("a panic by script");
         }
         if faults.read_only && op.writes() {
             return Err(io::ErrorKind::ReadOnlyFilesystem.into());

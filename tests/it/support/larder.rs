@@ -9,8 +9,8 @@ use std::time::Duration;
 use larder::app::App;
 use larder::clock::{Clock, Timestamp};
 use larder::config::{
-    AdminConfig, BaseUrl, CacheConfig, Config, FillsConfig, LogConfig, LogFormat, NoProxy, Patterns, ServerConfig, UpstreamConfig,
-    VerifyOnRead, Visibility,
+    AdminConfig, BaseUrl, CacheConfig, Config, Effective, FillsConfig, LimitsConfig, LogConfig, LogFormat, ServerConfig, UpstreamConfig,
+    VerifyOnRead,
 };
 use larder::gate::Gate;
 use larder::metrics::Metrics;
@@ -39,7 +39,7 @@ pub struct Setup {
 
 /// A running larder.
 pub struct Larder {
-    pub app: App,
+    pub app: Arc<App>,
     pub clock: Clock,
     pub config: Config,
     world: World,
@@ -49,23 +49,8 @@ pub struct Larder {
 
 /// An upstream at `http://<host>`.
 pub fn upstream(name: &str, host: &str) -> UpstreamConfig {
-    UpstreamConfig {
-        name: name.into(),
-        urls: vec![BaseUrl { tls: false, host: host.into(), port: 80, path: String::new() }],
-        aliases: Vec::new(),
-        credentials: Vec::new(),
-        visibility: Visibility::Public,
-        tag_ttl: Duration::from_secs(300),
-        stale_if_error: Duration::from_secs(7 * 86_400),
-        token_hosts: Vec::new(),
-        allow_private_addresses: Vec::new(),
-        ca_file: None,
-        immutable_tags: Patterns::default(),
-        client_cert_file: None,
-        proxy: None,
-        no_proxy: NoProxy::default(),
-        insecure_skip_verify: false,
-    }
+    let url = BaseUrl { tls: false, host: host.into(), port: 80, path: String::new() };
+    UpstreamConfig { tag_ttl: Duration::from_secs(300), ..UpstreamConfig::new(name, vec![url]) }
 }
 
 impl Setup {
@@ -94,12 +79,14 @@ impl Setup {
                 keep_deleted_tags: false,
                 memory_cache_size: 16 << 20,
                 verify_on_read: VerifyOnRead::default(),
-                scrub_interval: CacheConfig::SCRUB_INTERVAL,
+                scrub_interval: Duration::from_secs(30 * 24 * 3600),
             },
             fills: FillsConfig { max_concurrent: 64, max_concurrent_per_upstream: 32, queue_timeout: Duration::from_secs(20) },
+            limits: LimitsConfig { questions: 256, questions_per_upstream: 32 },
             default_upstream: "docker.io".into(),
             upstreams: BTreeMap::new(),
             log: LogConfig { format: LogFormat::Text, level: "off".into() },
+            effective: Effective::default(),
         };
         let world = World {
             connect: Arc::new(net.clone()),
@@ -154,7 +141,7 @@ impl Setup {
         };
         let Setup { config, world, directory } = self;
         app.readiness.ready();
-        Ok(Larder { app, clock: world.clock.clone(), config, world, directory, stop })
+        Ok(Larder { app: Arc::new(app), clock: world.clock.clone(), config, world, directory, stop })
     }
 }
 

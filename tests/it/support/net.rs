@@ -9,6 +9,7 @@
 mod certificate;
 mod endpoint;
 mod proxy;
+pub mod script;
 
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -23,8 +24,9 @@ use tokio::io::DuplexStream;
 use tokio::sync::{mpsc, watch};
 use tokio_rustls::TlsAcceptor;
 
-use super::registry::{FakeRegistry, PIPE_BYTES};
+use super::registry::PIPE_BYTES;
 use certificate::Authority;
+pub use endpoint::Host;
 use endpoint::{Endpoint, Shown};
 pub use proxy::FakeProxy;
 
@@ -63,14 +65,36 @@ struct State {
     /// What is left of each name's answers; the last one stays.
     names: HashMap<String, VecDeque<Dns>>,
     endpoints: HashMap<SocketAddr, Endpoint>,
+    /// At every address that has no endpoint of its own.
+    elsewhere: Option<Endpoint>,
     /// Dropped to cut what is open to an address.
     cuts: HashMap<IpAddr, watch::Sender<()>>,
     down: HashSet<IpAddr>,
     latency: Duration,
     resolutions: Vec<String>,
     dials: Vec<SocketAddr>,
+    open: HashMap<SocketAddr, Open>,
     authority: Option<Authority>,
     shown: HashMap<SocketAddr, Shown>,
+}
+
+/// Connections to one address and port.
+#[derive(Clone, Copy, Default)]
+struct Open {
+    now: usize,
+    most: usize,
+}
+
+/// A connection that counts as open until its far end ends.
+struct Counted {
+    net: FakeNet,
+    address: SocketAddr,
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.net.state().open.entry(self.address).or_default().now -= 1;
+    }
 }
 
 /// How a test lays out its network.
@@ -80,15 +104,15 @@ impl FakeNet {
     }
 
     /// A name, its address, and a registry at port 80 there.
-    pub fn host(&self, name: &str, address: &str, registry: &FakeRegistry) {
+    pub fn host(&self, name: &str, address: &str, host: impl Into<Host>) {
         self.name(name, &[address]);
-        self.serve(&socket(address, 80), registry);
+        self.serve(&socket(address, 80), host);
     }
 
     /// A name, its address, and a registry at port 443 there, with a certificate for the name from the network's authority.
-    pub fn tls_host(&self, name: &str, address: &str, registry: &FakeRegistry) {
+    pub fn tls_host(&self, name: &str, address: &str, host: impl Into<Host>) {
         self.name(name, &[address]);
-        self.serve_tls(&socket(address, 443), registry, name);
+        self.serve_tls(&socket(address, 443), host, name);
     }
 
     pub fn name(&self, name: &str, addresses: &[&str]) {
@@ -100,25 +124,25 @@ impl FakeNet {
         self.state().names.insert(name.into(), answers.into_iter().collect());
     }
 
-    pub fn serve(&self, address: &str, registry: &FakeRegistry) {
-        self.put(address, Endpoint::Plain(registry.clone()));
+    pub fn serve(&self, address: &str, host: impl Into<Host>) {
+        self.put(address, Endpoint::Plain(host.into()));
     }
 
-    pub fn serve_tls(&self, address: &str, registry: &FakeRegistry, certificate_name: &str) {
+    pub fn serve_tls(&self, address: &str, host: impl Into<Host>, certificate_name: &str) {
         let acceptor = self.authority(|authority| authority.acceptor(certificate_name));
-        self.put_tls(address, registry, acceptor);
+        self.put_tls(address, host.into(), acceptor);
     }
 
     /// With a certificate that nobody vouches for.
-    pub fn serve_tls_as_stranger(&self, address: &str, registry: &FakeRegistry, certificate_name: &str) {
+    pub fn serve_tls_as_stranger(&self, address: &str, host: impl Into<Host>, certificate_name: &str) {
         let acceptor = self.authority(|authority| authority.stranger(certificate_name));
-        self.put_tls(address, registry, acceptor);
+        self.put_tls(address, host.into(), acceptor);
     }
 
     /// With somebody's certificate, but not its key.
-    pub fn serve_tls_as_impostor(&self, address: &str, registry: &FakeRegistry, certificate_name: &str) {
+    pub fn serve_tls_as_impostor(&self, address: &str, host: impl Into<Host>, certificate_name: &str) {
         let acceptor = self.authority(|authority| authority.impostor(certificate_name));
-        self.put_tls(address, registry, acceptor);
+        self.put_tls(address, host.into(), acceptor);
     }
 
     /// A client certificate, and it and its key in PEM.
@@ -161,6 +185,11 @@ impl FakeNet {
         receiver
     }
 
+    /// Answers at every address of which nothing else was said.
+    pub fn serve_elsewhere(&self, host: impl Into<Host>) {
+        self.state().elsewhere = Some(Endpoint::Plain(host.into()));
+    }
+
     /// Connections are refused, as at every address of which nothing was said.
     pub fn close(&self, address: &str) {
         self.state().endpoints.remove(&address.parse().expect("address:port"));
@@ -198,9 +227,9 @@ impl FakeNet {
         use_it(self.state().authority.get_or_insert_with(Authority::new))
     }
 
-    fn put_tls(&self, address: &str, registry: &FakeRegistry, acceptor: TlsAcceptor) {
+    fn put_tls(&self, address: &str, host: Host, acceptor: TlsAcceptor) {
         let shown = Arc::clone(self.state().shown.entry(address.parse().expect("address:port")).or_default());
-        self.put(address, Endpoint::Tls(registry.clone(), acceptor, shown));
+        self.put(address, Endpoint::Tls(host, acceptor, shown));
     }
 
     fn put(&self, address: &str, endpoint: Endpoint) {
@@ -218,6 +247,12 @@ impl FakeNet {
     pub fn dials(&self, address: &str) -> usize {
         let address: SocketAddr = address.parse().expect("address:port");
         self.dialled().iter().filter(|dialled| **dialled == address).count()
+    }
+
+    /// The most connections to one address and port that were open at a time.
+    pub fn most_open(&self, address: &str) -> usize {
+        let address: SocketAddr = address.parse().expect("address:port");
+        self.state().open.get(&address).map_or(0, |open| open.most)
     }
 
     /// All connection attempts, in order.
@@ -271,7 +306,11 @@ impl Connect for FakeNet {
                 Some((Endpoint::BlackHole, _)) => std::future::pending().await,
                 Some((endpoint, cut)) => {
                     let (near, far) = tokio::io::duplex(PIPE_BYTES);
-                    tokio::spawn(endpoint.run(far, cut));
+                    let counted = self.count(address);
+                    tokio::spawn(async move {
+                        let _counted = counted;
+                        endpoint.run(far, cut).await;
+                    });
                     Ok(Box::new(near) as Box<dyn Stream>)
                 }
             }
@@ -302,10 +341,18 @@ impl FakeNet {
         latency
     }
 
+    fn count(&self, address: SocketAddr) -> Counted {
+        let mut state = self.state();
+        let open = state.open.entry(address).or_default();
+        open.now += 1;
+        open.most = open.most.max(open.now);
+        Counted { net: self.clone(), address }
+    }
+
     /// What answers there now, and what tells that the host went down.
     fn endpoint(&self, address: SocketAddr) -> Option<(Endpoint, watch::Receiver<()>)> {
         let mut state = self.state();
-        let endpoint = state.endpoints.get(&address).filter(|_| !state.down.contains(&address.ip()))?.clone();
+        let endpoint = state.endpoints.get(&address).or(state.elsewhere.as_ref()).filter(|_| !state.down.contains(&address.ip()))?.clone();
         let cut = state.cuts.entry(address.ip()).or_default().subscribe();
         Some((endpoint, cut))
     }

@@ -29,7 +29,7 @@ use larder::config::{BaseUrl, CredentialConfig, Secret, UpstreamConfig};
 use tempfile::TempDir;
 
 use super::larder::upstream;
-use super::net::FakeNet;
+use super::net::{FakeNet, Host};
 use super::registry::{FakeRegistry, Manners, Request, State};
 
 pub use docker_hub::{DockerHub, Limit, docker_hub};
@@ -117,6 +117,12 @@ impl<M> Deref for Double<M> {
 
     fn deref(&self) -> &FakeRegistry {
         &self.registry
+    }
+}
+
+impl<M> From<&Double<M>> for Host {
+    fn from(double: &Double<M>) -> Host {
+        Host::from(&double.registry)
     }
 }
 

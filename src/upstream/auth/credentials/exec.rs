@@ -35,7 +35,7 @@ pub(super) struct Finished {
 pub(super) enum Failure {
     #[error("could not be run: {0}")]
     NotRun(std::io::Error),
-    #[error("gave no answer within {}", humantime::format_duration(*.0))]
+    #[error("gave no answer within {}", crate::units::exact_duration(*.0))]
     TimedOut(Duration),
     #[error("wrote more than {0} bytes")]
     TooMuch(usize),

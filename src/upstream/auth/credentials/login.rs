@@ -9,6 +9,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use sha2::{Digest as _, Sha256};
 
 use crate::upstream::UpstreamError;
+use crate::upstream::secret::sensitive;
 
 /// What a source says right now.
 #[derive(Clone)]
@@ -75,13 +76,6 @@ impl From<Login> for Held {
 pub(super) fn basic(username: &str, password: &str) -> Result<HeaderValue, UpstreamError> {
     sensitive(&format!("Basic {}", STANDARD.encode(format!("{username}:{password}"))))
         .ok_or_else(|| super::refused("the user name and password do not fit into a header"))
-}
-
-/// A header value whose Debug says only that it is secret.
-pub fn sensitive(text: &str) -> Option<HeaderValue> {
-    let mut value = HeaderValue::try_from(text).ok()?;
-    value.set_sensitive(true);
-    Some(value)
 }
 
 /// Not even the user name: some registries take a token there.

@@ -3,10 +3,7 @@
 
 use std::cmp::Reverse;
 
-/// Docker Hub, by the name that image names have, and by the one that docker has for it.
-const HUB: &str = "docker.io";
-const HUB_AT_DOCKER: &str = "https://index.docker.io/v1/";
-const HUB_SPELLINGS: [&str; 3] = [HUB, "index.docker.io", "registry-1.docker.io"];
+use crate::oci::registries;
 
 /// What a login is wanted for.
 #[derive(Clone, Debug)]
@@ -32,7 +29,7 @@ impl Image {
 
     /// The registry as docker calls it: the key of its login, and what its helpers are asked for.
     pub(super) fn server(&self) -> &str {
-        if self.registry == HUB { HUB_AT_DOCKER } else { &self.registry }
+        registries::find(&self.registry).and_then(|registry| registry.login_key).unwrap_or(&self.registry)
     }
 }
 
@@ -63,10 +60,10 @@ fn parse(key: &str) -> (String, &str) {
     (host(authority), api.unwrap_or(path).trim_start_matches('/'))
 }
 
-/// Lower-case, and Docker Hub's spellings as one.
+/// Lower-case, and the spellings of one registry, such as Docker Hub's, as one.
 fn host(text: &str) -> String {
     let host = text.to_ascii_lowercase();
-    if HUB_SPELLINGS.contains(&host.as_str()) { HUB.into() } else { host }
+    registries::canonical(&host).to_owned()
 }
 
 /// Kubelet lets `org/app` fit `org/application`, too; a path that ends within a component is nobody's intention.
@@ -122,6 +119,7 @@ mod tests {
             {
                 assert!(fits(key, registry, "library/alpine"), "{key} for {registry}");
             }
+            assert_eq!(Image::new(registry, "library/alpine").server(), "https://index.docker.io/v1/");
             for key in ["hub.docker.com", "docker.io:5000", "docker.io.evil.example", "notdocker.io", "https://index.docker.io:5000/v1/"] {
                 assert!(!fits(key, registry, "library/alpine"), "{key} for {registry}");
             }
@@ -129,6 +127,18 @@ mod tests {
         assert!(fits("my-reg.corp:5000", "my-reg.corp:5000", "a"));
         assert!(!fits("my-reg.corp:5000", "my-reg.corp", "a") && !fits("my-reg.corp", "my-reg.corp:5000", "a"));
         assert!(!fits("my-reg.corp:5001", "my-reg.corp:5000", "a") && !fits("my-reg.corp:443", "my-reg.corp", "a"));
+    }
+
+    #[test]
+    fn a_registry_s_key_and_its_hosts_are_those_of_its_row() {
+        for registry in ["made-up.example", "api.made-up.example"] {
+            assert_eq!(Image::new(registry, "app").server(), "https://made-up.example/v1/");
+            assert_eq!(
+                chosen(registry, "app", &["api.made-up.example", "made-up.example", "login.made-up.example"]),
+                Some("api.made-up.example")
+            );
+        }
+        assert_eq!(Image::new("ghcr.io", "org/app").server(), "ghcr.io");
     }
 
     #[test]

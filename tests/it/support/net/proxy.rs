@@ -6,8 +6,9 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
 
 use larder::upstream::connect::Stream;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio::io::{AsyncWriteExt, DuplexStream};
 
+use super::script::read_head;
 use super::{Dns, FakeNet, Shared};
 use crate::support::registry::PIPE_BYTES;
 
@@ -71,11 +72,7 @@ impl FakeProxy {
 
     async fn requests(&self, stream: &mut impl Stream) -> io::Result<()> {
         loop {
-            let mut head = Vec::new();
-            while !head.ends_with(b"\r\n\r\n") {
-                head.push(stream.read_u8().await?);
-            }
-            let head = String::from_utf8_lossy(&head).into_owned();
+            let head = read_head(stream).await?;
             let (password, connect_answer) = {
                 let mut state = self.state.lock();
                 state.heads.push(head.clone());

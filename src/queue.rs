@@ -1,4 +1,7 @@
-//! Where downloads wait for their turn. `turns` decides; here they wait, and leave when they have waited long enough.
+//! Where downloads, and questions to upstreams, wait for their turn. `turns` decides; here they wait, and leave when they have waited long
+//! enough. Knows neither downloads nor questions.
+
+mod turns;
 
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::HashMap;
@@ -8,24 +11,26 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::turns::{Ticket, Turn, Turns};
-use crate::metrics::Metrics;
+pub use turns::Rank;
+use turns::{Ticket, Turn, Turns};
 
-/// Downloads of one upstream that may wait. One more is told at once to come again.
+/// Of one upstream, that may wait. One more is told at once to come again.
 const WAITING_MAX: usize = 4096;
 
-/// How long downloads that no client waits for let others go before, and how often they look.
+/// How long those that no client waits for let others go before, and how often they look.
 const CALM_TIMEOUT: Duration = Duration::from_secs(60);
 const CALM_INTERVAL: Duration = Duration::from_millis(250);
 
 type Upstream = Arc<str>;
 
-/// All who download or wait to.
+/// Is told how many run and how many wait, after each change.
+type Observer = Box<dyn Fn(usize, usize) + Send + Sync>;
+
+/// All who run or wait to.
 pub struct Queue {
     state: Mutex<State>,
     running_max: usize,
-    timeout: Duration,
-    metrics: Arc<Metrics>,
+    observer: Observer,
 }
 
 struct State {
@@ -45,20 +50,27 @@ pub struct Running {
 pub struct Overloaded;
 
 impl Queue {
-    pub fn new(running_max: usize, timeout: Duration, metrics: Arc<Metrics>) -> Queue {
+    /// `running_max` may run at a time. `observer` must be quick, and not call back.
+    pub fn new(running_max: usize, observer: impl Fn(usize, usize) + Send + Sync + 'static) -> Queue {
         let state = State { turns: Turns::new(running_max, WAITING_MAX), waiters: HashMap::new() };
-        Queue { state: Mutex::new(state), running_max, timeout, metrics }
+        Queue { state: Mutex::new(state), running_max, observer: Box::new(observer) }
     }
 
     /// Waits for a turn for this upstream, of which `lane_max` may run.
     ///
     /// # Errors
-    /// When it does not come within the queue's time-out, or too many wait already.
-    pub async fn turn(self: &Arc<Queue>, upstream: &Upstream, lane_max: usize) -> Result<Running, Overloaded> {
-        let Some(mut waiting) = self.ask(upstream, lane_max)? else {
+    /// When it does not come within `timeout`, or too many wait already.
+    pub async fn turn(
+        self: &Arc<Queue>,
+        upstream: &Upstream,
+        lane_max: usize,
+        rank: Rank,
+        timeout: Duration,
+    ) -> Result<Running, Overloaded> {
+        let Some(mut waiting) = self.ask(upstream, lane_max, rank)? else {
             return Ok(Running { queue: Arc::clone(self), upstream: Arc::clone(upstream) });
         };
-        let turn = tokio::time::timeout(self.timeout, &mut waiting.turn).await;
+        let turn = tokio::time::timeout(timeout, &mut waiting.turn).await;
         turn.ok().and_then(Result::ok).ok_or(Overloaded)
     }
 
@@ -78,9 +90,9 @@ impl Queue {
     }
 
     /// `None` when the turn is now.
-    fn ask(self: &Arc<Queue>, upstream: &Upstream, lane_max: usize) -> Result<Option<Waiting>, Overloaded> {
+    fn ask(self: &Arc<Queue>, upstream: &Upstream, lane_max: usize, rank: Rank) -> Result<Option<Waiting>, Overloaded> {
         let mut state = self.state();
-        let ticket = match state.turns.ask(upstream, lane_max) {
+        let ticket = match state.turns.ask(upstream, lane_max, rank) {
             Turn::Now => None,
             Turn::Wait(ticket) => Some(ticket),
             Turn::Full => return Err(Overloaded),
@@ -117,9 +129,7 @@ impl Queue {
     }
 
     fn observe(&self, state: &State) {
-        let gauge = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
-        self.metrics.fills_in_flight.set(gauge(state.turns.running()));
-        self.metrics.fills_queued.set(gauge(state.turns.waiting()));
+        (self.observer)(state.turns.running(), state.turns.waiting());
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -159,63 +169,69 @@ mod tests {
 
     const LONG: Duration = Duration::from_secs(20);
 
-    fn queue(max: usize) -> (Arc<Queue>, Arc<Metrics>) {
-        let metrics = Arc::new(Metrics::new([""; 0]));
-        (Arc::new(Queue::new(max, LONG, Arc::clone(&metrics))), metrics)
+    type Seen = Arc<Mutex<(usize, usize)>>;
+
+    fn queue(max: usize) -> (Arc<Queue>, Seen) {
+        let seen = Seen::default();
+        let observer = {
+            let seen = Arc::clone(&seen);
+            move |running, waiting| *seen.lock() = (running, waiting)
+        };
+        (Arc::new(Queue::new(max, observer)), seen)
     }
 
-    fn gauges(metrics: &Metrics) -> (i64, i64) {
-        (metrics.fills_in_flight.get(), metrics.fills_queued.get())
+    fn gauges(seen: &Seen) -> (usize, usize) {
+        *seen.lock()
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_waiter_that_leaves_frees_its_place_and_loses_no_turn() {
-        let (queue, metrics) = queue(1);
+        let (queue, seen) = queue(1);
         let hub: Upstream = "hub".into();
-        let first = queue.turn(&hub, 9).await.expect("a free place");
-        let mut leaver = Box::pin(queue.turn(&hub, 9));
-        let mut second = Box::pin(queue.turn(&hub, 9));
+        let first = queue.turn(&hub, 9, Rank::Usual, LONG).await.expect("a free place");
+        let mut leaver = Box::pin(queue.turn(&hub, 9, Rank::Usual, LONG));
+        let mut second = Box::pin(queue.turn(&hub, 9, Rank::Usual, LONG));
         assert!(tokio::time::timeout(Duration::ZERO, &mut leaver).await.is_err());
         assert!(tokio::time::timeout(Duration::ZERO, &mut second).await.is_err());
-        assert_eq!(gauges(&metrics), (1, 2));
+        assert_eq!(gauges(&seen), (1, 2));
         // The leaver has its turn and does not know it yet.
         drop(first);
-        assert_eq!(gauges(&metrics), (1, 1));
+        assert_eq!(gauges(&seen), (1, 1));
         drop(leaver);
         let second = second.await.expect("the turn that was passed on");
-        assert_eq!(gauges(&metrics), (1, 0));
+        assert_eq!(gauges(&seen), (1, 0));
         drop(second);
-        assert_eq!(gauges(&metrics), (0, 0));
+        assert_eq!(gauges(&seen), (0, 0));
     }
 
     #[tokio::test(start_paused = true)]
     async fn who_waits_in_vain_is_told_in_time_and_who_finds_no_room_at_once() {
-        let (queue, metrics) = queue(1);
+        let (queue, seen) = queue(1);
         let hub: Upstream = "hub".into();
-        let running = queue.turn(&hub, 9).await.expect("a free place");
-        let waiters: Vec<_> = (0..WAITING_MAX).map(|_| queue.ask(&hub, 9).expect("room to wait")).collect();
+        let running = queue.turn(&hub, 9, Rank::Usual, LONG).await.expect("a free place");
+        let waiters: Vec<_> = (0..WAITING_MAX).map(|_| queue.ask(&hub, 9, Rank::Usual).expect("room to wait")).collect();
         let begun = tokio::time::Instant::now();
-        assert_eq!(queue.turn(&hub, 9).await.err(), Some(Overloaded));
-        assert_eq!((begun.elapsed(), metrics.fills_queued.get()), (Duration::ZERO, 4096));
+        assert_eq!(queue.turn(&hub, 9, Rank::Usual, LONG).await.err(), Some(Overloaded));
+        assert_eq!((begun.elapsed(), gauges(&seen).1), (Duration::ZERO, 4096));
         drop(waiters);
-        assert_eq!(queue.turn(&hub, 9).await.err(), Some(Overloaded));
-        assert_eq!((begun.elapsed().as_secs(), gauges(&metrics)), (20, (1, 0)));
+        assert_eq!(queue.turn(&hub, 9, Rank::Usual, LONG).await.err(), Some(Overloaded));
+        assert_eq!((begun.elapsed().as_secs(), gauges(&seen)), (20, (1, 0)));
         drop(running);
-        assert!(queue.turn(&hub, 9).await.is_ok());
+        assert!(queue.turn(&hub, 9, Rank::Usual, LONG).await.is_ok());
     }
 
     #[tokio::test]
     async fn a_turn_whose_task_panics_is_the_next_one_s() {
-        let (queue, metrics) = queue(1);
+        let (queue, seen) = queue(1);
         let hub: Upstream = "hub".into();
-        let running = queue.turn(&hub, 9).await.expect("a free place");
+        let running = queue.turn(&hub, 9, Rank::Usual, LONG).await.expect("a free place");
         #[expect(clippy::panic, reason = "the point of the test")]
         let task = tokio::spawn(async move {
             let _running = running;
             panic!("on purpose");
         });
         assert!(task.await.is_err());
-        assert_eq!(gauges(&metrics), (0, 0));
-        assert!(queue.turn(&hub, 9).await.is_ok());
+        assert_eq!(gauges(&seen), (0, 0));
+        assert!(queue.turn(&hub, 9, Rank::Usual, LONG).await.is_ok());
     }
 }

@@ -1,21 +1,18 @@
-//! The effective configuration as YAML: what `check-config --print` shows. Secrets are left out, and it can be loaded again.
+//! A configuration's typed values as YAML, field by field: what larder acts on, to compare with what `--print` says of it.
+//! Patterns keep no text, so `immutable_tags` are left out.
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::time::Duration;
 
+use larder::config::{
+    Config, CredentialConfig, CredentialKind, Listener, LogFormat, ProxyUrl, Secret, UpstreamConfig, VerifyOnRead, Visibility,
+};
+use larder::units::{exact_duration as duration, exact_size as size};
+use secrecy::ExposeSecret;
 use serde::Serialize;
 
-use super::{Config, CredentialConfig, CredentialKind, Listener, LogFormat, Secret, UpstreamConfig, VerifyOnRead, Visibility, file, proxy};
-
-impl Config {
-    /// Every value as it is in effect. `cache.tag_ttl` and `cache.stale_if_error` show in the upstreams that take them.
-    ///
-    /// # Errors
-    /// When a path is not Unicode, which YAML must be.
-    pub fn to_yaml(&self) -> Result<String, String> {
-        file::emit(&Document::from(self))
-    }
+pub fn typed(config: &Config) -> serde_yaml::Value {
+    serde_yaml::to_value(Document::from(config)).unwrap()
 }
 
 #[derive(Serialize)]
@@ -24,6 +21,7 @@ struct Document<'a> {
     admin: Admin,
     cache: Cache<'a>,
     fills: Fills,
+    limits: Limits,
     default_upstream: &'a str,
     upstreams: BTreeMap<&'a str, Upstream<'a>>,
     log: Log<'a>,
@@ -83,6 +81,12 @@ struct Fills {
 }
 
 #[derive(Serialize)]
+struct Limits {
+    questions: usize,
+    questions_per_upstream: usize,
+}
+
+#[derive(Serialize)]
 struct Upstream<'a> {
     url: OneOrMore<String>,
     aliases: &'a [String],
@@ -91,7 +95,6 @@ struct Upstream<'a> {
     visibility: &'static str,
     tag_ttl: String,
     stale_if_error: String,
-    immutable_tags: Vec<&'a str>,
     token_hosts: &'a [String],
     allow_private_addresses: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -128,7 +131,7 @@ struct Log<'a> {
 
 impl<'a> From<&'a Config> for Document<'a> {
     fn from(config: &'a Config) -> Document<'a> {
-        let Config { server, admin, cache, fills, default_upstream, upstreams, log } = config;
+        let Config { server, admin, cache, fills, limits, default_upstream, upstreams, log, effective: _ } = config;
         Document {
             server: Server {
                 listen: server.listen.iter().map(Listen::from).collect(),
@@ -162,6 +165,7 @@ impl<'a> From<&'a Config> for Document<'a> {
                 max_concurrent_per_upstream: fills.max_concurrent_per_upstream,
                 queue_timeout: duration(fills.queue_timeout),
             },
+            limits: Limits { questions: limits.questions, questions_per_upstream: limits.questions_per_upstream },
             default_upstream,
             upstreams: upstreams.iter().map(|(name, upstream)| (name.as_str(), Upstream::from(upstream))).collect(),
             log: Log {
@@ -188,12 +192,11 @@ impl<'a> From<&'a UpstreamConfig> for Upstream<'a> {
             },
             tag_ttl: duration(upstream.tag_ttl),
             stale_if_error: duration(upstream.stale_if_error),
-            immutable_tags: upstream.immutable_tags.expressions(),
             token_hosts: &upstream.token_hosts,
             allow_private_addresses: upstream.allow_private_addresses.iter().map(ToString::to_string).collect(),
             ca_file: upstream.ca_file.as_deref(),
             client_cert_file: upstream.client_cert_file.as_deref(),
-            proxy: proxy::shown(upstream.proxy.as_ref()),
+            proxy: upstream.proxy.as_ref().map_or_else(|| "none".to_owned(), proxy),
             insecure_skip_verify: upstream.insecure_skip_verify,
         }
     }
@@ -244,13 +247,10 @@ fn secret<'a>(inline: &'static str, file: &'static str, secret: &'a Secret) -> (
     }
 }
 
-/// In the largest unit that leaves nothing over.
-fn size(bytes: u64) -> String {
-    let units = [(40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")];
-    let whole = units.into_iter().find(|(shift, _)| bytes > 0 && bytes.trailing_zeros() >= *shift);
-    whole.map_or_else(|| bytes.to_string(), |(shift, unit)| format!("{}{unit}", bytes >> shift))
-}
-
-fn duration(duration: Duration) -> String {
-    humantime::format_duration(duration).to_string()
+fn proxy(proxy: &ProxyUrl) -> String {
+    let url = proxy.url.to_string();
+    match proxy.userinfo.as_ref().and_then(|userinfo| userinfo.expose_secret().split_once(':')) {
+        Some((username, _)) => url.replacen("://", &format!("://{}:REDACTED@", username.replace('@', "%40")), 1),
+        None => url,
+    }
 }

@@ -1,11 +1,22 @@
-//! Whose turn it is to download: a bound for all, one for each upstream, and freed places that go round the upstreams, so
-//! that one with a thousand waiting does not starve one with a single one. Pure; `queue` waits.
+//! Whose turn it is: a bound for all, one for each upstream, and freed places that go round the upstreams, so that one with
+//! a thousand waiting does not starve one with a single one. Pure; `queue` waits.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::hash::Hash;
 
 /// Who waits. Within an upstream the lowest goes first.
 pub type Ticket = u64;
+
+/// The tickets of those who go ahead of the others of their upstream are below this.
+const USUAL: Ticket = 1 << 63;
+
+/// Where who has to wait stands, within its upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rank {
+    /// Before everybody of the usual rank: it ends what one of these has begun.
+    Ahead,
+    Usual,
+}
 
 /// What becomes of who asks for a turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,7 +64,7 @@ impl<U: Clone + Eq + Hash> Turns<U> {
     }
 
     /// Asks for a turn for an upstream of which `lane_max` may run.
-    pub fn ask(&mut self, upstream: &U, lane_max: usize) -> Turn {
+    pub fn ask(&mut self, upstream: &U, lane_max: usize, rank: Rank) -> Turn {
         let lane = self.lanes.entry(upstream.clone()).or_default();
         lane.running_max = lane_max;
         if self.running < self.running_max && lane.running < lane.running_max {
@@ -67,7 +78,7 @@ impl<U: Clone + Eq + Hash> Turns<U> {
         if lane.waiting.is_empty() {
             self.round.push_back(upstream.clone());
         }
-        let ticket = self.next_ticket;
+        let ticket = if rank == Rank::Ahead { self.next_ticket } else { self.next_ticket | USUAL };
         self.next_ticket += 1;
         lane.waiting.insert(ticket);
         self.waiting += 1;
@@ -122,46 +133,62 @@ mod tests {
     #[test]
     fn an_upstream_with_500_waiting_does_not_starve_one_with_a_single_one() {
         let mut turns = Turns::new(2, 1000);
-        assert_eq!([turns.ask(&"hub", 9), turns.ask(&"hub", 9)], [Turn::Now; 2]);
+        assert_eq!([turns.ask(&"hub", 9, Rank::Usual), turns.ask(&"hub", 9, Rank::Usual)], [Turn::Now; 2]);
         for ticket in 0..500 {
-            assert_eq!(turns.ask(&"hub", 9), Turn::Wait(ticket));
+            assert_eq!(turns.ask(&"hub", 9, Rank::Usual), Turn::Wait(USUAL | ticket));
         }
-        assert_eq!(turns.ask(&"ghcr", 9), Turn::Wait(500));
-        assert_eq!([turns.end(&"hub"), turns.end(&"hub"), turns.end(&"hub")], [Some(0), Some(500), Some(1)]);
+        assert_eq!(turns.ask(&"ghcr", 9, Rank::Usual), Turn::Wait(USUAL | 500));
+        assert_eq!([turns.end(&"hub"), turns.end(&"hub"), turns.end(&"hub")], [Some(USUAL), Some(USUAL | 500), Some(USUAL | 1)]);
         assert_eq!((turns.running(), turns.waiting()), (2, 498));
     }
 
     #[test]
     fn an_upstream_at_its_own_bound_is_passed_over_and_keeps_its_place() {
         let mut turns = Turns::new(3, 10);
-        assert_eq!([turns.ask(&"a", 1), turns.ask(&"b", 2), turns.ask(&"b", 2)], [Turn::Now; 3]);
-        let waiting = [turns.ask(&"a", 1), turns.ask(&"b", 2), turns.ask(&"b", 2)];
-        assert_eq!(waiting, [Turn::Wait(0), Turn::Wait(1), Turn::Wait(2)]);
-        assert_eq!(turns.end(&"b"), Some(1), "a runs as many as it may");
-        assert_eq!(turns.end(&"a"), Some(0));
+        assert_eq!([turns.ask(&"a", 1, Rank::Usual), turns.ask(&"b", 2, Rank::Usual), turns.ask(&"b", 2, Rank::Usual)], [Turn::Now; 3]);
+        let waiting = [turns.ask(&"a", 1, Rank::Usual), turns.ask(&"b", 2, Rank::Usual), turns.ask(&"b", 2, Rank::Usual)];
+        assert_eq!(waiting, [Turn::Wait(USUAL), Turn::Wait(USUAL | 1), Turn::Wait(USUAL | 2)]);
+        assert_eq!(turns.end(&"b"), Some(USUAL | 1), "a runs as many as it may");
+        assert_eq!(turns.end(&"a"), Some(USUAL));
     }
 
     #[test]
     fn more_than_may_wait_are_refused_and_who_leaves_makes_room() {
         let mut turns = Turns::new(1, 2);
-        assert_eq!(turns.ask(&"a", 5), Turn::Now);
-        assert_eq!([turns.ask(&"a", 5), turns.ask(&"a", 5), turns.ask(&"a", 5)], [Turn::Wait(0), Turn::Wait(1), Turn::Full]);
-        assert_eq!(turns.ask(&"b", 5), Turn::Wait(2), "each upstream has a bound of its own");
-        assert!(turns.leave(&"a", 0) && !turns.leave(&"a", 0));
-        assert_eq!(turns.ask(&"a", 5), Turn::Wait(3));
-        assert_eq!([turns.end(&"a"), turns.end(&"a"), turns.end(&"b"), turns.end(&"a")], [Some(1), Some(2), Some(3), None]);
+        assert_eq!(turns.ask(&"a", 5, Rank::Usual), Turn::Now);
+        assert_eq!(
+            [turns.ask(&"a", 5, Rank::Usual), turns.ask(&"a", 5, Rank::Usual), turns.ask(&"a", 5, Rank::Usual)],
+            [Turn::Wait(USUAL), Turn::Wait(USUAL | 1), Turn::Full]
+        );
+        assert_eq!(turns.ask(&"b", 5, Rank::Usual), Turn::Wait(USUAL | 2), "each upstream has a bound of its own");
+        assert!(turns.leave(&"a", USUAL) && !turns.leave(&"a", USUAL));
+        assert_eq!(turns.ask(&"a", 5, Rank::Usual), Turn::Wait(USUAL | 3));
+        assert_eq!(
+            [turns.end(&"a"), turns.end(&"a"), turns.end(&"b"), turns.end(&"a")],
+            [Some(USUAL | 1), Some(USUAL | 2), Some(USUAL | 3), None]
+        );
         assert_eq!((turns.running(), turns.waiting()), (0, 0));
+    }
+
+    #[test]
+    fn who_ends_what_another_has_begun_goes_ahead_within_its_upstream() {
+        let mut turns = Turns::new(1, 9);
+        assert_eq!(turns.ask(&"a", 1, Rank::Usual), Turn::Now);
+        assert_eq!([turns.ask(&"a", 1, Rank::Usual), turns.ask(&"b", 1, Rank::Usual)], [Turn::Wait(USUAL), Turn::Wait(USUAL | 1)]);
+        assert_eq!([turns.ask(&"a", 1, Rank::Ahead), turns.ask(&"a", 1, Rank::Ahead)], [Turn::Wait(2), Turn::Wait(3)]);
+        let order = ["a", "a", "b", "a", "a"].map(|upstream| turns.end(&upstream));
+        assert_eq!(order, [Some(2), Some(USUAL | 1), Some(3), Some(USUAL), None]);
     }
 
     #[derive(Clone, Debug)]
     enum Step {
-        Ask(u8),
+        Ask(u8, bool),
         End(usize),
         Leave(usize),
     }
 
     fn steps() -> impl Strategy<Value = Vec<Step>> {
-        let step = prop_oneof![3 => (0..4_u8).prop_map(Step::Ask), 2 => any::<usize>().prop_map(Step::End), 1 => any::<usize>().prop_map(Step::Leave)];
+        let step = prop_oneof![3 => (0..4_u8, any::<bool>()).prop_map(|(upstream, ahead)| Step::Ask(upstream, ahead)), 2 => any::<usize>().prop_map(Step::End), 1 => any::<usize>().prop_map(Step::Leave)];
         prop::collection::vec(step, 0..200)
     }
 
@@ -175,7 +202,7 @@ mod tests {
             let mut passed = [0; 4];
             for step in steps {
                 match step {
-                    Step::Ask(upstream) => match turns.ask(&upstream, lane_max) {
+                    Step::Ask(upstream, ahead) => match turns.ask(&upstream, lane_max, if ahead { Rank::Ahead } else { Rank::Usual }) {
                         Turn::Now => running.push(upstream),
                         Turn::Wait(ticket) => waiting.push((ticket, upstream)),
                         Turn::Full => prop_assert_eq!(waiting.iter().filter(|(_, other)| *other == upstream).count(), 8),

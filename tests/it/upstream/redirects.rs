@@ -1,12 +1,9 @@
 //! Where redirects may lead, and what goes with them.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use tokio_rustls::TlsAcceptor;
-
-use super::net::*;
-use crate::upstream::{UnavailableReason, UpstreamError};
+use super::*;
+use larder::upstream::{UnavailableReason, UpstreamError};
 
 /// A registry that wants Basic and sends blobs elsewhere.
 fn guarded(seen: &Seen, to: &str) -> Reply {
@@ -19,7 +16,7 @@ fn guarded(seen: &Seen, to: &str) -> Reply {
 /// Also: registry_28, registry_29, credential_09
 #[tokio::test(start_paused = true)]
 async fn registry_29_a_cdn_gets_the_range_and_the_query_as_it_stands_but_no_credentials() {
-    let net = Net::new(|seen| match seen.host.as_str() {
+    let net = Peers::new(|seen| match seen.host.as_str() {
         "r.example" => guarded(seen, "http://cdn.example:8080/b?sig=a%2Fb+c&z=1&a=%20"),
         _ => answer(206, &[("Content-Range", "bytes 2-4/5")], "llo"),
     });
@@ -37,7 +34,7 @@ async fn registry_29_a_cdn_gets_the_range_and_the_query_as_it_stands_but_no_cred
 #[tokio::test(start_paused = true)]
 async fn registry_28_credentials_follow_to_the_same_origin_and_not_to_another_port_of_the_host() {
     for (to, host, expected) in [("/elsewhere?s=1", "r.example", Some(BASIC)), ("http://r.example:81/elsewhere", "r.example:81", None)] {
-        let net = Net::new(move |seen| match seen.target.starts_with("/elsewhere") {
+        let net = Peers::new(move |seen| match seen.target.starts_with("/elsewhere") {
             true => answer(200, &[], "hello"),
             false => guarded(seen, to),
         });
@@ -54,7 +51,7 @@ async fn registry_28_credentials_follow_to_the_same_origin_and_not_to_another_po
 #[tokio::test(start_paused = true)]
 async fn registry_27_every_kind_of_redirect_is_followed_for_manifests_too_without_waiting_for_its_body() {
     for status in [301, 302, 303, 307, 308] {
-        let net = Net::new(move |seen| match seen.host.as_str() {
+        let net = Peers::new(move |seen| match seen.host.as_str() {
             "r.example" => Reply::Raw(format!("HTTP/1.1 {status} Go\r\nLocation: //other.example/m\r\nContent-Length: 99\r\n\r\n")),
             _ => answer(200, &[], "hello"),
         });
@@ -72,7 +69,7 @@ async fn credential_10_a_relative_location_is_beside_the_url_it_came_from() {
         ("../../store/x?s=1", "/v2/library/store/x?s=1"),
         ("?link=2", "/v2/library/a/manifests/1?link=2"),
     ] {
-        let net = Net::new(move |seen| match seen.header("authorization") {
+        let net = Peers::new(move |seen| match seen.header("authorization") {
             None => answer(401, &[("WWW-Authenticate", "Basic realm=\"r\"")], ""),
             Some(_) if seen.target == target => answer(200, &[], "hello"),
             Some(_) => redirect(to),
@@ -100,7 +97,7 @@ async fn registry_33_no_failure_tells_a_presigned_query() {
         ("http://dead.example", || answer(200, &[], "")),
     ];
     for (origin, reply) in failures {
-        let net = Net::new(move |seen| match seen.host.as_str() {
+        let net = Peers::new(move |seen| match seen.host.as_str() {
             "r.example" => redirect(&format!("{origin}/b?sig=s3cret")),
             _ => reply(),
         });
@@ -115,7 +112,7 @@ async fn registry_33_no_failure_tells_a_presigned_query() {
 #[tokio::test(start_paused = true)]
 async fn registry_27_loops_and_long_chains_end() {
     for (script, requests) in [("loop", 2), ("chain", 6)] {
-        let net = Net::new(move |seen| match script {
+        let net = Peers::new(move |seen| match script {
             "loop" if seen.target == "/back" => redirect("/v2/library/a/manifests/1"),
             "loop" => redirect("/back"),
             _ => redirect(&format!("{}x", seen.target)),
@@ -137,7 +134,7 @@ async fn a_redirect_leads_to_no_private_address() {
         ("r.example:8080", "private"),
         ("169.254.169.254", "metadata"),
     ] {
-        let net = Net::new(move |_| redirect(&format!("http://{host}/latest?token=s3cret")));
+        let net = Peers::new(move |_| redirect(&format!("http://{host}/latest?token=s3cret")));
         let (upstream, metrics) = upstream(&config(), &net);
         let error = upstream.get_blob(&repository(), &digest(), 0, &call()).await.err().expect("an error");
         assert!(matches!(error, UpstreamError::Unavailable { reason: UnavailableReason::Blocked, .. }), "{host}: {error}");
@@ -150,19 +147,19 @@ async fn a_redirect_leads_to_no_private_address() {
 
 #[tokio::test(start_paused = true)]
 async fn of_a_name_s_addresses_only_the_public_ones_are_dialled() {
-    let net = Net::new(|seen| match seen.host.as_str() {
+    let net = Peers::new(|seen| match seen.host.as_str() {
         "r.example" => redirect("http://mixed.example/b"),
         _ => answer(200, &[], "hello"),
     });
     let (upstream, _) = upstream(&config(), &net);
     assert!(upstream.get_blob(&repository(), &digest(), 0, &call()).await.is_ok());
-    let dialled: Vec<String> = net.dialled.lock().iter().map(ToString::to_string).collect();
+    let dialled: Vec<String> = net.dialled().iter().map(ToString::to_string).collect();
     assert_eq!(dialled, ["10.0.0.1:80", "203.0.113.1:80"]);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_listed_private_address_is_open_to_redirects() {
-    let net = Net::new(|seen| match seen.host.as_str() {
+    let net = Peers::new(|seen| match seen.host.as_str() {
         "r.example" => redirect("http://private.example/b"),
         _ => answer(200, &[], "hello"),
     });
@@ -176,7 +173,7 @@ async fn a_listed_private_address_is_open_to_redirects() {
 async fn registry_30_an_expired_link_is_replaced_once_and_says_nothing_about_the_blob() {
     for status in [400, 401, 403, 404, 410] {
         for good in [2, 99] {
-            let net = Net::new(move |seen| match seen.host.as_str() {
+            let net = Peers::new(move |seen| match seen.host.as_str() {
                 "r.example" => redirect(&format!("http://cdn.example/b?link={}", seen.nth)),
                 _ if seen.target == format!("/b?link={good}") => answer(200, &[], "hello"),
                 _ => answer(status, &[("WWW-Authenticate", "Basic realm=\"cdn\"")], "<html>expired</html>"),
@@ -195,7 +192,7 @@ async fn registry_30_an_expired_link_is_replaced_once_and_says_nothing_about_the
 
 #[tokio::test(start_paused = true)]
 async fn registry_31_a_store_that_refuses_head_still_tells_the_size() {
-    let net = Net::new(|seen| match (seen.host.as_str(), seen.method.as_str()) {
+    let net = Peers::new(|seen| match (seen.host.as_str(), seen.method.as_str()) {
         ("r.example", _) => redirect("http://cdn.example/b?sig=get"),
         (_, "HEAD") => head(403, &[]),
         _ => {
@@ -211,22 +208,14 @@ async fn registry_31_a_store_that_refuses_head_still_tells_the_size() {
 /// Also: upstream_fault_10, upstream_fault_15, credential_09
 #[tokio::test]
 async fn tls_is_checked_against_ca_file_and_never_left() {
-    let key = rcgen::generate_simple_self_signed(["r.example".to_owned()]).expect("a certificate");
-    let chain = vec![key.cert.der().clone()];
-    let private = rustls_pki_types::PrivatePkcs8KeyDer::from(key.signing_key.serialize_der());
-    let server = rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
-        .with_safe_default_protocol_versions()
-        .expect("versions")
-        .with_no_client_auth()
-        .with_single_cert(chain, private.into())
-        .expect("a key");
-    let net = Net::with_tls(Some(TlsAcceptor::from(Arc::new(server))), |seen| match seen.target.ends_with("/1") {
+    let net = Peers::new(|seen| match seen.target.ends_with("/1") {
         true => answer(200, &[], "hello"),
         false => redirect("http://cdn.example/b?sig=s3cret"),
     });
+    net.serve_tls("10.0.0.1:443", &net.script, "r.example");
     let directory = tempfile::tempdir().expect("a directory");
     let ca_file = directory.path().join("ca.pem");
-    std::fs::write(&ca_file, key.cert.pem()).expect("a file");
+    std::fs::write(&ca_file, net.ca_pem()).expect("a file");
     let mut config = config();
     (config.urls[0].tls, config.urls[0].port, config.ca_file) = (true, 443, Some(ca_file));
     let (trusting, _) = upstream(&config, &net);

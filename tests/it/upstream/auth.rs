@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::net::*;
-use crate::oci::RepositoryName;
-use crate::upstream::UpstreamError;
+use super::*;
+use larder::oci::RepositoryName;
+use larder::upstream::UpstreamError;
 
 const CHALLENGE: &str = r#"Bearer realm="http://r.example/token?x=1",service="s",scope="repository:library/a:pull""#;
 
@@ -14,8 +14,8 @@ fn challenged(challenge: &str) -> Reply {
 }
 
 /// A registry that issues `t1`, `t2`, … and takes those that `good` names.
-fn issuing(good: impl Fn(&str) -> bool + Send + Sync + 'static) -> Arc<Net> {
-    Net::new(move |seen| {
+fn issuing(good: impl Fn(&str) -> bool + Send + Sync + 'static) -> Peers {
+    Peers::new(move |seen| {
         if seen.target.starts_with("/token") {
             return answer(200, &[], &format!(r#"{{"token":"t{}"}}"#, seen.nth));
         }
@@ -26,7 +26,7 @@ fn issuing(good: impl Fn(&str) -> bool + Send + Sync + 'static) -> Arc<Net> {
     })
 }
 
-fn tokens(net: &Net) -> usize {
+fn tokens(net: &Peers) -> usize {
     net.log().iter().filter(|line| line.contains("/token")).count()
 }
 
@@ -77,7 +77,7 @@ async fn registry_14_a_refused_token_is_replaced_once() {
 #[tokio::test(start_paused = true)]
 async fn registry_15_a_token_too_weak_for_its_own_scope_is_final_and_a_new_scope_is_asked_for() {
     for (scope, expected) in [("repository:library/a:pull", "denied 1"), ("repository:library/a:pull repository:base:pull", "ok 2")] {
-        let net = Net::new(move |seen| match (seen.target.starts_with("/token"), seen.header("authorization")) {
+        let net = Peers::new(move |seen| match (seen.target.starts_with("/token"), seen.header("authorization")) {
             (true, _) => answer(200, &[], &format!(r#"{{"access_token":"{}"}}"#, seen.target.contains("base"))),
             (_, Some("Bearer true")) => answer(200, &[], "hello"),
             (_, Some(_)) => challenged(&format!(r#"Bearer realm="http://r.example/token",scope="{scope}",error="insufficient_scope""#)),
@@ -92,7 +92,7 @@ async fn registry_15_a_token_too_weak_for_its_own_scope_is_final_and_a_new_scope
 #[tokio::test(start_paused = true)]
 async fn registry_18_a_foreign_token_server_never_sees_the_password_unless_listed() {
     for (listed, label) in [(vec![], "credential"), (vec!["auth.example".to_owned()], "ok")] {
-        let net = Net::new(|seen| match (seen.host.as_str(), seen.header("authorization")) {
+        let net = Peers::new(|seen| match (seen.host.as_str(), seen.header("authorization")) {
             ("auth.example", Some(BASIC)) => answer(200, &[], r#"{"token":"t"}"#),
             ("r.example", Some("Bearer t")) => answer(200, &[], "hello"),
             ("r.example", None) => challenged(r#"Basic, Bearer realm="http://auth.example/token""#),
@@ -113,16 +113,16 @@ async fn registry_18_a_foreign_token_server_never_sees_the_password_unless_liste
 
 #[tokio::test(start_paused = true)]
 async fn tls_alone_does_not_make_a_token_server_trusted() {
-    let net = Net::new(|_| challenged(r#"Bearer realm="https://auth.example/token""#));
+    let net = Peers::new(|_| challenged(r#"Bearer realm="https://auth.example/token""#));
     let (upstream, _) = upstream(&signed_in(config()), &net);
     let error = upstream.get_manifest(&repository(), &tag(), &call()).await.expect_err("an error");
     assert!(matches!(&error, UpstreamError::CredentialRefused { detail } if detail.contains("`token_hosts` does not list")), "{error}");
-    assert_eq!(net.dialled.lock().len(), 1);
+    assert_eq!(net.dialled().len(), 1);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_token_server_that_moved_is_found_again() {
-    let net = Net::new(|seen| match (seen.target.as_str(), seen.header("authorization")) {
+    let net = Peers::new(|seen| match (seen.target.as_str(), seen.header("authorization")) {
         ("/old?scope=repository%3Alibrary%2Fa%3Apull", _) if seen.nth > 1 => answer(404, &[], ""),
         ("/old?scope=repository%3Alibrary%2Fa%3Apull", _) => answer(200, &[], r#"{"token":"old"}"#),
         ("/new?scope=repository%3Alibrary%2Fa%3Apull", _) => answer(200, &[], r#"{"token":"new"}"#),
@@ -142,7 +142,7 @@ async fn a_token_server_that_moved_is_found_again() {
 
 #[tokio::test(start_paused = true)]
 async fn basic_is_sent_when_asked_for_and_then_at_once_everywhere() {
-    let net = Net::new(|seen| match seen.header("authorization") {
+    let net = Peers::new(|seen| match seen.header("authorization") {
         Some(BASIC) => answer(200, &[], "hello"),
         _ => challenged("Basic realm=\"r\""),
     });
@@ -163,7 +163,7 @@ async fn registry_03_refusals_have_their_meanings_and_no_loops() {
         ("Bearer realm=\"ftp://r.example/token\"", false, "corrupt", 1),
     ];
     for (challenge, with_credentials, label, requests) in table {
-        let net = Net::new(move |_| challenged(challenge));
+        let net = Peers::new(move |_| challenged(challenge));
         let config = if with_credentials { signed_in(config()) } else { config() };
         let (upstream, _) = upstream(&config, &net);
         let error = upstream.get_manifest(&repository(), &tag(), &call()).await.expect_err("an error");
@@ -173,7 +173,7 @@ async fn registry_03_refusals_have_their_meanings_and_no_loops() {
 
 #[tokio::test(start_paused = true)]
 async fn harbor_s_basic_to_a_stale_token_leads_back_to_a_token() {
-    let net = Net::new(|seen| match (seen.target.starts_with("/token"), seen.header("authorization")) {
+    let net = Peers::new(|seen| match (seen.target.starts_with("/token"), seen.header("authorization")) {
         (true, _) => answer(200, &[], &format!(r#"{{"token":"t{}"}}"#, seen.nth)),
         (_, None) => challenged(CHALLENGE),
         (_, Some("Bearer t1")) if seen.nth == 2 => answer(200, &[], "hello"),
@@ -189,7 +189,7 @@ async fn harbor_s_basic_to_a_stale_token_leads_back_to_a_token() {
 /// Also: registry_19
 #[tokio::test(start_paused = true)]
 async fn registry_13_a_token_server_s_refusal_is_held_for_a_second_and_concerns_one_repository() {
-    let net = Net::new(|seen| match (seen.target.contains("/token"), seen.header("authorization")) {
+    let net = Peers::new(|seen| match (seen.target.contains("/token"), seen.header("authorization")) {
         (true, _) if seen.target.contains("private") => answer(403, &[], r#"{"errors":[{"code":"DENIED"}]}"#),
         (true, _) => answer(200, &[], r#"{"token":"t"}"#),
         (_, Some(_)) => answer(200, &[], "hello"),
@@ -208,7 +208,7 @@ async fn registry_13_a_token_server_s_refusal_is_held_for_a_second_and_concerns_
 
 #[tokio::test(start_paused = true)]
 async fn an_unlisted_token_server_at_a_private_address_is_not_asked() {
-    let net = Net::new(|_| challenged(r#"Bearer realm="https://private.example/token""#));
+    let net = Peers::new(|_| challenged(r#"Bearer realm="https://private.example/token""#));
     let (upstream, _) = upstream(&config(), &net);
     let error = upstream.get_manifest(&repository(), &tag(), &call()).await.expect_err("an error");
     assert_eq!((error.reason().as_str(), net.to("private.example").len()), ("blocked", 0), "{error}");
@@ -216,7 +216,7 @@ async fn an_unlisted_token_server_at_a_private_address_is_not_asked() {
 
 #[tokio::test(start_paused = true)]
 async fn registry_39_a_token_server_s_outage_is_no_refusal() {
-    let net = Net::new(|seen| match seen.target.starts_with("/token") {
+    let net = Peers::new(|seen| match seen.target.starts_with("/token") {
         true => answer(503, &[], ""),
         false => challenged(CHALLENGE),
     });

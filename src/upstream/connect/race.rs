@@ -1,0 +1,143 @@
+//! Which of a host's addresses to dial, in which order and when: Happy Eyeballs (RFC 8305). Knows no names and remembers nothing.
+
+use std::fmt;
+use std::future::{Future, poll_fn};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::task::Poll;
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout_at};
+
+use super::seam::{BoxFuture, Connect, Stream};
+
+/// The next address is dialled when the last one has not answered for so long: the Connection Attempt Delay of RFC 8305 §5.
+pub const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
+/// Addresses of one host that are dialled. With the delay between them the last one still has a second of a connection's five.
+const ADDRESSES_MAX: usize = 16;
+
+/// What is known of one of a host's addresses from the last connections to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Known {
+    /// It answered when one before it did not: it goes first.
+    Works(IpAddr),
+    /// It took the connection and then failed: it goes last.
+    Fails(IpAddr),
+}
+
+/// The order in which to dial (RFC 8305 §4): one family and the other by turns, beginning with that of the resolver's first answer
+/// or of the address that is known to work.
+pub fn order(addresses: &[IpAddr], known: Option<Known>) -> Vec<IpAddr> {
+    let (mut first, mut middle, mut last) = (Vec::new(), Vec::new(), Vec::new());
+    for address in addresses {
+        match known {
+            Some(Known::Works(works)) if works == *address => first.push(*address),
+            Some(Known::Fails(fails)) if fails == *address => last.push(*address),
+            _ => middle.push(*address),
+        }
+    }
+    first.extend(middle);
+    let is_v6 = first.first().is_some_and(IpAddr::is_ipv6);
+    // Within a family the resolver's order stays (RFC 6724 §6).
+    let (same, other): (Vec<IpAddr>, Vec<IpAddr>) = first.into_iter().partition(|address| address.is_ipv6() == is_v6);
+    let (mut same, mut other) = (same.into_iter(), other.into_iter());
+    let mut ordered = Vec::with_capacity(addresses.len());
+    while ordered.len() + last.len() < addresses.len() {
+        ordered.extend(same.next().into_iter().chain(other.next()));
+    }
+    ordered.extend(last);
+    ordered.truncate(ADDRESSES_MAX);
+    ordered
+}
+
+/// Dials one address after the other, each as soon as the last one fails or is slow, and returns the first stream; the dials that
+/// are left are dropped.
+///
+/// # Errors
+/// With what became of each address, when all have failed or it is `deadline`.
+pub async fn race(
+    connect: &dyn Connect,
+    addresses: &[IpAddr],
+    port: u16,
+    deadline: Instant,
+) -> Result<(IpAddr, Box<dyn Stream>), NoConnection> {
+    let begun = Instant::now();
+    let mut waiting = addresses.iter().copied();
+    let mut dials: Vec<(IpAddr, Dial<'_>)> = Vec::new();
+    let mut failures: Vec<(IpAddr, String)> = Vec::new();
+    let mut next_at = begun;
+    loop {
+        if Instant::now() >= next_at
+            && let Some(address) = waiting.next()
+        {
+            dials.push((address, connect.dial(SocketAddr::new(address, port))));
+            next_at = Instant::now() + ATTEMPT_DELAY;
+        }
+        if dials.is_empty() {
+            return Err(NoConnection { failures, waited: None });
+        }
+        let wake_at = if waiting.len() > 0 { next_at.min(deadline) } else { deadline };
+        match timeout_at(wake_at, first_of(&mut dials)).await {
+            Ok((address, Ok(stream))) => return Ok((address, stream)),
+            Ok((address, Err(error))) => {
+                failures.push((address, error.to_string()));
+                next_at = Instant::now();
+            }
+            Err(_) if Instant::now() >= deadline => {
+                failures.extend(dials.iter().map(|(address, _)| (*address, "no answer".to_owned())));
+                failures.extend(waiting.map(|address| (address, "not tried".to_owned())));
+                return Err(NoConnection { failures, waited: Some(begun.elapsed()) });
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+type Dial<'a> = BoxFuture<'a, io::Result<Box<dyn Stream>>>;
+
+/// The first dial that ends; it is taken out.
+fn first_of<'a>(dials: &mut Vec<(IpAddr, Dial<'a>)>) -> impl Future<Output = (IpAddr, io::Result<Box<dyn Stream>>)> {
+    poll_fn(move |context| {
+        for index in 0..dials.len() {
+            if let Some((address, dial)) = dials.get_mut(index)
+                && let Poll::Ready(dialled) = dial.as_mut().poll(context)
+            {
+                let address = *address;
+                drop(dials.swap_remove(index));
+                return Poll::Ready((address, dialled));
+            }
+        }
+        Poll::Pending
+    })
+}
+
+/// Why none of a host's addresses took a connection.
+#[derive(Debug)]
+pub struct NoConnection {
+    failures: Vec<(IpAddr, String)>,
+    /// How long, where the time was up.
+    waited: Option<Duration>,
+}
+
+/// `no connection in 5 s: no answer (2001:db8::1, 2001:db8::2); connection refused (192.0.2.1)`.
+impl fmt::Display for NoConnection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(waited) = self.waited {
+            write!(f, "no connection in {} s: ", waited.as_secs())?;
+        }
+        let mut reasons: Vec<&str> = self.failures.iter().map(|(_, why)| why.as_str()).collect();
+        let mut seen = Vec::new();
+        reasons.retain(|why| {
+            !seen.contains(why) && {
+                seen.push(*why);
+                true
+            }
+        });
+        for (place, reason) in reasons.iter().enumerate() {
+            let addresses: Vec<String> =
+                self.failures.iter().filter(|(_, why)| why == reason).map(|(address, _)| address.to_string()).collect();
+            write!(f, "{}{reason} ({})", if place == 0 { "" } else { "; " }, addresses.join(", "))?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,129 @@
+//! Questions to upstreams are bounded: a crowd of clients is no crowd to a registry.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use larder::queue::Rank;
+use larder::upstream::Questions;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use super::{LATEST, Scene, line, retry_after};
+use crate::support::larder::{Larder, Setup, upstream};
+use crate::support::registry::{FakeRegistry, Fault, Latch, any};
+
+const HUB: &str = "93.184.216.34:80";
+const CLIENTS: usize = 3000;
+const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+
+/// A GET each, all at once; their statuses.
+async fn crowd(larder: &Larder, paths: impl IntoIterator<Item = String>) -> JoinSet<u16> {
+    let mut crowd = JoinSet::new();
+    for path in paths {
+        let mut client = larder.client().await;
+        crowd.spawn(async move { client.get(&path).send().await.status });
+    }
+    crowd
+}
+
+/// A manifest of its own, so that each costs a GET.
+fn other_bytes(number: usize) -> String {
+    format!(
+        r#"{{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[],"annotations":{{"n":"{number}"}}}}"#
+    )
+}
+
+fn tags(count: usize) -> impl Iterator<Item = String> {
+    (0..count).map(|number| format!("/v2/library/app/manifests/{number}"))
+}
+
+/// Also: upstream_fault_24
+#[tokio::test(start_paused = true)]
+async fn three_thousand_clients_of_as_many_tags_are_32_connections_and_all_are_answered() {
+    let scene = Scene::new();
+    for number in 0..CLIENTS {
+        scene.registry.push_manifest("library/app", Some(&number.to_string()), INDEX, other_bytes(number));
+    }
+    let larder = scene.setup().start();
+    let statuses = crowd(&larder, tags(CLIENTS)).await.join_all().await;
+    assert_eq!(statuses.iter().filter(|status| **status == 200).count(), CLIENTS);
+    let most = scene.net.most_open(HUB);
+    assert!((2..=32).contains(&most), "{most} connections at once");
+}
+
+#[tokio::test(start_paused = true)]
+async fn lists_and_heads_of_blobs_are_questions_too() {
+    let scene = Scene::new();
+    let larder = scene.setup().start();
+    let latch = Latch::new();
+    scene.registry.when(any()).then(Fault::Hold(latch.clone()));
+    let lists = (0..100).map(|number| format!("/v2/library/list{number}/tags/list"));
+    let _asking = crowd(&larder, tags(100).chain(lists)).await;
+    scene.registry.wait_for(any(), 32).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!((scene.registry.count(any()), scene.net.most_open(HUB)), (32, 32));
+    latch.open();
+}
+
+/// An upstream that is slow does not keep another one's questions waiting.
+#[tokio::test(start_paused = true)]
+async fn one_upstream_s_crowd_leaves_places_for_the_others() {
+    let scene = Scene::new();
+    let other = FakeRegistry::new();
+    scene.net.host("other.test", "93.184.216.40", &other);
+    other.push_image("library/app", "latest", &[10], 3);
+    let mut setup: Setup = scene.setup().upstream(upstream("other.example", "other.test"));
+    setup.config.limits.questions = 4;
+    setup.config.limits.questions_per_upstream = 3;
+    let larder = setup.start();
+    let latch = Latch::new();
+    scene.registry.when(any()).then(Fault::Hold(latch.clone()));
+    let _asking = crowd(&larder, tags(50)).await;
+    scene.registry.wait_for(any(), 3).await;
+    assert_eq!(larder.get("/v2/other.example/library/app/manifests/latest").await.status, 200);
+    assert_eq!(scene.registry.count(any()), 3);
+    latch.open();
+}
+
+/// Half of them in vain, as each costs a second and there is one place: none is left to the deadline, and what is begun is ended.
+#[tokio::test(start_paused = true)]
+async fn who_cannot_be_asked_for_in_time_is_told_when_to_come_back() {
+    let scene = Scene::new();
+    for number in 0..30 {
+        scene.registry.push_manifest("library/app", Some(&number.to_string()), INDEX, other_bytes(number));
+    }
+    let mut setup = scene.setup();
+    setup.config.limits.questions_per_upstream = 1;
+    let larder = setup.start();
+    scene.registry.when(any()).then(Fault::Delay(Duration::from_secs(1)));
+    let begun = Instant::now();
+    let mut asking = JoinSet::new();
+    for path in tags(30) {
+        let mut client = larder.client().await;
+        asking.spawn(async move { client.get(&path).send().await });
+    }
+    let replies = asking.join_all().await;
+    assert!(begun.elapsed() <= Duration::from_secs(25), "{:?}", begun.elapsed());
+    let served = replies.iter().filter(|reply| reply.status == 200).count();
+    assert!((8..=12).contains(&served), "a HEAD and a GET each, for 20 s: {served}");
+    for reply in replies.iter().filter(|reply| reply.status != 200) {
+        assert_eq!((line(reply).as_str(), retry_after(reply)), ("503 UNAVAILABLE", 5));
+    }
+    scene.registry.behave();
+    assert_eq!(larder.get(LATEST).await.status, 200, "all places are free again");
+}
+
+/// A client that hangs up gives up its place in the queue.
+#[tokio::test(start_paused = true)]
+async fn who_left_is_forgotten() {
+    let questions = Questions::new(1, 1);
+    let hub: Arc<str> = "docker.io".into();
+    let deadline = Instant::now() + Duration::from_secs(25);
+    let running = questions.place(&hub, Rank::Usual, deadline).await.expect("a place");
+    let gone = tokio::time::timeout(Duration::from_secs(1), questions.place(&hub, Rank::Usual, deadline)).await;
+    assert!(gone.is_err(), "it hangs up");
+    let mut stays = Box::pin(questions.place(&hub, Rank::Usual, deadline));
+    assert!(tokio::time::timeout(Duration::from_secs(1), &mut stays).await.is_err());
+    drop(running);
+    assert!(stays.await.is_ok());
+}
