@@ -4,6 +4,7 @@ use parking_lot::Mutex;
 use std::sync::Arc;
 use std::time::Duration;
 
+use prometheus::IntCounter;
 use tokio::time::Instant;
 
 use super::UpstreamError;
@@ -11,6 +12,7 @@ use super::auth::credentials::Source;
 use super::auth::lockout::Signer;
 use super::auth::unauthorized::Auth;
 use super::http::exchange::{Answer, Wire};
+use super::http::url::Url;
 use super::limits::breaker::Breaker;
 use super::limits::pull_limit::Budget;
 use super::limits::throttle::Pace;
@@ -35,13 +37,20 @@ pub(super) struct Account {
 }
 
 impl Account {
-    /// `source`: `None` for that of nobody.
-    pub(super) fn new(config: &UpstreamConfig, source: Option<Arc<Source>>, wire: &Arc<Wire>, rng: &Arc<Rng>) -> Account {
+    /// `source`: `None` for that of nobody. `ping`: the host's `/v2/`. `panics` counts the tasks that panic.
+    pub(super) fn new(
+        config: &UpstreamConfig,
+        source: Option<Arc<Source>>,
+        wire: &Arc<Wire>,
+        ping: &Url,
+        rng: &Arc<Rng>,
+        panics: &IntCounter,
+    ) -> Account {
         let pace = if source.is_none() { Pace::of_anonymous(&wire.origin.host) } else { None };
-        let signer = Arc::new(Signer::new(source, Arc::clone(rng)));
+        let signer = Signer::new(source, Arc::clone(rng));
         let rng = Arc::clone(rng);
         Account {
-            auth: Auth::new(config, signer, wire, &rng),
+            auth: Auth::new(config, signer, wire, ping, &rng, panics),
             pulls: Breaker::default(),
             lists: Breaker::default(),
             pace,

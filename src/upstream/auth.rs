@@ -3,6 +3,8 @@
 pub mod challenge;
 pub mod credentials;
 pub mod lockout;
+mod scope;
+pub mod sign_in;
 pub mod token;
 pub mod token_hosts;
 pub mod unauthorized;

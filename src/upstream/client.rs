@@ -68,13 +68,13 @@ impl Upstream {
         rng: Arc<Rng>,
     ) -> Result<Upstream, SetupError> {
         let environment = Environment::of_process();
-        let source = |credential| Arc::new(Source::new(credential, &config.name, &environment));
+        let source = |credential| Arc::new(Source::new(credential, &config.name, &environment, &metrics.task_panics));
         let sources: Vec<Arc<Source>> = config.credentials.iter().map(source).collect();
         let endpoint = |url: &BaseUrl| {
             let base = Url::new(Origin::from(url), format!("{}/v2/", url.path));
             base.uri().map_err(|_| SetupError::Url)?;
             let wire = Arc::new(Wire::new(config, url, network, metrics, Arc::clone(&rng))?);
-            let account = |source| Account::new(config, source, &wire, &rng);
+            let account = |source| Account::new(config, source, &wire, &base, &rng, &metrics.task_panics);
             let accounts = sources.iter().map(|source| account(Some(Arc::clone(source)))).collect();
             let anonymous = account(None);
             Ok(Endpoint { path: url.path.clone(), accounts, anonymous, wire })

@@ -23,8 +23,9 @@ use crate::oci::RepositoryName;
 use crate::queue::Rank;
 use crate::rng::Rng;
 
-/// Most 401s that one attempt may work off: one each for the challenge, the refresh, the bare try, Basic, and a renewed login.
-pub(super) const CHALLENGES_MAX: usize = 5;
+/// Most 401s that one attempt may work off: one each for the challenge, the refresh, the bare try, Basic, a renewed login,
+/// and a refusal before the login was shown.
+pub(super) const CHALLENGES_MAX: usize = 6;
 
 /// A question waits so long in all for breakers to close: an upstream that restarts, a limit of some pulls a second. Less than who has a
 /// cached tag waits for the answer, so that the true reason is reported.
@@ -251,6 +252,8 @@ impl Channel<'_> {
                     let failure = question.refused(answer, is_own).await;
                     match &failure {
                         Failure::Plain(why) if is_own && status == StatusCode::FORBIDDEN && auth.expired(why).await => {}
+                        // No refusal counts before larder has shown its login.
+                        Failure::Plain(UpstreamError::NotFound | UpstreamError::Denied { .. }) if is_own && auth.show_login().await? => {}
                         Failure::Plain(UpstreamError::NotFound) if is_own => {
                             auth.accepted();
                             return Err(failure);

@@ -4,12 +4,14 @@ mod budget;
 mod conventions;
 mod faults;
 mod fleet;
+mod hidden;
 mod hosts;
 mod later;
 mod limits;
 mod logins;
 mod outage;
 mod questions;
+mod verdicts;
 mod visibility;
 
 use std::time::Duration;

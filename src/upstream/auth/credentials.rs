@@ -18,6 +18,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use prometheus::IntCounter;
 use secrecy::SecretString;
 
 use self::exec::Limits;
@@ -49,13 +50,13 @@ enum Kind {
 }
 
 impl Source {
-    /// `registry` is the upstream's name, as image names have it.
-    pub fn new(config: &CredentialConfig, registry: &str, environment: &Environment) -> Source {
-        Source::with_limits(config, registry, environment, Limits::default())
+    /// `registry` is the upstream's name, as image names have it. `panics` counts the tasks that panic.
+    pub fn new(config: &CredentialConfig, registry: &str, environment: &Environment, panics: &IntCounter) -> Source {
+        Source::with_limits(config, registry, environment, Limits::default(), panics)
     }
 
-    fn with_limits(config: &CredentialConfig, registry: &str, environment: &Environment, limits: Limits) -> Source {
-        let place = Place { upstream: registry.into(), credential: config.name.as_str().into() };
+    fn with_limits(config: &CredentialConfig, registry: &str, environment: &Environment, limits: Limits, panics: &IntCounter) -> Source {
+        let place = Place { upstream: registry.into(), credential: config.name.as_str().into(), panics: panics.clone() };
         let program = |protocol| Kind::Program(Program::new(protocol, environment, limits, &place));
         let kind = match &config.kind {
             CredentialKind::Password(credentials) => Kind::Password(credentials.clone(), Health::new(&place)),
@@ -108,7 +109,7 @@ impl Source {
     /// Whoever configured a credential may not expect that there is none.
     fn tell(&self, held: &Held) {
         if matches!(held.login, Login::Anonymous) && !self.told.swap(true, Ordering::Relaxed) {
-            let Place { upstream, credential } = &self.place;
+            let Place { upstream, credential, .. } = &self.place;
             tracing::warn!(%upstream, %credential, "the credential holds no login for this registry, which is asked without one");
         }
     }

@@ -1,11 +1,13 @@
-//! When a login may be tried. A bad password tried for every pull locks the account out; so a refused login is held off for
-//! minutes, or until the secret changes, and an unproven one is tried by one question at a time.
+//! When a login may be shown. A bad password that is tried for every pull locks the account out, and one repository's refusal
+//! says nothing about the others. So a refused login is held off for everybody only after the sign-in without a scope has refused
+//! it too (`sign_in`); until that is known, the doubt stays with the repository that refused.
 
-use parking_lot::{Mutex, MutexGuard};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Mutex as AsyncMutex, MutexGuard as AsyncGuard, Semaphore, SemaphorePermit};
+use moka::sync::Cache;
+use parking_lot::Mutex;
+use tokio::sync::{Mutex as AsyncMutex, MutexGuard as AsyncGuard};
 use tokio::time::Instant;
 
 use super::credentials::{Held, Login, Source, Version};
@@ -16,62 +18,79 @@ use crate::upstream::limits::breaker::{Backoff, Breaker, Open};
 
 /// Docker Hub locks an account for an hour after some failures within minutes.
 const HOLD_OFF: Backoff = Backoff { first: Duration::from_mins(5), max: Duration::from_hours(1) };
-/// Questions to a token server at a time. So many, at most, fail with a password that has just gone bad.
-const TURNS: usize = 4;
+/// Docker Hub says 429 to logins after too many that failed, and does not say for how long.
+pub(super) const LIMITED: Backoff = Backoff { first: Duration::from_mins(1), max: Duration::from_hours(1) };
+/// How long a repository stays denied to an accepted login without being asked again: each question costs a token.
+const DENIED_FOR: Duration = Duration::from_mins(1);
+/// Who asks within this time after a login was refused that nobody has accepted yet is answered by that refusal: of many pulls
+/// at once with a bad password one is a sign-in.
+const DOUBT_HOLD: Duration = Duration::from_secs(1);
+/// So many repositories refuse a login that nobody has accepted, where the sign-in cannot tell, until it is held off for all.
+const REFUSING_MAX: usize = 3;
 const RENEWED_FOR: Duration = Duration::from_mins(1);
+/// How long a question waits for another that tries an unproven login; longer than a registry takes that is well.
+const TURN_WAIT_MAX: Duration = Duration::from_secs(15);
+const TURN_RETRY_AFTER: Duration = Duration::from_secs(5);
+/// Logins of one source: a program may give one for each repository.
+const LOGINS_MAX: u64 = 1_000;
+const REPOSITORIES_MAX: u64 = 10_000;
 
 /// Hands out one credential's login, or that of nobody.
 pub struct Signer {
     source: Option<Arc<Source>>,
-    known: Mutex<Known>,
-    breaker: Breaker,
+    logins: Cache<Version, Arc<Mutex<Standing>>>,
+    /// Refused for these repositories alone.
+    refusals: Cache<(Version, RepositoryName), Arc<Breaker>>,
+    last: Mutex<Last>,
     proving: AsyncMutex<()>,
-    turns: Semaphore,
     rng: Arc<Rng>,
 }
 
 #[derive(Default)]
-struct Known {
-    proven: Option<Version>,
+struct Last {
     renewed_at: Option<Instant>,
-    refused: Option<(Version, UpstreamError)>,
-    refusals: u64,
+    /// The login that was handed out last.
+    version: Option<Version>,
 }
 
-/// A login that may be tried.
-#[derive(Clone)]
-pub struct Offer {
-    pub held: Held,
-    /// So many had been refused when it was made.
-    refusals: u64,
+/// What is known of one login.
+#[derive(Default)]
+struct Standing {
+    /// Upstream took it, here or at the sign-in.
+    is_accepted: bool,
+    sign_in: Option<(Instant, SignedIn)>,
+    /// Refused, though nobody has accepted it yet: what was said, and when.
+    doubt: Option<(Instant, UpstreamError)>,
+    refused_by: Vec<RepositoryName>,
+    /// Refused by the sign-in: held off for everybody.
+    lockout: Option<Arc<Breaker>>,
 }
 
-/// A place among those who try a login, held until the answer has come.
+/// What the sign-in without a scope has said of a login that it did not refuse.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SignedIn {
+    Accepted,
+    /// It says the same to anybody, or says nothing of use.
+    Unknown,
+}
+
+/// A place among those who try an unproven login, held until the answer has come.
 #[expect(dead_code, reason = "holding it is all it is for")]
 pub enum Turn<'a> {
     /// None is needed.
     Free,
     /// Nobody else tries while this one finds out whether the login is good.
     Proving(AsyncGuard<'a, ()>),
-    Sharing(SemaphorePermit<'a>),
-}
-
-/// Where a login is tried.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
-    /// It goes along with every question: a proven one needs no turn.
-    Registry,
-    TokenServer,
 }
 
 impl Signer {
     pub fn new(source: Option<Arc<Source>>, rng: Arc<Rng>) -> Signer {
         Signer {
             source,
-            known: Mutex::default(),
-            breaker: Breaker::default(),
+            logins: Cache::new(LOGINS_MAX),
+            refusals: Cache::new(REPOSITORIES_MAX),
+            last: Mutex::default(),
             proving: AsyncMutex::default(),
-            turns: Semaphore::new(TURNS),
             rng,
         }
     }
@@ -83,104 +102,186 @@ impl Signer {
     /// The login for a repository, now.
     ///
     /// # Errors
-    /// When it cannot be had, or upstream has refused this very one of late.
-    pub async fn login(&self, repository: &RepositoryName) -> Result<Offer, UpstreamError> {
-        let refusals = self.known().refusals;
-        let Some(source) = &self.source else { return Ok(Offer { held: Login::Anonymous.into(), refusals }) };
+    /// When it cannot be had, or is held off for everybody.
+    pub async fn login(&self, repository: &RepositoryName) -> Result<Held, UpstreamError> {
+        let Some(source) = &self.source else { return Ok(Login::Anonymous.into()) };
         let held = source.login(repository).await?;
-        if self.has_refused(&held).is_some() {
-            // Its outcome comes by `accepted` or `refused`.
-            self.breaker.enter(Instant::now()).map_err(|open| open.why)?.detach();
+        self.last.lock().version = Some(held.version);
+        let lockout = self.logins.get(&held.version).and_then(|standing| standing.lock().lockout.clone());
+        if let Some(lockout) = lockout {
+            // The outcome is reported by `accepted` or `lock_out`.
+            lockout.enter(Instant::now()).map_err(|open| open.why)?.detach();
         }
-        Ok(Offer { held, refusals })
+        Ok(held)
     }
 
-    /// Waits for the turn to try a login: alone, while nobody knows whether it is good.
+    /// Another login than this one, where the source has one by now: a file was rotated, a program has run again.
+    pub async fn other(&self, held: &Held, repository: &RepositoryName) -> Option<Held> {
+        self.login(repository).await.ok().filter(|other| other.version != held.version)
+    }
+
+    /// Another login than this one, which was refused: a program is run again for it.
+    pub async fn replaced(&self, held: &Held, repository: &RepositoryName) -> Option<Held> {
+        self.source.as_ref()?.refused(&held.version);
+        self.other(held, repository).await
+    }
+
+    /// The same, where a refusal does not say that it is the login's. Once a minute at most: a program may be costly, and most
+    /// refusals are not about the login.
+    pub async fn renewed(&self, held: &Held, repository: &RepositoryName) -> Option<Held> {
+        let now = Instant::now();
+        {
+            let mut last = self.last.lock();
+            if last.renewed_at.is_some_and(|renewed| now - renewed < RENEWED_FOR) {
+                return None;
+            }
+            last.renewed_at = Some(now);
+        }
+        self.replaced(held, repository).await
+    }
+
+    /// Why this login is not shown for this repository now, if it is not.
     ///
     /// # Errors
-    /// When it was refused meanwhile.
-    pub async fn turn(&self, offer: &Offer, place: Place) -> Result<Turn<'_>, UpstreamError> {
-        if matches!(offer.held.login, Login::Anonymous) {
-            return Ok(Turn::Free);
-        }
-        let mut turn = Turn::Free;
-        if !self.is_proven(offer) {
-            turn = Turn::Proving(self.proving.lock().await);
-        }
-        if self.is_proven(offer) {
-            turn = match place {
-                Place::Registry => Turn::Free,
-                // The semaphore is never closed.
-                Place::TokenServer => self.turns.acquire().await.map_or(Turn::Free, Turn::Sharing),
-            };
-        }
-        let is_newly_refused = self.known().refusals != offer.refusals;
-        match self.has_refused(&offer.held).filter(|_| is_newly_refused) {
+    /// With what was answered the last time: denied, in doubt, or limited.
+    pub fn check(&self, held: &Held, repository: &RepositoryName) -> Result<(), UpstreamError> {
+        let refusal = self.refusals.get(&(held.version, repository.clone()));
+        match refusal.and_then(|breaker| breaker.refusal(Instant::now())) {
+            // The sign-in has decided since: asked again, the repository's refusal is about the repository.
+            Some(UpstreamError::CredentialRefused { .. }) if self.signed_in(held, Duration::MAX) == Some(SignedIn::Accepted) => Ok(()),
             Some(why) => Err(why),
-            None => Ok(turn),
+            None => Ok(()),
         }
     }
 
-    fn is_proven(&self, offer: &Offer) -> bool {
-        self.known().proven == Some(offer.held.version)
+    pub fn is_accepted(&self, held: &Held) -> bool {
+        matches!(held.login, Login::Anonymous) || self.standing(held).lock().is_accepted
     }
 
-    /// Upstream took it.
+    /// Whether upstream has taken the login that was handed out last.
+    pub fn has_accepted_last(&self) -> bool {
+        let standing = self.last.lock().version.and_then(|version| self.logins.get(&version));
+        standing.is_some_and(|standing| standing.lock().is_accepted)
+    }
+
+    /// Waits for the turn to show a login that nobody has accepted yet: alone.
+    ///
+    /// # Errors
+    /// When others take too long over it.
+    pub async fn turn(&self) -> Result<Turn<'_>, UpstreamError> {
+        let waited = tokio::time::timeout(TURN_WAIT_MAX, self.proving.lock()).await;
+        waited.map(Turn::Proving).map_err(|_| UpstreamError::Overloaded { retry_after: TURN_RETRY_AFTER })
+    }
+
+    /// Whether a repository has refused a login that nobody has accepted.
+    ///
+    /// # Errors
+    /// With that refusal, when it came a moment ago.
+    pub fn is_doubted(&self, held: &Held) -> Result<bool, UpstreamError> {
+        match &self.standing(held).lock().doubt {
+            Some((since, why)) if Instant::now() < *since + DOUBT_HOLD => Err(why.clone()),
+            doubt => Ok(doubt.is_some()),
+        }
+    }
+
+    /// What the last sign-in has said, if it is not older than this.
+    pub fn signed_in(&self, held: &Held, age_max: Duration) -> Option<SignedIn> {
+        self.standing(held).lock().sign_in.filter(|(at, _)| at.elapsed() < age_max).map(|(_, said)| said)
+    }
+
+    /// Upstream took the login.
     pub fn accepted(&self, held: &Held) {
-        let mut known = self.known();
-        if known.proven != Some(held.version) {
-            known.proven = Some(held.version);
-            known.refused = None;
-            self.breaker.clear();
+        if !self.is_accepted(held) {
+            let standing = self.standing(held);
+            let mut standing = standing.lock();
+            *standing = Standing { is_accepted: true, sign_in: standing.sign_in, ..Standing::default() };
         }
     }
 
-    /// Upstream refused it: from now on it is held off. Returns another, where there is one by now: a file was rotated, a
-    /// program gives a new one.
-    pub async fn refused(&self, held: &Held, repository: &RepositoryName, why: &UpstreamError) -> Option<Offer> {
-        let source = self.source.as_ref()?;
-        self.hold_off(held, why);
-        source.refused(&held.version);
-        let again = source.login(repository).await.ok().filter(|again| again.version != held.version)?;
-        Some(Offer { held: again, refusals: self.known().refusals })
-    }
-
-    /// Another login than this one, which may have expired although upstream does not say so. Asked for once a minute at most: a
-    /// program may be costly, and most refusals are not about the login.
-    pub async fn renewed(&self, held: &Held, repository: &RepositoryName) -> Option<Offer> {
-        let source = self.source.as_ref()?;
-        let now = Instant::now();
-        if self.known().renewed_at.is_some_and(|renewed| now - renewed < RENEWED_FOR) {
-            return None;
+    /// Upstream took the login for this repository.
+    pub fn accepted_for(&self, held: &Held, repository: &RepositoryName) {
+        if matches!(held.login, Login::Anonymous) {
+            return;
         }
-        self.known().renewed_at = Some(now);
-        source.refused(&held.version);
-        let again = source.login(repository).await.ok().filter(|again| again.version != held.version)?;
-        Some(Offer { held: again, refusals: self.known().refusals })
+        self.accepted(held);
+        self.refusals.invalidate(&(held.version, repository.clone()));
     }
 
-    /// How long a login that was refused is held off, unless there is another by now, for which nobody looks here.
-    pub fn held_off(&self, now: Instant) -> Option<Open> {
-        let is_refused = self.known().refused.is_some();
-        self.breaker.state(now).filter(|_| is_refused)
+    /// The sign-in did not refuse the login.
+    pub fn note_sign_in(&self, held: &Held, said: SignedIn) {
+        if said == SignedIn::Accepted {
+            self.accepted(held);
+        }
+        self.standing(held).lock().sign_in = Some((Instant::now(), said));
     }
 
-    fn hold_off(&self, held: &Held, why: &UpstreamError) {
-        let mut known = self.known();
-        known.refusals += 1;
-        known.proven = known.proven.filter(|proven| *proven != held.version);
-        known.refused = Some((held.version, why.clone()));
+    /// An accepted login was refused for this repository.
+    pub fn denied(&self, held: &Held, repository: &RepositoryName, why: &UpstreamError) {
+        // What it said while the login was in doubt is void.
+        self.refusals.invalidate(&(held.version, repository.clone()));
+        self.refuse(held, repository, why, Some(DENIED_FOR), HOLD_OFF);
+    }
+
+    /// The rate is limited for this repository. Returns for how long.
+    pub fn limited(&self, held: &Held, repository: &RepositoryName, retry_after: Option<Duration>) -> Duration {
+        self.refuse(held, repository, &UpstreamError::RateLimited { retry_after: None }, retry_after, LIMITED)
+    }
+
+    /// A repository refused the login, and nobody can say whether another will. Where nobody has accepted it yet, who asks for
+    /// others a moment later is answered the same, and then the sign-in decides.
+    pub fn doubt(&self, held: &Held, repository: &RepositoryName, why: &UpstreamError) {
+        if !matches!(why, UpstreamError::RateLimited { .. }) {
+            let seconds = self.refuse(held, repository, why, None, HOLD_OFF).as_secs();
+            let credential = self.name();
+            tracing::error!(credential, %repository, %why, seconds, "upstream refused a credential for a repository; it is not tried there before this time is over");
+        }
+        let standing = self.standing(held);
+        let mut guard = standing.lock();
+        if guard.is_accepted {
+            return;
+        }
+        guard.doubt = Some((Instant::now(), why.clone()));
+        if matches!(why, UpstreamError::CredentialRefused { .. }) && !guard.refused_by.contains(repository) {
+            guard.refused_by.push(repository.clone());
+        }
+        let is_refused_by_all = guard.refused_by.len() >= REFUSING_MAX;
+        drop(guard);
+        if is_refused_by_all {
+            self.lock_out(held, why);
+        }
+    }
+
+    /// The sign-in refused the login: from now on it is held off for everybody.
+    pub fn lock_out(&self, held: &Held, why: &UpstreamError) {
+        let standing = self.standing(held);
+        let mut standing = standing.lock();
+        let lockout = standing.lockout.take().unwrap_or_default();
+        *standing = Standing { lockout: Some(Arc::clone(&lockout)), doubt: Some((Instant::now(), why.clone())), ..Standing::default() };
         let now = Instant::now();
-        let (wait, _) = self.breaker.open(now, now, why, None, HOLD_OFF, |wait| self.rng.jitter(wait));
+        let (wait, _) = lockout.open(now, now, why, None, HOLD_OFF, |wait| self.rng.jitter(wait));
         let (credential, seconds) = (self.name(), wait.as_secs());
         tracing::error!(credential, %why, seconds, "upstream refused a credential; it is not tried again until it changes or this time is over");
     }
 
-    fn has_refused(&self, held: &Held) -> Option<UpstreamError> {
-        self.known().refused.as_ref().filter(|(version, _)| *version == held.version).map(|(_, why)| why.clone())
+    /// How long the login that was used last is not shown for this repository, unless there is another by now.
+    pub fn held_off(&self, repository: &RepositoryName, now: Instant) -> Option<Open> {
+        let version = self.last.lock().version?;
+        let lockout = self.logins.get(&version).and_then(|standing| standing.lock().lockout.clone());
+        let refusal = || self.refusals.get(&(version, repository.clone())).filter(|breaker| breaker.refusal(now).is_some());
+        lockout.or_else(refusal)?.state(now)
     }
 
-    fn known(&self) -> MutexGuard<'_, Known> {
-        self.known.lock()
+    fn refuse(&self, held: &Held, repository: &RepositoryName, why: &UpstreamError, asked: Option<Duration>, backoff: Backoff) -> Duration {
+        let breaker = self.refusals.get_with((held.version, repository.clone()), Arc::default);
+        let now = Instant::now();
+        match breaker.state(now) {
+            // Of several who were refused at once the first has said it.
+            Some(open) if !open.left.is_zero() => open.left,
+            _ => breaker.open(now, now, why, asked, backoff, |wait| self.rng.jitter(wait)).0,
+        }
+    }
+
+    fn standing(&self, held: &Held) -> Arc<Mutex<Standing>> {
+        self.logins.get_with(held.version, Arc::default)
     }
 }

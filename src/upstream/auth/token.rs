@@ -1,8 +1,6 @@
 //! Bearer tokens: fetched once for any number of waiters, kept for as long as they are good. A `Tokens` belongs to one
 //! host of an upstream and one credential there, so neither needs to be part of a key; the login that was used does.
 
-use parking_lot::Mutex;
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,27 +9,31 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use http::{HeaderValue, Method, StatusCode};
 use moka::sync::Cache;
+use prometheus::IntCounter;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::Deserialize;
-use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::credentials::{Login, Version};
-use super::lockout::{Offer, Place, Signer};
+use super::credentials::{Held, Login, Version};
+use super::lockout::LIMITED;
 use super::token_hosts::{self, Trust};
 use crate::labels::UpstreamKind;
-use crate::oci::{KIB, RepositoryName};
+use crate::oci::KIB;
 use crate::percent;
 use crate::rng::Rng;
+use crate::single_flight::Questions;
 use crate::upstream::UnavailableReason;
 use crate::upstream::UpstreamError;
-use crate::upstream::http::exchange::{Form, Outgoing, Wire, broken};
+use crate::upstream::http::exchange::{Form, Outgoing, Wire};
+use crate::upstream::http::meaning::Refused;
 use crate::upstream::http::url::Url;
 use crate::upstream::limits::breaker::{Backoff, Breaker, Open};
 use crate::upstream::limits::too_many_requests::{Asked, Limited};
 use crate::upstream::secret::sensitive;
 
 const TOKENS_MAX: u64 = 10_000;
+/// Different tokens that are fetched at a time: one for each question that may be out, and what their callers have left behind.
+const FETCHES_MAX: usize = 1_000;
 /// The token protocol's lifetime for a token that names none, and the least that one gets.
 const LIFETIME_MIN: Duration = Duration::from_secs(60);
 const LIFETIME_MAX: Duration = Duration::from_hours(24);
@@ -39,11 +41,9 @@ const RENEW_BEFORE: Duration = Duration::from_secs(10);
 /// A refusal answers those who ask within this time; then the token server is asked again.
 const REFUSAL_HOLD: Duration = Duration::from_secs(1);
 /// A fetch serves many callers, so it has its own deadline and none of theirs.
-const FETCH_TIMEOUT: Duration = Duration::from_secs(20);
+pub(super) const FETCH_TIMEOUT: Duration = Duration::from_secs(20);
 const REPLY_BYTES_MAX: usize = 64 * KIB as usize;
 
-/// Docker Hub says 429 here after too many failed logins, and does not say for how long.
-const LIMITED: Backoff = Backoff { first: Duration::from_mins(1), max: Duration::from_hours(1) };
 /// A token server that is down is left alone as a registry is.
 const DOWN: Backoff = Backoff { first: Duration::from_secs(1), max: Duration::from_secs(30) };
 
@@ -52,7 +52,7 @@ const DOWN: Backoff = Backoff { first: Duration::from_secs(1), max: Duration::fr
 pub struct Way {
     pub realm: Url,
     pub service: Option<String>,
-    /// Sorted, without doubles.
+    /// Sorted, without doubles. None: the token only shows that the login is good.
     pub scopes: Vec<String>,
 }
 
@@ -70,39 +70,68 @@ pub struct Token {
     renew_at: Instant,
 }
 
-type Fetched = Result<Token, UpstreamError>;
+/// Why there is no token.
+#[derive(Clone, Debug)]
+pub enum NoToken {
+    /// By what the error itself is.
+    Failed(UpstreamError),
+    /// The token server refuses the login, at least for these scopes: `CredentialRefused`.
+    Refused(UpstreamError),
+    /// It limits the rate: of this login, or of these scopes.
+    Limited(Limited),
+}
+
+type Fetched = Result<Token, NoToken>;
 
 /// The tokens of one credential at one host.
 pub struct Tokens {
     wire: Arc<Wire>,
-    signer: Arc<Signer>,
+    credential: String,
     token_hosts: Vec<String>,
     breaker: Breaker,
     rng: Arc<Rng>,
     cache: Cache<TokenKey, Token>,
-    /// One entry for each fetch under way or held; it lives as long as its task.
-    flights: Mutex<HashMap<TokenKey, watch::Receiver<Option<Fetched>>>>,
+    fetches: Questions<TokenKey, Fetched>,
 }
 
 impl Tokens {
-    pub fn new(wire: Arc<Wire>, signer: Arc<Signer>, token_hosts: Vec<String>, rng: Arc<Rng>) -> Arc<Tokens> {
-        let cache = Cache::builder().max_capacity(TOKENS_MAX).time_to_live(LIFETIME_MAX).build();
-        Arc::new(Tokens { wire, signer, token_hosts, breaker: Breaker::default(), rng, cache, flights: Mutex::default() })
+    pub fn new(wire: &Arc<Wire>, credential: &str, token_hosts: &[String], rng: &Arc<Rng>, panics: &IntCounter) -> Arc<Tokens> {
+        Arc::new(Tokens {
+            wire: Arc::clone(wire),
+            credential: credential.to_owned(),
+            token_hosts: token_hosts.to_vec(),
+            breaker: Breaker::default(),
+            rng: Arc::clone(rng),
+            cache: Cache::builder().max_capacity(TOKENS_MAX).time_to_live(LIFETIME_MAX).build(),
+            fetches: Questions::new(FETCHES_MAX, panics.clone()),
+        })
     }
 
     /// A token that is good now. Waits for the fetch that is under way, or begins one.
-    pub async fn get(self: &Arc<Tokens>, way: &Arc<Way>, offer: &Offer, repository: &RepositoryName) -> Fetched {
-        let key = TokenKey { way: Arc::clone(way), version: offer.held.version };
-        if let Some(token) = self.held(&key) {
-            return Ok(token);
-        }
-        let mut flight = match self.join(&key, offer, repository) {
-            Ok(token) => return Ok(token),
-            Err(flight) => flight,
+    ///
+    /// # Errors
+    /// When there is none to be had: a refusal is answered to all who ask within a second.
+    pub async fn get(self: &Arc<Tokens>, way: &Arc<Way>, held: &Held) -> Fetched {
+        let key = TokenKey { way: Arc::clone(way), version: held.version };
+        let (this, login) = (Arc::clone(self), held.clone());
+        let known = || self.cached(&key).map(Ok);
+        let fetch = || {
+            let key = key.clone();
+            async move {
+                let fetched = this.fetch(&key.way, &login).await;
+                if let Ok(token) = &fetched {
+                    this.cache.insert(key, token.clone());
+                }
+                fetched
+            }
         };
-        let landed = flight.wait_for(Option::is_some).await;
-        let fetched = landed.ok().and_then(|fetched| fetched.clone());
-        fetched.unwrap_or_else(|| Err(broken("the token's fetch was abandoned".into())))
+        let pending = self.fetches.ask_unless(key.clone(), known, hold, fetch);
+        pending.answer().await.unwrap_or_else(|no_answer| Err(NoToken::Failed(no_answer.into())))
+    }
+
+    /// A token that is good now, if there is one.
+    pub fn cached(&self, key: &TokenKey) -> Option<Token> {
+        self.cache.get(key).filter(|token| token.renew_at > Instant::now())
     }
 
     /// A token that upstream refused is not used again; one that came since stays.
@@ -112,8 +141,9 @@ impl Tokens {
         }
     }
 
-    /// An error while the token server is left alone for its limit.
-    pub fn spared(&self) -> Result<(), UpstreamError> {
+    /// # Errors
+    /// While the token server limits the rate of this login.
+    pub fn check_limit(&self) -> Result<(), UpstreamError> {
         match self.breaker.refusal(Instant::now()) {
             Some(error @ UpstreamError::RateLimited { .. }) => Err(error),
             _ => Ok(()),
@@ -122,92 +152,61 @@ impl Tokens {
 
     /// Whether the token server is left alone, for who has no token yet.
     pub fn outlook(&self, way: Option<&Way>, now: Instant) -> Option<Open> {
-        let is_held = || self.cache.iter().any(|(key, token)| way == Some(&*key.way) && token.renew_at > now);
-        self.breaker.state(now).filter(|_| !is_held())
+        let has_token = || self.cache.iter().any(|(key, token)| way == Some(&*key.way) && token.renew_at > now);
+        self.breaker.state(now).filter(|_| !has_token())
     }
 
-    fn held(&self, key: &TokenKey) -> Option<Token> {
-        self.cache.get(key).filter(|token| token.renew_at > Instant::now())
-    }
-
-    /// The flight of this key, or the token if it landed meanwhile.
-    fn join(
-        self: &Arc<Tokens>,
-        key: &TokenKey,
-        offer: &Offer,
-        repository: &RepositoryName,
-    ) -> Result<Token, watch::Receiver<Option<Fetched>>> {
-        let mut flights = self.flights.lock();
-        if let Some(flight) = flights.get(key) {
-            return Err(flight.clone());
-        }
-        if let Some(token) = self.held(key) {
-            return Ok(token);
-        }
-        let (sender, flight) = watch::channel(None);
-        flights.insert(key.clone(), flight.clone());
-        drop(flights);
-        let entry = Entry { tokens: Arc::clone(self), key: key.clone(), offer: offer.clone(), repository: repository.clone() };
-        tokio::spawn(async move { entry.fly(sender).await });
-        Err(flight)
-    }
-
-    async fn fetch(&self, key: &TokenKey, offer: &Offer, repository: &RepositoryName) -> Fetched {
+    /// A new token. Its time-out begins here: nobody waits for a turn any more.
+    ///
+    /// # Errors
+    /// When the token server gives none, or may not be asked.
+    pub async fn fetch(&self, way: &Way, held: &Held) -> Fetched {
         let begun = Instant::now();
-        let _permit = self.breaker.enter(begun).map_err(|open| open.why)?;
-        let fetched = self.exchange(key, offer, repository, begun).await;
+        let was_limited = matches!(self.breaker.state(begun), Some(Open { why: UpstreamError::RateLimited { .. }, .. }));
+        let _permit = self.breaker.enter(begun).map_err(|open| NoToken::Failed(open.why))?;
+        let exchange = tokio::time::timeout(FETCH_TIMEOUT, self.exchange(way, &held.login, begun)).await;
+        let silence = || NoToken::Failed(UpstreamError::TimedOut { detail: format!("no token from {}", way.realm) });
+        let fetched = exchange.unwrap_or_else(|_| Err(silence()));
         match &fetched {
-            // It has told, whatever it has told.
-            Ok(_) | Err(UpstreamError::Denied { .. } | UpstreamError::CredentialRefused { .. }) => drop(self.breaker.succeeded(begun)),
-            Err(error @ UpstreamError::Busy { retry_after, .. }) => {
+            // It has answered, whatever it has answered.
+            Ok(_) | Err(NoToken::Refused(_) | NoToken::Failed(UpstreamError::Denied { .. })) => drop(self.breaker.succeeded(begun)),
+            Err(NoToken::Failed(error @ UpstreamError::Busy { retry_after, .. })) => {
                 self.breaker.open(begun, Instant::now(), error, Some(*retry_after), DOWN, |wait| self.rng.jitter(wait));
             }
-            Err(error) if error.is_transient() => {
+            Err(NoToken::Failed(error)) if error.is_transient() => {
                 self.breaker.failed(begun, Instant::now(), error, DOWN, |wait| self.rng.jitter(wait));
             }
-            Err(_) => {}
+            // The probe found that the limit goes on; nobody is limited by scopes who has no login, or asked for none.
+            Err(NoToken::Limited(limited)) if was_limited || way.scopes.is_empty() || matches!(held.login, Login::Anonymous) => {
+                return Err(NoToken::Failed(self.limit(limited, begun)));
+            }
+            Err(NoToken::Failed(_) | NoToken::Limited(_)) => {}
         }
         fetched
     }
 
-    async fn exchange(&self, key: &TokenKey, offer: &Offer, repository: &RepositoryName, begun: Instant) -> Fetched {
-        let login = &offer.held.login;
-        self.trusted(&key.way.realm, matches!(login, Login::Anonymous))?;
-        let _turn = self.signer.turn(offer, Place::TokenServer).await?;
-        let answer = self.wire.ask(&key.way.outgoing(login, begun + FETCH_TIMEOUT)?).await?;
-        let received = Instant::now();
-        let realm = &key.way.realm;
-        if answer.status() == StatusCode::OK {
-            self.signer.accepted(&offer.held);
-            let body = answer.body(REPLY_BYTES_MAX).await?;
-            return read(&body, received).ok_or_else(|| UpstreamError::Corrupt { detail: format!("{realm} answered 200 without a token") });
-        }
-        let has_login = !matches!(login, Login::Anonymous);
-        let by_post = matches!(login, Login::IdentityToken(_));
-        match answer
-            .refused(|refused| refused.limited(Asked::TOKEN).ok_or_else(|| refused.meaning_of_token_server(has_login, by_post)))
-            .await
-        {
-            Ok(limited) => Err(self.limited(&limited, begun)),
-            Err(error) => {
-                if let UpstreamError::CredentialRefused { .. } = error {
-                    // Whoever waits for this token looks for a newer login by itself.
-                    self.signer.refused(&offer.held, repository, &error).await;
-                }
-                Err(error)
-            }
-        }
-    }
-
-    /// The token server has had enough of this credential.
-    fn limited(&self, limited: &Limited, begun: Instant) -> UpstreamError {
+    /// The token server limits the rate of this login, whatever it asks for: it is left alone. Returns the error for who asked.
+    pub fn limit(&self, limited: &Limited, begun: Instant) -> UpstreamError {
         let why = UpstreamError::RateLimited { retry_after: None };
         let (wait, is_new) = self.breaker.open(begun, Instant::now(), &why, limited.retry_after, LIMITED, |wait| self.rng.jitter(wait));
         if is_new {
-            let (upstream, credential, seconds) = (self.wire.metrics.name(), self.signer.name(), wait.as_secs());
+            let (upstream, credential, seconds) = (self.wire.metrics.name(), &self.credential, wait.as_secs());
             tracing::warn!(upstream, credential, seconds, "the token server limits the rate; it is not asked before this time is over");
         }
         UpstreamError::RateLimited { retry_after: Some(wait) }
+    }
+
+    async fn exchange(&self, way: &Way, login: &Login, begun: Instant) -> Fetched {
+        self.trusted(&way.realm, matches!(login, Login::Anonymous)).map_err(NoToken::Failed)?;
+        let outgoing = way.outgoing(login, begun + FETCH_TIMEOUT).map_err(NoToken::Failed)?;
+        let answer = self.wire.ask(&outgoing).await.map_err(NoToken::Failed)?;
+        let received = Instant::now();
+        if answer.status() == StatusCode::OK {
+            let body = answer.body(REPLY_BYTES_MAX).await.map_err(NoToken::Failed)?;
+            let detail = || format!("{} answered 200 without a token", way.realm);
+            return read(&body, received).ok_or_else(|| NoToken::Failed(UpstreamError::Corrupt { detail: detail() }));
+        }
+        Err(answer.refused(|refused| way.meaning(login, refused)).await)
     }
 
     /// Whether the token server may see what there is to see.
@@ -234,6 +233,22 @@ impl Tokens {
 }
 
 impl Way {
+    /// What the token server means by an answer that is no token.
+    fn meaning(&self, login: &Login, refused: &Refused<'_>) -> NoToken {
+        if let Some(limited) = refused.limited(Asked::TOKEN) {
+            return NoToken::Limited(limited);
+        }
+        let has_login = !matches!(login, Login::Anonymous);
+        match refused.meaning_of_token_server(has_login, matches!(login, Login::IdentityToken(_))) {
+            why @ UpstreamError::CredentialRefused { .. } => NoToken::Refused(why),
+            // Without a scope there is no repository that could be denied: GHCR says 403 to an access token that is over.
+            UpstreamError::Denied { detail } if has_login && self.scopes.is_empty() && refused.status == 403 => {
+                NoToken::Refused(UpstreamError::CredentialRefused { detail })
+            }
+            why => NoToken::Failed(why),
+        }
+    }
+
     /// GET, with Basic where there is a password; POST for an identity token, which has no other way.
     fn outgoing(&self, login: &Login, deadline: Instant) -> Result<Outgoing<'static>, UpstreamError> {
         let mut outgoing = Outgoing {
@@ -277,32 +292,11 @@ impl Way {
     }
 }
 
-/// A flight's place in the table, given up with its task, also when that panics.
-struct Entry {
-    tokens: Arc<Tokens>,
-    key: TokenKey,
-    offer: Offer,
-    repository: RepositoryName,
-}
-
-impl Entry {
-    async fn fly(self, sender: watch::Sender<Option<Fetched>>) {
-        let fetch = tokio::time::timeout(FETCH_TIMEOUT, self.tokens.fetch(&self.key, &self.offer, &self.repository)).await;
-        let fetched = fetch.unwrap_or_else(|_| Err(UpstreamError::TimedOut { detail: format!("no token from {}", self.key.way.realm) }));
-        if let Ok(token) = &fetched {
-            self.tokens.cache.insert(self.key.clone(), token.clone());
-        }
-        let hold = matches!(fetched, Err(UpstreamError::Denied { .. } | UpstreamError::Corrupt { .. }));
-        sender.send_replace(Some(fetched));
-        if hold {
-            tokio::time::sleep(REFUSAL_HOLD).await;
-        }
-    }
-}
-
-impl Drop for Entry {
-    fn drop(&mut self) {
-        self.tokens.flights.lock().remove(&self.key);
+/// How long a failure answers who asks for the same.
+fn hold(fetched: &Fetched) -> Duration {
+    match fetched {
+        Err(NoToken::Failed(UpstreamError::Denied { .. } | UpstreamError::Corrupt { .. })) => REFUSAL_HOLD,
+        _ => Duration::ZERO,
     }
 }
 

@@ -1,18 +1,21 @@
 //! What to send with a question, and what to do about a 401. Remembers how each repository wants to be asked, so that only
-//! the first question in it costs a refusal.
+//! the first question in it costs a refusal. When a login may be shown is `lockout`'s rule, whether it is good `sign_in`'s.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use http::HeaderValue;
-use http::header::WWW_AUTHENTICATE;
 use moka::sync::Cache;
+use prometheus::IntCounter;
 use tokio::time::Instant;
 
-use super::challenge::{self, Bearer, Challenge};
-use super::credentials::Login;
-use super::lockout::{Offer, Place, Signer, Turn};
-use super::token::{TokenKey, Tokens, Way};
+use super::challenge::{Bearer, Challenge};
+use super::credentials::{Held, Login};
+use super::lockout::{SignedIn, Signer, Turn};
+use super::scope;
+use super::sign_in::{self, Door, REMEMBERED, SignIn};
+use super::token::{NoToken, Token, TokenKey, Tokens, Way};
 use crate::config::UpstreamConfig;
 use crate::oci::RepositoryName;
 use crate::rng::Rng;
@@ -20,13 +23,17 @@ use crate::upstream::UpstreamError;
 use crate::upstream::http::exchange::{Answer, Wire};
 use crate::upstream::http::url::Url;
 use crate::upstream::limits::breaker::Open;
+use crate::upstream::limits::too_many_requests::Limited;
 
 const REPOSITORIES_MAX: u64 = 10_000;
+/// A token server that limits the rate now may have let larder sign in a minute ago.
+const LIMIT_REMEMBERED: Duration = Duration::from_secs(10);
 
 /// How one host wants to be asked with one credential.
 pub struct Auth {
     signer: Arc<Signer>,
     tokens: Arc<Tokens>,
+    sign_in: Arc<SignIn>,
     /// Basic has been asked for: it holds for every repository of the registry.
     basic: AtomicBool,
     learned: Cache<RepositoryName, Arc<Way>>,
@@ -38,12 +45,14 @@ pub struct Attempt<'a> {
     repository: &'a RepositoryName,
     /// Whether tokens are for the repository, or for nothing but to show that the login is good.
     is_scoped: bool,
-    offer: Offer,
+    login: Held,
     sent: Sent,
     refreshed: bool,
     bared: bool,
     renewed: bool,
-    /// Held while an unproven login is tried.
+    /// `/v2/` was looked at for what the repository does not ask for.
+    asked_door: bool,
+    /// Kept while an unproven login is tried.
     turn: Turn<'a>,
 }
 
@@ -56,9 +65,12 @@ enum Sent {
 }
 
 impl Auth {
-    pub fn new(config: &UpstreamConfig, signer: Arc<Signer>, wire: &Arc<Wire>, rng: &Arc<Rng>) -> Auth {
-        let tokens = Tokens::new(Arc::clone(wire), Arc::clone(&signer), config.token_hosts.clone(), Arc::clone(rng));
-        Auth { signer, tokens, basic: AtomicBool::new(false), learned: Cache::new(REPOSITORIES_MAX) }
+    /// `ping`: the registry's `/v2/`. `panics` counts the tasks that panic.
+    pub fn new(config: &UpstreamConfig, signer: Signer, wire: &Arc<Wire>, ping: &Url, rng: &Arc<Rng>, panics: &IntCounter) -> Auth {
+        let signer = Arc::new(signer);
+        let tokens = Tokens::new(wire, signer.name(), &config.token_hosts, rng, panics);
+        let sign_in = SignIn::new(wire, ping, &signer, &tokens, panics);
+        Auth { signer, tokens, sign_in, basic: AtomicBool::new(false), learned: Cache::new(REPOSITORIES_MAX) }
     }
 
     /// The credential's name.
@@ -68,19 +80,27 @@ impl Auth {
 
     /// Whether the login is held off, and whether the token server is left alone: what keeps a question from being asked.
     pub fn outlook(&self, repository: &RepositoryName, now: Instant) -> (Option<Open>, Option<Open>) {
-        (self.signer.held_off(now), self.tokens.outlook(self.learned.get(repository).as_deref(), now))
+        (self.signer.held_off(repository, now), self.tokens.outlook(self.learned.get(repository).as_deref(), now))
+    }
+
+    /// Whether upstream has taken the login that was used last.
+    pub fn is_accepted(&self) -> bool {
+        self.signer.has_accepted_last()
     }
 
     /// Begins with what worked last time.
     pub async fn begin<'a>(&'a self, repository: &'a RepositoryName) -> Result<Attempt<'a>, UpstreamError> {
         let mut attempt = self.attempt(repository, true).await?;
         let way = self.learned.get(repository);
-        match (&attempt.offer.held.login, way) {
+        match (&attempt.login.login, way) {
             (Login::RegistryToken(_), _) => attempt.log_in().await?,
             (_, Some(way)) => attempt.bear(way).await?,
             (Login::Basic { .. }, None) if self.basic.load(Ordering::Relaxed) => attempt.log_in().await?,
-            // Its first answer would be the way to a token server that is to be left alone.
-            (_, None) => self.tokens.spared()?,
+            // Its first answer would be the way to where the login may not be shown now.
+            (_, None) => {
+                self.signer.check(&attempt.login, repository)?;
+                self.tokens.check_limit()?;
+            }
         }
         Ok(attempt)
     }
@@ -89,32 +109,33 @@ impl Auth {
     /// repository only tells the source which login is meant.
     pub async fn sign_in<'a>(&'a self, repository: &'a RepositoryName) -> Result<Attempt<'a>, UpstreamError> {
         let mut attempt = self.attempt(repository, false).await?;
-        if let Login::RegistryToken(_) = attempt.offer.held.login {
+        if let Login::RegistryToken(_) = attempt.login.login {
             attempt.log_in().await?;
         }
         Ok(attempt)
     }
 
     async fn attempt<'a>(&'a self, repository: &'a RepositoryName, is_scoped: bool) -> Result<Attempt<'a>, UpstreamError> {
-        let offer = self.signer.login(repository).await?;
         Ok(Attempt {
             auth: self,
             repository,
             is_scoped,
-            offer,
+            login: self.signer.login(repository).await?,
             sent: Sent::Nothing,
             refreshed: false,
             bared: false,
             renewed: false,
+            asked_door: false,
             turn: Turn::Free,
         })
     }
 }
 
+/// What came of a question.
 impl<'a> Attempt<'a> {
     /// Whether the source holds no login for the repository.
     pub fn is_anonymous(&self) -> bool {
-        matches!(self.offer.held.login, Login::Anonymous)
+        matches!(self.login.login, Login::Anonymous)
     }
 
     pub fn authorization(&self) -> Option<HeaderValue> {
@@ -128,23 +149,18 @@ impl<'a> Attempt<'a> {
     pub fn accepted(&mut self) {
         self.turn = Turn::Free;
         if let Sent::Login(_) = self.sent {
-            self.auth.signer.accepted(&self.offer.held);
+            self.auth.signer.accepted_for(&self.login, self.repository);
         }
     }
 
     /// Prepares the next try after the registry's own 401, or says why there is none.
     pub async fn refused(&mut self, answer: Answer) -> Result<(), UpstreamError> {
-        let from = answer.url.to_string();
-        let lines = answer.headers().get_all(WWW_AUTHENTICATE).into_iter();
-        let challenges: Vec<Challenge> = lines.filter_map(|line| line.to_str().ok()).flat_map(challenge::parse).collect();
+        let from = answer.url.clone();
+        let challenges = sign_in::challenges(&answer);
         answer.discard();
-        let bearer = challenges.iter().find_map(|challenge| match challenge {
-            Challenge::Bearer(bearer) => Some(bearer),
-            Challenge::Basic => None,
-        });
-        match (bearer, &self.sent) {
-            (_, Sent::Login(_)) if matches!(self.offer.held.login, Login::RegistryToken(_)) => self.renew(&from).await,
-            (Some(bearer), _) => self.with_token(bearer, &from).await,
+        match (sign_in::bearer(&challenges), &self.sent) {
+            (_, Sent::Login(_)) if matches!(self.login.login, Login::RegistryToken(_)) => self.login_refused(&from).await,
+            (Some(bearer), _) => self.with_token(bearer, &challenges, &from).await,
             // Harbor says Basic, or nothing, to whatever had an Authorization it did not like: ask again without one.
             (None, Sent::Bearer(key, header)) if !self.bared => {
                 self.auth.tokens.refuse(key, header);
@@ -153,10 +169,41 @@ impl<'a> Attempt<'a> {
                 self.sent = Sent::Nothing;
                 Ok(())
             }
-            (None, Sent::Login(_)) => self.renew(&from).await,
-            (None, _) if challenges.is_empty() => Err(denied(&from, "without a challenge that larder understands")),
-            (None, _) => self.with_basic(&from).await,
+            (None, Sent::Login(_)) => self.login_refused(&from).await,
+            (None, _) if !challenges.is_empty() => self.with_basic(&from).await,
+            (None, _) => match self.show_login().await? {
+                true => Ok(()),
+                false => Err(denied(&from, "without a challenge that larder understands")),
+            },
         }
+    }
+
+    /// The registry refuses (401 without a challenge, 403, or 404, as some hide what is private) and was not shown the login that
+    /// there is for this repository: what it wants is asked at `/v2/`, once. Returns whether to ask again, with the login.
+    ///
+    /// # Errors
+    /// When the login cannot be shown.
+    pub async fn show_login(&mut self) -> Result<bool, UpstreamError> {
+        let was_shown = self.asked_door || !matches!(self.sent, Sent::Nothing);
+        if was_shown || !self.is_scoped || self.is_anonymous() {
+            return Ok(false);
+        }
+        self.asked_door = true;
+        match self.auth.sign_in.door().await {
+            Ok(Door::Token { realm, service }) => {
+                let scopes = scope::requested(self.repository, None, true);
+                self.bear(Arc::new(Way { realm, service, scopes })).await?;
+            }
+            Ok(Door::Login) if matches!(self.login.login, Login::Basic { .. }) => {
+                self.with_basic(&self.auth.sign_in.ping().clone()).await?
+            }
+            Ok(Door::Login | Door::Mute | Door::Open) => return Ok(false),
+            Err(error) => {
+                tracing::debug!(%error, "the registry refused without asking for the login, and /v2/ does not say how to show it");
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// A login may have expired, which ECR tells by 403: looks for another, once. Returns whether there is one.
@@ -167,13 +214,16 @@ impl<'a> Attempt<'a> {
         }
         self.renewed = true;
         self.turn = Turn::Free;
-        let Some(offer) = self.auth.signer.renewed(&self.offer.held, self.repository).await else { return false };
-        self.offer = offer;
+        let Some(login) = self.auth.signer.renewed(&self.login, self.repository).await else { return false };
+        self.login = login;
         self.log_in().await.inspect_err(|error| tracing::debug!(%error, %why, "no other login")).is_ok()
     }
+}
 
-    async fn with_basic(&mut self, from: &str) -> Result<(), UpstreamError> {
-        match &self.offer.held.login {
+/// What is sent next.
+impl Attempt<'_> {
+    async fn with_basic(&mut self, from: &Url) -> Result<(), UpstreamError> {
+        match &self.login.login {
             Login::Basic { .. } => {
                 self.auth.basic.store(true, Ordering::Relaxed);
                 self.log_in().await
@@ -188,32 +238,18 @@ impl<'a> Attempt<'a> {
 
     /// Sends the login itself.
     async fn log_in(&mut self) -> Result<(), UpstreamError> {
-        self.turn = Turn::Free;
-        self.turn = self.auth.signer.turn(&self.offer, Place::Registry).await?;
-        self.sent = self.offer.held.login.authorization()?.map_or(Sent::Nothing, Sent::Login);
+        self.prove(&Door::Login).await?;
+        self.sent = self.login.login.authorization()?.map_or(Sent::Nothing, Sent::Login);
         Ok(())
     }
 
-    /// The registry refused the login itself: there may be another by now.
-    async fn renew(&mut self, from: &str) -> Result<(), UpstreamError> {
-        self.turn = Turn::Free;
-        let error = UpstreamError::CredentialRefused { detail: format!("{from} answered 401 to credential {}", self.auth.credential()) };
-        let again = self.auth.signer.refused(&self.offer.held, self.repository, &error).await;
-        match again.filter(|_| !self.renewed) {
-            Some(offer) => {
-                self.renewed = true;
-                self.offer = offer;
-                self.log_in().await
-            }
-            None => Err(error),
-        }
-    }
-
-    async fn with_token(&mut self, bearer: &Bearer, from: &str) -> Result<(), UpstreamError> {
-        let realm = Url::parse(&bearer.realm)
-            .map_err(|error| UpstreamError::Corrupt { detail: format!("{from} named a token server that is {error}") })?;
-        let scopes = if self.is_scoped { scopes(self.repository, bearer.scope.as_deref()) } else { Vec::new() };
-        let way = Way { realm, service: bearer.service.clone(), scopes };
+    async fn with_token(&mut self, bearer: &Bearer, challenges: &[Challenge], from: &Url) -> Result<(), UpstreamError> {
+        let Door::Token { realm, service } = Door::of(challenges, from)? else {
+            return Err(denied(from, "without a token server"));
+        };
+        let asked = |challenged| scope::requested(self.repository, challenged, !self.is_anonymous());
+        let scopes = if self.is_scoped { asked(bearer.scope.as_deref()) } else { Vec::new() };
+        let way = Way { realm, service, scopes };
         if let Sent::Bearer(used, header) = &self.sent {
             // The token is genuine and allows too little: another for the same scope would, too.
             let pointless = *used.way == way && bearer.error.as_deref() == Some("insufficient_scope");
@@ -229,62 +265,152 @@ impl<'a> Attempt<'a> {
     /// A token, remembered as this repository's way. Where none is to be had the way is forgotten: the registry may name another
     /// by now. One that leads to a limit stays, as to look for another would be a question for nothing.
     async fn bear(&mut self, way: Arc<Way>) -> Result<(), UpstreamError> {
-        // The token's fetch takes a turn of its own.
-        self.turn = Turn::Free;
-        let auth = self.auth;
-        let mut token = auth.tokens.get(&way, &self.offer, self.repository).await;
-        if let Err(UpstreamError::CredentialRefused { .. }) = token
-            && !self.renewed
-            && let Ok(offer) = auth.signer.login(self.repository).await
-            && offer.held.version != self.offer.held.version
-        {
-            self.renewed = true;
-            self.offer = offer;
-            token = auth.tokens.get(&way, &self.offer, self.repository).await;
-        }
-        let token = token.inspect_err(|error| {
+        let token = self.token(&way).await.inspect_err(|error| {
             if !matches!(error, UpstreamError::RateLimited { .. }) {
-                auth.learned.invalidate(self.repository);
+                self.auth.learned.invalidate(self.repository);
             }
         })?;
-        auth.learned.insert(self.repository.clone(), Arc::clone(&way));
-        self.sent = Sent::Bearer(TokenKey { way, version: self.offer.held.version }, token.header);
+        self.turn = Turn::Free;
+        self.auth.learned.insert(self.repository.clone(), Arc::clone(&way));
+        self.sent = Sent::Bearer(TokenKey { way, version: self.login.version }, token.header);
         Ok(())
     }
-}
 
-fn denied(from: &str, why: &str) -> UpstreamError {
-    UpstreamError::Denied { detail: format!("{from} answered 401 {why}") }
-}
-
-/// The scopes to ask for: the challenge's, unless it names none, everything, or GHCR's placeholder.
-fn scopes(repository: &RepositoryName, challenged: Option<&str>) -> Vec<String> {
-    let mut scopes: Vec<String> = challenged
-        .unwrap_or_default()
-        .split_ascii_whitespace()
-        .filter(|scope| *scope != "*" && !scope.starts_with("repository:user/image:"))
-        .map(str::to_owned)
-        .collect();
-    if scopes.is_empty() {
-        scopes.push(format!("repository:{repository}:pull"));
-    }
-    scopes.sort_unstable();
-    scopes.dedup();
-    scopes
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn registry_05_a_scope_of_our_own_stands_in_for_none() {
-        let repository: RepositoryName = "a/b".parse().expect("a name");
-        let own = ["repository:a/b:pull"];
-        for challenged in [None, Some(""), Some("*"), Some("repository:user/image:pull")] {
-            assert_eq!(scopes(&repository, challenged), own, "{challenged:?}");
+    async fn token(&mut self, way: &Arc<Way>) -> Result<Token, UpstreamError> {
+        let auth = self.auth;
+        let door = Door::Token { realm: way.realm.clone(), service: way.service.clone() };
+        loop {
+            if let Some(token) = auth.tokens.cached(&TokenKey { way: Arc::clone(way), version: self.login.version }) {
+                return Ok(token);
+            }
+            self.prove(&door).await?;
+            match auth.tokens.get(way, &self.login).await {
+                Ok(token) => {
+                    auth.signer.accepted_for(&self.login, self.repository);
+                    return Ok(token);
+                }
+                Err(NoToken::Failed(why)) => return Err(why),
+                Err(NoToken::Refused(why)) => self.judge(why, &door).await?,
+                Err(NoToken::Limited(limited)) => return Err(self.limited(&limited, &door).await),
+            }
         }
-        assert_eq!(scopes(&repository, Some("aws")), ["aws"]);
-        assert_eq!(scopes(&repository, Some("z repository:a/b:pull z")), ["repository:a/b:pull", "z"]);
     }
+}
+
+/// Whether the login is good.
+impl Attempt<'_> {
+    /// Makes sure that the login may be shown for this repository now. One that nobody has accepted yet is tried by one question
+    /// at a time; once a repository has refused it the sign-in decides first.
+    async fn prove(&mut self, door: &Door) -> Result<(), UpstreamError> {
+        let auth = self.auth;
+        loop {
+            self.turn = Turn::Free;
+            auth.signer.check(&self.login, self.repository)?;
+            if !self.is_scoped || auth.signer.is_accepted(&self.login) {
+                return Ok(());
+            }
+            let turn = auth.signer.turn().await?;
+            // Whoever had the turn before may have found out.
+            auth.signer.check(&self.login, self.repository)?;
+            if auth.signer.is_accepted(&self.login) {
+                return Ok(());
+            }
+            let is_doubted = auth.signer.is_doubted(&self.login)?;
+            let said = if is_doubted { auth.sign_in.verdict(&self.login, door, REMEMBERED).await } else { Ok(SignedIn::Unknown) };
+            match said {
+                Ok(SignedIn::Accepted) => return Ok(()),
+                Ok(SignedIn::Unknown) => {
+                    self.turn = turn;
+                    return Ok(());
+                }
+                Err(why) => self.replace(why).await?,
+            }
+        }
+    }
+
+    /// The registry refused the login itself.
+    async fn login_refused(&mut self, from: &Url) -> Result<(), UpstreamError> {
+        let detail = format!("{from} answered 401 to credential {}", self.auth.credential());
+        self.judge(UpstreamError::CredentialRefused { detail }, &Door::Login).await?;
+        self.log_in().await
+    }
+
+    /// The login was refused here: for this repository alone, or for all? Returns when there is another login to try.
+    ///
+    /// # Errors
+    /// `Denied`, when the sign-in takes the login, so that the refusal is about the repository; else with `why`.
+    async fn judge(&mut self, why: UpstreamError, door: &Door) -> Result<(), UpstreamError> {
+        let auth = self.auth;
+        if !self.is_scoped {
+            auth.signer.lock_out(&self.login, &why);
+            return self.replace(why).await;
+        }
+        if let Some(other) = auth.signer.other(&self.login, self.repository).await.filter(|_| !self.renewed) {
+            self.take(other);
+            return Ok(());
+        }
+        let is_accepted = auth.signer.is_accepted(&self.login);
+        // The first refusal of a login that nobody has accepted yet is no reason to try it a second time at once.
+        let said = if is_accepted { auth.sign_in.verdict(&self.login, door, REMEMBERED).await } else { Ok(SignedIn::Unknown) };
+        let other = match said {
+            Ok(SignedIn::Accepted) => {
+                let denied = UpstreamError::Denied { detail: format!("{why}; the login itself is good") };
+                auth.signer.denied(&self.login, self.repository, &denied);
+                return Err(denied);
+            }
+            Err(why @ UpstreamError::CredentialRefused { .. }) => return self.replace(why).await,
+            Ok(SignedIn::Unknown) | Err(_) if is_accepted => auth.signer.renewed(&self.login, self.repository).await,
+            Ok(SignedIn::Unknown) | Err(_) => auth.signer.replaced(&self.login, self.repository).await,
+        };
+        match other.filter(|_| !self.renewed) {
+            Some(other) => {
+                self.take(other);
+                Ok(())
+            }
+            None => {
+                auth.signer.doubt(&self.login, self.repository, &why);
+                Err(why)
+            }
+        }
+    }
+
+    /// The token server limits the rate: of these scopes, if it lets the login in without one, else of the login.
+    async fn limited(&mut self, limited: &Limited, door: &Door) -> UpstreamError {
+        let (auth, begun) = (self.auth, Instant::now());
+        let here = |this: &Self| UpstreamError::RateLimited {
+            retry_after: Some(auth.signer.limited(&this.login, this.repository, limited.retry_after)),
+        };
+        if !auth.signer.is_accepted(&self.login) && auth.signer.signed_in(&self.login, REMEMBERED).is_none() {
+            let why = here(self);
+            auth.signer.doubt(&self.login, self.repository, &why);
+            return why;
+        }
+        match auth.sign_in.verdict(&self.login, door, LIMIT_REMEMBERED).await {
+            Ok(SignedIn::Accepted) => here(self),
+            Err(why @ (UpstreamError::RateLimited { .. } | UpstreamError::CredentialRefused { .. })) => why,
+            Ok(SignedIn::Unknown) | Err(_) => auth.tokens.limit(limited, begun),
+        }
+    }
+
+    /// Goes on with another login than the one that was refused, once.
+    async fn replace(&mut self, why: UpstreamError) -> Result<(), UpstreamError> {
+        if self.renewed || !matches!(why, UpstreamError::CredentialRefused { .. }) {
+            return Err(why);
+        }
+        match self.auth.signer.replaced(&self.login, self.repository).await {
+            Some(other) => {
+                self.take(other);
+                Ok(())
+            }
+            None => Err(why),
+        }
+    }
+
+    fn take(&mut self, other: Held) {
+        (self.renewed, self.login, self.turn) = (true, other, Turn::Free);
+    }
+}
+
+fn denied(from: &Url, why: &str) -> UpstreamError {
+    UpstreamError::Denied { detail: format!("{from} answered 401 {why}") }
 }

@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 
-use http::header::{CONTENT_TYPE, WWW_AUTHENTICATE};
+use http::header::CONTENT_TYPE;
 use http::{Method, StatusCode};
 use tokio::time::{Instant, timeout_at};
 
@@ -11,7 +11,7 @@ use super::survey::Survey;
 use crate::labels::UpstreamKind;
 use crate::oci::{RepositoryName, registries};
 use crate::upstream::account::{Account, Scope};
-use crate::upstream::auth::challenge::{self, Challenge};
+use crate::upstream::auth::sign_in::{bearer, challenges};
 use crate::upstream::auth::token_hosts::{self, Trust};
 use crate::upstream::call::Call;
 use crate::upstream::client::{MANIFEST_ACCEPT, Upstream};
@@ -161,14 +161,10 @@ impl Probe<'_> {
     }
 
     async fn challenged(&self, answer: Answer, report: &mut Report) -> Result<Ping, UpstreamError> {
-        let lines = answer.headers().get_all(WWW_AUTHENTICATE).into_iter();
-        let challenges: Vec<Challenge> = lines.filter_map(|line| line.to_str().ok()).flat_map(challenge::parse).collect();
+        let challenges = challenges(&answer);
         let from = answer.url.to_string();
         answer.discard();
-        let realm = challenges.iter().find_map(|challenge| match challenge {
-            Challenge::Bearer(bearer) => Some(bearer.realm.as_str()),
-            Challenge::Basic => None,
-        });
+        let realm = bearer(&challenges).map(|bearer| bearer.realm.as_str());
         let Some(realm) = realm else {
             return Ok(if challenges.is_empty() { Ping::Mute } else { Ping::Password });
         };
@@ -223,7 +219,7 @@ impl Probe<'_> {
             Err(UpstreamError::NotFound) => {}
             Err(error) => return Err(error),
         }
-        Ok(Verdict::Accepted)
+        Ok(if scope.is_none() || account.auth.is_accepted() { Verdict::Accepted } else { Verdict::NotAsked })
     }
 
     /// As `docker login` does it: `/v2/`, a token for no repository, `/v2/`.
@@ -240,9 +236,12 @@ impl Probe<'_> {
             let answer = self.endpoint.wire.ask(&self.question(auth.authorization())).await?;
             match answer.status() {
                 status if status.is_success() => {
-                    auth.accepted();
                     account.remember(Budget::read(|name| answer.header(name)));
                     answer.discard();
+                    if auth.authorization().is_none() {
+                        return Ok(Verdict::NotAsked);
+                    }
+                    auth.accepted();
                     return Ok(Verdict::Accepted);
                 }
                 StatusCode::UNAUTHORIZED if answer.url.origin == self.endpoint.wire.origin => auth.refused(answer).await?,

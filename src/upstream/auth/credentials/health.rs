@@ -1,15 +1,18 @@
 //! Says in the log when a credential cannot be had, and when it can again: once each, for it is asked for all the time.
 
-use parking_lot::Mutex;
 use std::sync::Arc;
+
+use parking_lot::Mutex;
+use prometheus::IntCounter;
 
 use crate::upstream::UpstreamError;
 
-/// Whose credential it is.
+/// Whose credential it is, and where a task for it is counted that panics.
 #[derive(Clone)]
 pub(super) struct Place {
     pub(super) upstream: Arc<str>,
     pub(super) credential: Arc<str>,
+    pub(super) panics: IntCounter,
 }
 
 /// What was said last.
@@ -31,7 +34,7 @@ impl Health {
         }
         *last = trouble.map(str::to_owned);
         drop(last);
-        let Place { upstream, credential } = &self.place;
+        let Place { upstream, credential, .. } = &self.place;
         match trouble {
             Some(trouble) => tracing::warn!(%upstream, %credential, "the credential cannot be had: {trouble}"),
             None => tracing::info!(%upstream, %credential, "the credential can be had again"),

@@ -1,13 +1,12 @@
 //! A helper or a credential provider: run once for any number of waiters, its answer kept in memory for as long as it is
 //! good. A run belongs to nobody's request. While an answer is being renewed, and where that fails, the old one serves.
 
-use parking_lot::{Mutex, MutexGuard};
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use moka::sync::Cache;
-use tokio::sync::{Semaphore, watch};
+use parking_lot::Mutex;
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 
 use super::environment::Environment;
@@ -16,11 +15,14 @@ use super::health::{Health, Place};
 use super::pattern::Image;
 use super::protocol::{Answer, Question, Scope};
 use super::{Held, Version, helper, kubelet, refused};
+use crate::single_flight::{Pending, Questions};
 use crate::upstream::UpstreamError;
 
 /// Answers that are for one repository, and their failures.
 const ANSWERS_MAX: u64 = 1_000;
 const RUNS_MAX: usize = 4;
+/// Repositories that a run is under way or waited for at a time.
+const ASKED_MAX: usize = 1_000;
 /// For a place among the runs, and for the run.
 const WAIT_MAX: Duration = Duration::from_secs(20);
 /// A failure answers those who ask within this time: a program that hangs is not run for each of a thousand clients.
@@ -49,21 +51,14 @@ pub(super) struct Program {
     failures: Cache<Key, (Instant, UpstreamError)>,
     /// When a refused login was dropped.
     dropped: Cache<Version, Instant>,
-    flights: Mutex<Flights>,
+    /// The last answer's. Until it is known one run goes ahead alone, so that a thousand images of one registry cost one.
+    scope: Mutex<Scope>,
+    asked: Questions<Key, Answered>,
 }
 
 /// A repository; none: the whole registry.
 type Key = Option<String>;
-type Landed = Result<Arc<Kept>, UpstreamError>;
-type Flight = watch::Receiver<Option<Landed>>;
-
-#[derive(Default)]
-struct Flights {
-    /// The last answer's. Until it is known one run goes ahead alone, so that a thousand images of one registry cost one.
-    scope: Scope,
-    /// One entry for each run under way; it lives as long as its task.
-    under_way: HashMap<Key, Flight>,
-}
+type Answered = Result<Arc<Kept>, UpstreamError>;
 
 /// An answer and since when.
 struct Kept {
@@ -74,7 +69,7 @@ struct Kept {
 
 enum Step {
     Done(Result<Held, UpstreamError>),
-    Wait(Flight),
+    Wait(Pending<Answered>),
 }
 
 impl Program {
@@ -89,7 +84,8 @@ impl Program {
             answers: Cache::new(ANSWERS_MAX),
             failures: Cache::new(ANSWERS_MAX),
             dropped: Cache::new(ANSWERS_MAX),
-            flights: Mutex::default(),
+            scope: Mutex::default(),
+            asked: Questions::new(ASKED_MAX, place.panics.clone()),
         })
     }
 
@@ -115,12 +111,12 @@ impl Program {
 
     async fn wait(self: &Arc<Program>, image: &Image) -> Result<Held, UpstreamError> {
         for _ in 0..ROUNDS_MAX {
-            let mut flight = match self.step(image) {
+            let pending = match self.step(image) {
                 Step::Done(result) => return result,
-                Step::Wait(flight) => flight,
+                Step::Wait(pending) => pending,
             };
-            let landed = flight.wait_for(Option::is_some).await.ok().and_then(|landed| landed.clone());
-            let kept = landed.unwrap_or_else(|| Err(refused(format!("the run of {} was abandoned", self.name()))))?;
+            let answered = pending.answer().await;
+            let kept = answered.unwrap_or_else(|no_answer| Err(refused(format!("{} gave no answer: {no_answer}", self.name()))))?;
             if kept.is_for(image) {
                 return Ok(kept.answer.login(image));
             }
@@ -130,18 +126,18 @@ impl Program {
 
     fn step(self: &Arc<Program>, image: &Image) -> Step {
         let now = Instant::now();
-        let mut flights = self.flights();
-        let key = flights.scope.key(image);
+        let key = self.scope.lock().key(image);
         let failure = self.failures.get(&key).filter(|(since, _)| now < *since + FAILURE_HOLD);
         match (self.kept(image, now), failure) {
             (Some(kept), failure) => {
                 if kept.since + kept.answer.lifetime.renew <= now && failure.is_none() {
-                    self.depart(&mut flights, key, image);
+                    // Nobody waits for it.
+                    drop(self.ask_for(key, image));
                 }
                 Step::Done(Ok(kept.answer.login(image)))
             }
             (None, Some((_, error))) => Step::Done(Err(error)),
-            (None, None) => Step::Wait(self.depart(&mut flights, key, image)),
+            (None, None) => Step::Wait(self.ask_for(key, image)),
         }
     }
 
@@ -151,16 +147,31 @@ impl Program {
         answers.find(|kept| now < kept.since + kept.answer.lifetime.expire)
     }
 
-    /// The flight that is under way, or a new one.
-    fn depart(self: &Arc<Program>, flights: &mut Flights, key: Key, image: &Image) -> Flight {
-        if let Some(flight) = flights.under_way.get(&key) {
-            return flight.clone();
+    /// The run that is under way, or a new one.
+    fn ask_for(self: &Arc<Program>, key: Key, image: &Image) -> Pending<Answered> {
+        let (program, image, whose) = (Arc::clone(self), image.clone(), key.clone());
+        self.asked.ask(key, || async move { program.run(whose, &image).await })
+    }
+
+    async fn run(&self, key: Key, image: &Image) -> Answered {
+        let asked = timeout(WAIT_MAX, self.ask(image)).await.unwrap_or_else(|_| Err("waited too long for its turn".into()));
+        let now = Instant::now();
+        match asked {
+            Ok(answer) => {
+                self.health.note(None);
+                *self.scope.lock() = answer.scope;
+                let kept = Arc::new(Kept { key: answer.scope.key(image), answer, since: now });
+                self.answers.insert(kept.key.clone(), Arc::clone(&kept));
+                Ok(kept)
+            }
+            Err(why) => {
+                let detail = format!("{} {why}", self.name());
+                self.health.note(Some(&detail));
+                let error = refused(detail);
+                self.failures.insert(key, (now, error.clone()));
+                Err(error)
+            }
         }
-        let (sender, flight) = watch::channel(None);
-        flights.under_way.insert(key.clone(), flight.clone());
-        let (entry, image) = (Entry { program: Arc::clone(self), key }, image.clone());
-        tokio::spawn(async move { entry.fly(&image, &sender).await });
-        flight
     }
 
     async fn ask(&self, image: &Image) -> Result<Answer, String> {
@@ -186,10 +197,6 @@ impl Program {
             Protocol::Kubelet(command) => command.first().cloned().unwrap_or_else(|| "the credential provider".into()),
         }
     }
-
-    fn flights(&self) -> MutexGuard<'_, Flights> {
-        self.flights.lock()
-    }
 }
 
 impl Scope {
@@ -207,47 +214,10 @@ impl Kept {
     }
 }
 
-/// A flight's place in the table, given up with its task, also when that panics.
-struct Entry {
-    program: Arc<Program>,
-    key: Key,
-}
-
-impl Entry {
-    async fn fly(self, image: &Image, sender: &watch::Sender<Option<Landed>>) {
-        let program = &self.program;
-        let asked = timeout(WAIT_MAX, program.ask(image)).await.unwrap_or_else(|_| Err("waited too long for its turn".into()));
-        let now = Instant::now();
-        let landed = match asked {
-            Ok(answer) => {
-                program.health.note(None);
-                program.flights().scope = answer.scope;
-                let kept = Arc::new(Kept { key: answer.scope.key(image), answer, since: now });
-                program.answers.insert(kept.key.clone(), Arc::clone(&kept));
-                Ok(kept)
-            }
-            Err(why) => {
-                let detail = format!("{} {why}", program.name());
-                program.health.note(Some(&detail));
-                let error = refused(detail);
-                program.failures.insert(self.key.clone(), (now, error.clone()));
-                Err(error)
-            }
-        };
-        sender.send_replace(Some(landed));
-    }
-}
-
-impl Drop for Entry {
-    fn drop(&mut self) {
-        self.program.flights().under_way.remove(&self.key);
-    }
-}
-
 #[cfg(test)]
 impl Program {
     /// Nothing runs.
     pub(super) fn rests(&self) -> bool {
-        self.flights().under_way.is_empty()
+        self.asked.is_idle()
     }
 }

@@ -19,7 +19,11 @@ const LIMITS: Limits = Limits { timeout: Duration::from_secs(10), output_bytes_m
 
 fn source(kind: CredentialKind, registry: &str, environment: &Environment, limits: Limits) -> Source {
     let config = CredentialConfig { name: "default".into(), repositories: Vec::new(), kind };
-    Source::with_limits(&config, registry, environment, limits)
+    Source::with_limits(&config, registry, environment, limits, &panics())
+}
+
+fn panics() -> IntCounter {
+    IntCounter::new("panics", "of tasks").expect("a name")
 }
 
 fn repository(name: &str) -> RepositoryName {
@@ -63,7 +67,7 @@ async fn a_password_file_is_read_at_each_use_and_loses_one_newline() {
     let path = directory.path().join("password");
     let credentials = Credentials { username: "me".into(), password: Secret::File(path.clone()) };
     let config = CredentialConfig::password("me", Secret::File(path.clone()));
-    let source = Source::new(&config, "ghcr.io", &Environment::of_process());
+    let source = Source::new(&config, "ghcr.io", &Environment::of_process(), &panics());
     assert_eq!(source.name(), "default");
     assert!(matches!(basic(&credentials).await, Err(UpstreamError::CredentialRefused { .. })));
     assert!(written(&source, "a").await.starts_with("password file "));
