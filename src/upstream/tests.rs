@@ -61,7 +61,13 @@ fn a_row_says_how_long_a_page_may_be_wherever_the_upstream_s_name_or_url_has_its
     let page_size = |name: &str, host: &str| {
         let urls = vec![BaseUrl { tls: false, host: host.into(), port: 80, path: String::new() }];
         let (config, metrics) = (UpstreamConfig::new(name, urls), Arc::new(Metrics::new([name])));
-        let upstream = Upstream::new(&config, &Network::new(Arc::new(TcpConnect), metrics.task_panics.clone()), Questions::new(256, 32), &metrics, Arc::new(Rng::from_entropy()));
+        let upstream = Upstream::new(
+            &config,
+            &Network::new(Arc::new(TcpConnect), metrics.task_panics.clone()),
+            Questions::new(256, 32),
+            &metrics,
+            Arc::new(Rng::from_entropy()),
+        );
         upstream.expect("an upstream").page_size_max()
     };
     assert_eq!(page_size(NAME, API), Some(50));
