@@ -19,7 +19,6 @@ mod manifests;
 mod names;
 mod partial;
 mod pins;
-mod plan;
 mod purge;
 mod quarantine;
 mod records;
@@ -28,7 +27,6 @@ mod refs;
 mod rehash;
 mod ring;
 mod room;
-mod rooted;
 #[cfg(test)]
 mod scale_tests;
 mod scrub;

@@ -1,5 +1,7 @@
 //! The seam to the disk: the dozen file operations the store is made of. All of them may block; see [`crate::gate`].
 
+mod rooted;
+
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, IoSliceMut};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -10,7 +12,7 @@ use std::time::SystemTime;
 
 use rustix::io::{Errno, ReadWriteFlags};
 
-use super::rooted::Rooted;
+use rooted::Rooted;
 
 /// What is known of a file without reading it.
 #[derive(Clone, Copy, Debug)]
@@ -100,7 +102,7 @@ pub trait Disk: Send + Sync {
 pub struct Planted(PathBuf);
 
 impl Planted {
-    pub(super) fn at(path: &Path) -> io::Error {
+    fn at(path: &Path) -> io::Error {
         io::Error::new(io::ErrorKind::InvalidData, Planted(path.to_owned()))
     }
 }
@@ -166,7 +168,7 @@ pub fn read_exact(file: &dyn DiskFile, len: usize) -> io::Result<Vec<u8>> {
 ///
 /// # Errors
 /// Those of the visit.
-pub(super) fn collected(visit: impl FnOnce(&mut dyn FnMut(Entry) -> io::Result<()>) -> io::Result<()>) -> io::Result<Vec<Entry>> {
+fn collected(visit: impl FnOnce(&mut dyn FnMut(Entry) -> io::Result<()>) -> io::Result<()>) -> io::Result<Vec<Entry>> {
     let mut all = Vec::new();
     visit(&mut |entry| {
         all.push(entry);
@@ -343,7 +345,7 @@ fn open(path: &Path, options: &mut OpenOptions) -> io::Result<Arc<dyn DiskFile>>
     Ok(Arc::new(options.custom_flags(nofollow).open(path)?))
 }
 
-pub(super) fn stat(metadata: &fs::Metadata) -> Stat {
+fn stat(metadata: &fs::Metadata) -> Stat {
     // POSIX counts blocks of 512 bytes, whatever the file system's own block is.
     Stat { len: metadata.len(), allocated: metadata.blocks() * 512, modified: metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH) }
 }

@@ -3,6 +3,7 @@
 
 mod items;
 mod order;
+pub(super) mod plan;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -11,8 +12,8 @@ use std::time::Duration;
 
 use self::items::{Entry, Items, Key};
 use self::order::Order;
+use self::plan::{Demand, Hold, Plan, Usage, Victim};
 use super::names::{Id, Names};
-use super::plan::{self, Demand, Hold, Plan, Usage, Victim};
 use super::uptime::DaemonTime;
 use crate::oci::Digest;
 

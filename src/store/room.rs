@@ -4,9 +4,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::evict::plan::{Demand, Plan, Victim};
 use super::evict::{GRACE, Item, Ledger};
 use super::health::Trouble;
-use super::plan::{Demand, Plan, Victim};
 use super::uptime::DaemonTime;
 use super::{Store, StoreError, disk};
 use crate::oci::Digest;

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::disk::SystemDisk;
+use super::evict::plan::Demand;
 use super::evict::{Item, Ledger};
 use super::links::{Link, Links};
-use super::plan::Demand;
 use super::uptime::DaemonTime;
 use super::{Options, RepositoryKey, Store};
 use crate::clock::Clock;

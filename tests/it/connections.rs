@@ -6,9 +6,9 @@ use larder::config::{ProxyUrl, UpstreamConfig};
 use tokio::time::Instant;
 
 use crate::support::larder::{Larder, Setup};
+use crate::support::log::listen;
 use crate::support::net::{Dns, FakeNet};
 use crate::support::registry::{Bearer, FakeRegistry, Fault, any};
-use crate::trust::listen;
 
 const LATEST: &str = "/v2/library/app/manifests/latest";
 const OTHER: &str = "/v2/library/other/manifests/latest";

@@ -15,10 +15,10 @@ use serde_json::Value;
 
 use crate::fills::{hub, until};
 use crate::support::larder::{Larder, Setup};
+use crate::support::log::listen;
 use crate::support::net::FakeNet;
 use crate::support::power::{Order, PowerDisk};
 use crate::support::registry::{FakeRegistry, Fault, Image, get};
-use crate::trust::listen;
 
 const KIB: usize = 1024;
 const REPOSITORIES: u64 = 5;

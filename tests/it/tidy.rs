@@ -21,7 +21,7 @@ const PURE: &[&str] = &[
     "store/evict.rs",
     "store/evict/items.rs",
     "store/evict/order.rs",
-    "store/plan.rs",
+    "store/evict/plan.rs",
     "store/pins.rs",
     "store/links.rs",
     "store/links/interned.rs",

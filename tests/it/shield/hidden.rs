@@ -2,7 +2,7 @@
 
 use larder::config::Visibility;
 
-use super::{LATEST, OTHER, Scene, credential, line};
+use super::{Hub, LATEST, OTHER, credential, line};
 use crate::support::larder::Larder;
 use crate::support::registry::{Bearer, FakeRegistry, Fault, any};
 
@@ -15,7 +15,7 @@ fn hide(registry: &FakeRegistry, status: u16) {
     registry.when(any().tags().without_header("authorization")).then(Fault::status(status));
 }
 
-fn start(scene: &Scene, visibility: Visibility) -> Larder {
+fn start(scene: &Hub, visibility: Visibility) -> Larder {
     scene.setup().hub(|hub| (hub.credentials, hub.visibility) = (vec![credential("default", "me", "right")], visibility)).start()
 }
 
@@ -23,7 +23,7 @@ fn start(scene: &Scene, visibility: Visibility) -> Larder {
 async fn a_refusal_to_nobody_is_not_believed_before_the_login_was_shown() {
     for status in [403, 404, 401] {
         for by_token in [true, false] {
-            let scene = Scene::new();
+            let scene = Hub::with_other();
             if by_token {
                 scene.registry.require_bearer(Bearer::at(REALM).credentials("me", "right").credentials_required());
             } else {
@@ -43,13 +43,13 @@ async fn a_refusal_to_nobody_is_not_believed_before_the_login_was_shown() {
 
 #[tokio::test(start_paused = true)]
 async fn a_refusal_to_the_login_is_believed_and_one_where_nothing_is_asked_for_too() {
-    let scene = Scene::new();
+    let scene = Hub::with_other();
     scene.registry.require_bearer(Bearer::at(REALM).credentials("me", "right").credentials_required());
     hide(&scene.registry, 404);
     let larder = start(&scene, Visibility::Private);
     assert_eq!(line(&larder.get("/v2/library/app/manifests/missing").await), "404 MANIFEST_UNKNOWN");
     // Open to anybody: what is missing is missing, and `/v2/` is not asked each time.
-    let scene = Scene::new();
+    let scene = Hub::with_other();
     let larder = start(&scene, Visibility::Private);
     for number in 0..5 {
         assert_eq!(larder.get(&format!("/v2/library/app/manifests/missing{number}")).await.status, 404);
@@ -59,7 +59,7 @@ async fn a_refusal_to_the_login_is_believed_and_one_where_nothing_is_asked_for_t
 
 #[tokio::test(start_paused = true)]
 async fn what_anybody_may_read_is_asked_without_the_login() {
-    let scene = Scene::new();
+    let scene = Hub::with_other();
     scene.registry.require_bearer(Bearer::at(REALM).credentials("me", "right").credentials_required());
     hide(&scene.registry, 403);
     let larder = start(&scene, Visibility::Public);
@@ -71,7 +71,7 @@ async fn what_anybody_may_read_is_asked_without_the_login() {
 async fn the_password_buys_no_scope_but_to_read_this_repository() {
     for challenged in ["repository:other:push,delete", "repository:library/app:pull,push", "registry:catalog:*", "repository:library/app:*"]
     {
-        let scene = Scene::new();
+        let scene = Hub::with_other();
         scene.registry.require_bearer(Bearer::at(REALM).credentials("me", "right").challenge_scope(challenged));
         let larder = start(&scene, Visibility::Private);
         assert_eq!(larder.get(LATEST).await.status, 200, "{challenged}");

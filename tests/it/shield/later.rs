@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{HOUR, LATEST, OTHER, Scene, line, retry_after};
+use super::{HOUR, Hub, LATEST, OTHER, line, retry_after};
 use crate::support::larder::Larder;
 use crate::support::registry::{Fault, any, get};
 
@@ -26,7 +26,7 @@ async fn pulls(larder: &Larder, count: usize) -> Vec<u16> {
 /// Also: registry_35
 #[tokio::test(start_paused = true)]
 async fn lists_and_blobs_are_answered_while_pulls_are_limited_and_end_no_limit() {
-    let scene = Scene::new();
+    let scene = Hub::with_other();
     let larder = scene.setup().start();
     assert_eq!(larder.get(LATEST).await.status, 200);
     scene.registry.when(any().manifest()).then(Fault::too_many_requests(600));
@@ -45,7 +45,7 @@ async fn lists_and_blobs_are_answered_while_pulls_are_limited_and_end_no_limit()
 
 #[tokio::test(start_paused = true)]
 async fn a_limit_of_lists_leaves_pulls_alone() {
-    let scene = Scene::new();
+    let scene = Hub::with_other();
     let larder = scene.setup().start();
     scene.registry.when(any().tags()).then(Fault::too_many_requests(600));
     for _ in 0..5 {
@@ -64,7 +64,7 @@ async fn a_limit_of_lists_leaves_pulls_alone() {
 #[tokio::test(start_paused = true)]
 async fn registry_35_a_date_by_a_wrong_clock_asks_for_what_is_between_it_and_the_answer_s() {
     let written = |seconds: u64| httpdate::fmt_http_date(std::time::UNIX_EPOCH + Duration::from_secs(1_000_000_000 + seconds));
-    let scene = Scene::new();
+    let scene = Hub::with_other();
     let larder = scene.setup().start();
     let limit = Fault::status(429).header("date", written(0)).header("retry-after", written(120));
     scene.registry.when(any().manifest()).then(limit);
@@ -75,7 +75,7 @@ async fn registry_35_a_date_by_a_wrong_clock_asks_for_what_is_between_it_and_the
 /// Also: upstream_fault_08
 #[tokio::test(start_paused = true)]
 async fn a_host_that_asks_to_come_back_later_is_probed_each_half_minute() {
-    let scene = Scene::new();
+    let scene = Hub::with_other();
     let larder = scene.setup().start();
     scene.pull(&larder).await;
     // What has been read to its end is not yet stored.
@@ -107,7 +107,7 @@ async fn a_host_that_asks_to_come_back_later_is_probed_each_half_minute() {
 
 #[tokio::test(start_paused = true)]
 async fn a_shorter_time_is_waited_for_as_it_stands() {
-    let scene = Scene::new();
+    let scene = Hub::with_other();
     let larder = scene.setup().start();
     scene.registry.when(any()).then(Fault::status(503).header("retry-after", "7"));
     assert_eq!(retry_after(&larder.get(OTHER).await), 7);
@@ -119,7 +119,7 @@ async fn a_shorter_time_is_waited_for_as_it_stands() {
 
 #[tokio::test(start_paused = true)]
 async fn a_download_that_breaks_waits_as_long_as_it_is_asked_to_and_goes_on() {
-    let scene = Scene::new();
+    let scene = Hub::with_other();
     let larder = scene.setup().start();
     let image = scene.registry.push_image("library/big", "latest", &[300_000], 7);
     let layer = &image.layers[0];
@@ -134,7 +134,7 @@ async fn a_download_that_breaks_waits_as_long_as_it_is_asked_to_and_goes_on() {
 #[tokio::test(start_paused = true)]
 async fn a_cdn_that_limits_the_rate_is_not_asked_again_before_its_time() {
     for (status, code, waits) in [(429, "TOOMANYREQUESTS", 600), (503, "UNAVAILABLE", 30)] {
-        let scene = Scene::new();
+        let scene = Hub::with_other();
         scene.net.host(CDN, "93.184.216.50", &scene.registry);
         scene.registry.redirect_blobs("http://cdn.test");
         let larder = scene.setup().start();

@@ -8,7 +8,7 @@ use larder::upstream::Questions;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::{LATEST, Scene, line, retry_after};
+use super::{Hub, LATEST, line, retry_after};
 use crate::support::larder::{Larder, Setup, upstream};
 use crate::support::registry::{FakeRegistry, Fault, Latch, any};
 
@@ -40,7 +40,7 @@ fn tags(count: usize) -> impl Iterator<Item = String> {
 /// Also: upstream_fault_24
 #[tokio::test(start_paused = true)]
 async fn three_thousand_clients_of_as_many_tags_are_32_connections_and_all_are_answered() {
-    let scene = Scene::new();
+    let scene = Hub::with_other();
     for number in 0..CLIENTS {
         scene.registry.push_manifest("library/app", Some(&number.to_string()), INDEX, other_bytes(number));
     }
@@ -53,7 +53,7 @@ async fn three_thousand_clients_of_as_many_tags_are_32_connections_and_all_are_a
 
 #[tokio::test(start_paused = true)]
 async fn lists_and_heads_of_blobs_are_questions_too() {
-    let scene = Scene::new();
+    let scene = Hub::with_other();
     let larder = scene.setup().start();
     let latch = Latch::new();
     scene.registry.when(any()).then(Fault::Hold(latch.clone()));
@@ -68,7 +68,7 @@ async fn lists_and_heads_of_blobs_are_questions_too() {
 /// An upstream that is slow does not keep another one's questions waiting.
 #[tokio::test(start_paused = true)]
 async fn one_upstream_s_crowd_leaves_places_for_the_others() {
-    let scene = Scene::new();
+    let scene = Hub::with_other();
     let other = FakeRegistry::new();
     scene.net.host("other.test", "93.184.216.40", &other);
     other.push_image("library/app", "latest", &[10], 3);
@@ -88,7 +88,7 @@ async fn one_upstream_s_crowd_leaves_places_for_the_others() {
 /// Half of them in vain, as each costs a second and there is one place: none is left to the deadline, and what is begun is ended.
 #[tokio::test(start_paused = true)]
 async fn who_cannot_be_asked_for_in_time_is_told_when_to_come_back() {
-    let scene = Scene::new();
+    let scene = Hub::with_other();
     for number in 0..30 {
         scene.registry.push_manifest("library/app", Some(&number.to_string()), INDEX, other_bytes(number));
     }

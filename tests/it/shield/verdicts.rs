@@ -5,7 +5,7 @@ use std::time::Duration;
 use larder::config::{CredentialConfig, CredentialKind, Secret, Visibility};
 use tokio::time::Instant;
 
-use super::{HOUR, Scene, credential, line, retry_after};
+use super::{HOUR, Hub, credential, line, retry_after};
 use crate::support::larder::Larder;
 use crate::support::registry::{Bearer, FakeRegistry, Fault, any, get, post};
 
@@ -15,15 +15,15 @@ const DENIED: &str = "/v2/denied/x/manifests/latest";
 const REALM: &str = "http://hub.test/token";
 
 /// `good/a`, `good/b` and `denied/x` behind one login.
-fn scene() -> Scene {
-    let scene = Scene::new();
+fn scene() -> Hub {
+    let scene = Hub::with_other();
     for (seed, repository) in ["good/a", "good/b", "denied/x"].into_iter().enumerate() {
         scene.registry.push_image(repository, "latest", &[100], 10 + seed as u64);
     }
     scene
 }
 
-fn private(scene: &Scene, kind: CredentialKind) -> Larder {
+fn private(scene: &Hub, kind: CredentialKind) -> Larder {
     let credential = CredentialConfig { name: "default".into(), repositories: Vec::new(), kind };
     scene.setup().hub(|hub| (hub.credentials, hub.visibility) = (vec![credential], Visibility::Private)).start()
 }

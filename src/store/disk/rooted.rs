@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
-use super::disk::{self, Disk, DiskFile, Entry, Planted, Stat, stat};
+use super::{Disk, DiskFile, Entry, Planted, Stat, collected, stat};
 
 /// A directory, and what is below it. Its own path may lead through symbolic links: who configures it may set them.
 pub struct Rooted {
@@ -146,7 +146,7 @@ impl Disk for Rooted {
     }
 
     fn list(&self, directory: &Path) -> io::Result<Vec<Entry>> {
-        disk::collected(|found| self.visit(directory, found))
+        collected(|found| self.visit(directory, found))
     }
 
     fn visit(&self, directory: &Path, found: &mut dyn FnMut(Entry) -> io::Result<()>) -> io::Result<()> {

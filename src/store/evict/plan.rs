@@ -1,7 +1,7 @@
 //! What must leave, and why: a pure function of what is held, in the order of its use.
 
-use super::evict::Item;
-use super::uptime::DaemonTime;
+use super::Item;
+use crate::store::uptime::DaemonTime;
 
 /// Why something leaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
