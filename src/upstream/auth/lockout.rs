@@ -256,7 +256,13 @@ impl Signer {
         let standing = self.standing(held);
         let mut standing = standing.lock();
         let lockout = standing.lockout.take().unwrap_or_default();
-        *standing = Standing { lockout: Some(Arc::clone(&lockout)), doubt: Some((Instant::now(), why.clone())), ..Standing::default() };
+        *standing = Standing {
+            lockout: Some(Arc::clone(&lockout)),
+            doubt: Some((Instant::now(), why.clone())),
+            // Where the sign-in cannot tell, one refusal more is enough the next time.
+            refused_by: std::mem::take(&mut standing.refused_by),
+            ..Standing::default()
+        };
         let now = Instant::now();
         let (wait, _) = lockout.open(now, now, why, None, HOLD_OFF, |wait| self.rng.jitter(wait));
         let (credential, seconds) = (self.name(), wait.as_secs());

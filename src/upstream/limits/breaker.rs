@@ -190,12 +190,6 @@ impl Breaker {
         }
     }
 
-    /// Closes it and forgets all.
-    pub fn clear(&self) {
-        let mut state = self.lock();
-        *state = State { probes: state.probes, ..State::default() };
-    }
-
     fn lock(&self) -> MutexGuard<'_, State> {
         self.0.lock()
     }
