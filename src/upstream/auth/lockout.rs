@@ -22,9 +22,6 @@ const HOLD_OFF: Backoff = Backoff { first: Duration::from_mins(5), max: Duration
 pub(super) const LIMITED: Backoff = Backoff { first: Duration::from_mins(1), max: Duration::from_hours(1) };
 /// How long a repository stays denied to an accepted login without being asked again: each question costs a token.
 const DENIED_FOR: Duration = Duration::from_mins(1);
-/// Who asks within this time after a login was refused that nobody has accepted yet is answered by that refusal: of many pulls
-/// at once with a bad password one is a sign-in.
-const DOUBT_HOLD: Duration = Duration::from_secs(1);
 /// So many repositories refuse a login that nobody has accepted, where the sign-in cannot tell, until it is held off for all.
 const REFUSING_MAX: usize = 3;
 const RENEWED_FOR: Duration = Duration::from_mins(1);
@@ -59,8 +56,6 @@ struct Standing {
     /// Upstream took it, here or at the sign-in.
     is_accepted: bool,
     sign_in: Option<(Instant, SignedIn)>,
-    /// Refused, though nobody has accepted it yet: what was said, and when.
-    doubt: Option<(Instant, UpstreamError)>,
     refused_by: Vec<RepositoryName>,
     /// Refused by the sign-in: held off for everybody.
     lockout: Option<Arc<Breaker>>,
@@ -173,14 +168,15 @@ impl Signer {
         waited.map(Turn::Proving).map_err(|_| UpstreamError::Overloaded { retry_after: TURN_RETRY_AFTER })
     }
 
-    /// Whether a repository has refused a login that nobody has accepted.
+    /// Whether the sign-in has refused the login before, so that it is the one to ask again.
     ///
     /// # Errors
-    /// With that refusal, when it came a moment ago.
-    pub fn is_doubted(&self, held: &Held) -> Result<bool, UpstreamError> {
-        match &self.standing(held).lock().doubt {
-            Some((since, why)) if Instant::now() < *since + DOUBT_HOLD => Err(why.clone()),
-            doubt => Ok(doubt.is_some()),
+    /// With that refusal, while the login is locked out.
+    pub fn was_locked_out(&self, held: &Held) -> Result<bool, UpstreamError> {
+        let lockout = self.standing(held).lock().lockout.clone();
+        match lockout.as_ref().and_then(|lockout| lockout.refusal(Instant::now())) {
+            Some(why) => Err(why),
+            None => Ok(lockout.is_some()),
         }
     }
 
@@ -227,8 +223,8 @@ impl Signer {
         self.refuse(held, repository, &UpstreamError::RateLimited { retry_after: None }, retry_after, LIMITED)
     }
 
-    /// A repository refused the login, and nobody can say whether another will. Where nobody has accepted it yet, who asks for
-    /// others a moment later is answered the same, and then the sign-in decides.
+    /// A repository refused the login, and the sign-in cannot say whether another will: the doubt stays with this repository, until
+    /// too many refuse a login that nobody has accepted.
     pub fn doubt(&self, held: &Held, repository: &RepositoryName, why: &UpstreamError) {
         if !matches!(why, UpstreamError::RateLimited { .. }) {
             let seconds = self.refuse(held, repository, why, None, HOLD_OFF).as_secs();
@@ -240,7 +236,6 @@ impl Signer {
         if guard.is_accepted {
             return;
         }
-        guard.doubt = Some((Instant::now(), why.clone()));
         if matches!(why, UpstreamError::CredentialRefused { .. }) && !guard.refused_by.contains(repository) {
             guard.refused_by.push(repository.clone());
         }
@@ -256,7 +251,12 @@ impl Signer {
         let standing = self.standing(held);
         let mut standing = standing.lock();
         let lockout = standing.lockout.take().unwrap_or_default();
-        *standing = Standing { lockout: Some(Arc::clone(&lockout)), doubt: Some((Instant::now(), why.clone())), ..Standing::default() };
+        *standing = Standing {
+            lockout: Some(Arc::clone(&lockout)),
+            // Where the sign-in cannot tell, one refusal more is enough the next time.
+            refused_by: std::mem::take(&mut standing.refused_by),
+            ..Standing::default()
+        };
         let now = Instant::now();
         let (wait, _) = lockout.open(now, now, why, None, HOLD_OFF, |wait| self.rng.jitter(wait));
         let (credential, seconds) = (self.name(), wait.as_secs());

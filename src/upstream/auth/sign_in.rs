@@ -33,22 +33,22 @@ pub struct SignIn {
     ping: Url,
     signer: Arc<Signer>,
     tokens: Arc<Tokens>,
-    door: Mutex<Option<(Instant, Door)>>,
-    doors: Questions<(), Result<Door, UpstreamError>>,
+    scheme: Mutex<Option<(Instant, Scheme)>>,
+    scheme_questions: Questions<(), Result<Scheme, UpstreamError>>,
     running: Questions<Version, Result<SignedIn, UpstreamError>>,
 }
 
 /// What a registry asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Door {
+pub enum Scheme {
     /// A token, to be had there.
     Token { realm: Url, service: Option<String> },
     /// The login itself, with each question.
     Login,
     /// Something that it does not say, or that larder does not understand.
-    Mute,
-    /// Nothing.
-    Open,
+    Unnamed,
+    /// Nothing: anybody may ask.
+    Nothing,
 }
 
 impl SignIn {
@@ -58,22 +58,22 @@ impl SignIn {
             ping: ping.clone(),
             signer: Arc::clone(signer),
             tokens: Arc::clone(tokens),
-            door: Mutex::default(),
-            doors: Questions::new(1, panics.clone()),
+            scheme: Mutex::default(),
+            scheme_questions: Questions::new(1, panics.clone()),
             running: Questions::new(LOGINS_MAX, panics.clone()),
         })
     }
 
-    /// Whether the login is good, by a sign-in at most `age_max` ago. `door`: what the registry has just asked for.
+    /// Whether the login is good, by a sign-in at most `age_max` ago. `scheme`: what the registry has just asked for.
     ///
     /// # Errors
     /// `CredentialRefused`, when it is not: the login is held off from then on. Else when nobody could be asked.
-    pub async fn verdict(self: &Arc<SignIn>, held: &Held, door: &Door, age_max: Duration) -> Result<SignedIn, UpstreamError> {
+    pub async fn verdict(self: &Arc<SignIn>, held: &Held, scheme: &Scheme, age_max: Duration) -> Result<SignedIn, UpstreamError> {
         if let Some(said) = self.signer.signed_in(held, age_max) {
             return Ok(said);
         }
-        let (this, login, door) = (Arc::clone(self), held.clone(), door.clone());
-        let pending = self.running.ask(held.version, || async move { this.try_login(&login, &door).await });
+        let (this, login, scheme) = (Arc::clone(self), held.clone(), scheme.clone());
+        let pending = self.running.ask(held.version, || async move { this.try_login(&login, &scheme).await });
         pending.answer().await.unwrap_or_else(|no_answer| Err(no_answer.into()))
     }
 
@@ -86,32 +86,32 @@ impl SignIn {
     ///
     /// # Errors
     /// When it does not answer.
-    pub async fn door(self: &Arc<SignIn>) -> Result<Door, UpstreamError> {
-        if let Some(door) = self.known_door() {
-            return Ok(door);
+    pub async fn scheme(self: &Arc<SignIn>) -> Result<Scheme, UpstreamError> {
+        if let Some(scheme) = self.known_scheme() {
+            return Ok(scheme);
         }
         let this = Arc::clone(self);
-        let pending = self.doors.ask((), || async move { this.ask_door().await });
+        let pending = self.scheme_questions.ask((), || async move { this.ask_scheme().await });
         pending.answer().await.unwrap_or_else(|no_answer| Err(no_answer.into()))
     }
 
-    fn known_door(&self) -> Option<Door> {
-        self.door.lock().as_ref().filter(|(at, _)| at.elapsed() < REMEMBERED).map(|(_, door)| door.clone())
+    fn known_scheme(&self) -> Option<Scheme> {
+        self.scheme.lock().as_ref().filter(|(at, _)| at.elapsed() < REMEMBERED).map(|(_, scheme)| scheme.clone())
     }
 
-    async fn ask_door(&self) -> Result<Door, UpstreamError> {
+    async fn ask_scheme(&self) -> Result<Scheme, UpstreamError> {
         let answer = self.ask(None).await?;
-        let door = if self.is_refusal(&answer) { Door::of(&challenges(&answer), &answer.url)? } else { Door::Open };
+        let scheme = if self.is_refusal(&answer) { Scheme::of(&challenges(&answer), &answer.url)? } else { Scheme::Nothing };
         answer.discard();
-        *self.door.lock() = Some((Instant::now(), door.clone()));
-        Ok(door)
+        *self.scheme.lock() = Some((Instant::now(), scheme.clone()));
+        Ok(scheme)
     }
 
-    async fn try_login(self: &Arc<SignIn>, held: &Held, door: &Door) -> Result<SignedIn, UpstreamError> {
-        let said = match door {
-            Door::Token { realm, service } => self.by_token(held, realm, service.clone()).await,
-            Door::Login => self.by_login(held).await,
-            Door::Mute | Door::Open => Ok(SignedIn::Unknown),
+    async fn try_login(self: &Arc<SignIn>, held: &Held, scheme: &Scheme) -> Result<SignedIn, UpstreamError> {
+        let said = match scheme {
+            Scheme::Token { realm, service } => self.by_token(held, realm, service.clone()).await,
+            Scheme::Login => self.by_login(held).await,
+            Scheme::Unnamed | Scheme::Nothing => Ok(SignedIn::Unknown),
         };
         match &said {
             Ok(said) => self.signer.note_sign_in(held, *said),
@@ -144,7 +144,7 @@ impl SignIn {
             let detail = format!("{} answered 401 to credential {}", self.ping, self.signer.name());
             return Err(Refusal::Login(UpstreamError::CredentialRefused { detail }));
         }
-        Ok(if is_success && self.door().await? != Door::Open { SignedIn::Accepted } else { SignedIn::Unknown })
+        Ok(if is_success && self.scheme().await? != Scheme::Nothing { SignedIn::Accepted } else { SignedIn::Unknown })
     }
 
     fn is_refusal(&self, answer: &Answer) -> bool {
@@ -188,18 +188,18 @@ impl From<UpstreamError> for Refusal {
     }
 }
 
-impl Door {
+impl Scheme {
     /// What the challenges of a 401 ask for (RFC 9110 §11.6.1): a token where one of them offers it, else the login.
     ///
     /// # Errors
     /// `Corrupt`, when the token server's realm is no URL.
-    pub fn of(challenges: &[Challenge], from: &Url) -> Result<Door, UpstreamError> {
+    pub fn of(challenges: &[Challenge], from: &Url) -> Result<Scheme, UpstreamError> {
         let Some(bearer) = bearer(challenges) else {
-            return Ok(if challenges.is_empty() { Door::Mute } else { Door::Login });
+            return Ok(if challenges.is_empty() { Scheme::Unnamed } else { Scheme::Login });
         };
         let realm = Url::parse(&bearer.realm)
             .map_err(|error| UpstreamError::Corrupt { detail: format!("{from} named a token server that is {error}") })?;
-        Ok(Door::Token { realm, service: bearer.service.clone() })
+        Ok(Scheme::Token { realm, service: bearer.service.clone() })
     }
 }
 

@@ -1,9 +1,10 @@
 //! What to send with a question, and what to do about a 401. Remembers how each repository wants to be asked, so that only
 //! the first question in it costs a refusal. When a login may be shown is `lockout`'s rule, whether it is good `sign_in`'s.
 
+mod login;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use http::HeaderValue;
 use moka::sync::Cache;
@@ -12,9 +13,9 @@ use tokio::time::Instant;
 
 use super::challenge::{Bearer, Challenge};
 use super::credentials::{Held, Login};
-use super::lockout::{SignedIn, Signer, Turn};
+use super::lockout::{Signer, Turn};
 use super::scope;
-use super::sign_in::{self, Door, REMEMBERED, SignIn};
+use super::sign_in::{self, Scheme, SignIn};
 use super::token::{NoToken, Token, TokenKey, Tokens, Way};
 use crate::config::UpstreamConfig;
 use crate::oci::RepositoryName;
@@ -23,11 +24,8 @@ use crate::upstream::UpstreamError;
 use crate::upstream::http::exchange::{Answer, Wire};
 use crate::upstream::http::url::Url;
 use crate::upstream::limits::breaker::Open;
-use crate::upstream::limits::too_many_requests::Limited;
 
 const REPOSITORIES_MAX: u64 = 10_000;
-/// A token server that limits the rate now may have let larder sign in a minute ago.
-const LIMIT_REMEMBERED: Duration = Duration::from_secs(10);
 
 /// How one host wants to be asked with one credential.
 pub struct Auth {
@@ -51,7 +49,7 @@ pub struct Attempt<'a> {
     bared: bool,
     renewed: bool,
     /// `/v2/` was looked at for what the repository does not ask for.
-    asked_door: bool,
+    asked_ping: bool,
     /// Kept while an unproven login is tried.
     turn: Turn<'a>,
 }
@@ -125,7 +123,7 @@ impl Auth {
             refreshed: false,
             bared: false,
             renewed: false,
-            asked_door: false,
+            asked_ping: false,
             turn: Turn::Free,
         })
     }
@@ -184,20 +182,20 @@ impl<'a> Attempt<'a> {
     /// # Errors
     /// When the login cannot be shown.
     pub async fn show_login(&mut self) -> Result<bool, UpstreamError> {
-        let was_shown = self.asked_door || !matches!(self.sent, Sent::Nothing);
+        let was_shown = self.asked_ping || !matches!(self.sent, Sent::Nothing);
         if was_shown || !self.is_scoped || self.is_anonymous() {
             return Ok(false);
         }
-        self.asked_door = true;
-        match self.auth.sign_in.door().await {
-            Ok(Door::Token { realm, service }) => {
+        self.asked_ping = true;
+        match self.auth.sign_in.scheme().await {
+            Ok(Scheme::Token { realm, service }) => {
                 let scopes = scope::requested(self.repository, None, true);
                 self.bear(Arc::new(Way { realm, service, scopes })).await?;
             }
-            Ok(Door::Login) if matches!(self.login.login, Login::Basic { .. }) => {
+            Ok(Scheme::Login) if matches!(self.login.login, Login::Basic { .. }) => {
                 self.with_basic(&self.auth.sign_in.ping().clone()).await?
             }
-            Ok(Door::Login | Door::Mute | Door::Open) => return Ok(false),
+            Ok(Scheme::Login | Scheme::Unnamed | Scheme::Nothing) => return Ok(false),
             Err(error) => {
                 tracing::debug!(%error, "the registry refused without asking for the login, and /v2/ does not say how to show it");
                 return Ok(false);
@@ -238,13 +236,13 @@ impl Attempt<'_> {
 
     /// Sends the login itself.
     async fn log_in(&mut self) -> Result<(), UpstreamError> {
-        self.prove(&Door::Login).await?;
+        self.prove(&Scheme::Login).await?;
         self.sent = self.login.login.authorization()?.map_or(Sent::Nothing, Sent::Login);
         Ok(())
     }
 
     async fn with_token(&mut self, bearer: &Bearer, challenges: &[Challenge], from: &Url) -> Result<(), UpstreamError> {
-        let Door::Token { realm, service } = Door::of(challenges, from)? else {
+        let Scheme::Token { realm, service } = Scheme::of(challenges, from)? else {
             return Err(denied(from, "without a token server"));
         };
         let asked = |challenged| scope::requested(self.repository, challenged, !self.is_anonymous());
@@ -278,136 +276,22 @@ impl Attempt<'_> {
 
     async fn token(&mut self, way: &Arc<Way>) -> Result<Token, UpstreamError> {
         let auth = self.auth;
-        let door = Door::Token { realm: way.realm.clone(), service: way.service.clone() };
+        let scheme = Scheme::Token { realm: way.realm.clone(), service: way.service.clone() };
         loop {
             if let Some(token) = auth.tokens.cached(&TokenKey { way: Arc::clone(way), version: self.login.version }) {
                 return Ok(token);
             }
-            self.prove(&door).await?;
+            self.prove(&scheme).await?;
             match auth.tokens.get(way, &self.login).await {
                 Ok(token) => {
                     auth.signer.accepted_for(&self.login, self.repository);
                     return Ok(token);
                 }
                 Err(NoToken::Failed(why)) => return Err(why),
-                Err(NoToken::Refused(why)) => self.judge(why, &door).await?,
-                Err(NoToken::Limited(limited)) => return Err(self.limited(&limited, &door).await),
+                Err(NoToken::Refused(why)) => self.judge(why, &scheme).await?,
+                Err(NoToken::Limited(limited)) => return Err(self.limited(&limited, &scheme).await),
             }
         }
-    }
-}
-
-/// Whether the login is good.
-impl Attempt<'_> {
-    /// Makes sure that the login may be shown for this repository now. One that nobody has accepted yet is tried by one question
-    /// at a time; once a repository has refused it the sign-in decides first.
-    async fn prove(&mut self, door: &Door) -> Result<(), UpstreamError> {
-        let auth = self.auth;
-        loop {
-            self.turn = Turn::Free;
-            auth.signer.check(&self.login, self.repository)?;
-            if !self.is_scoped || auth.signer.is_accepted(&self.login) {
-                return Ok(());
-            }
-            let turn = auth.signer.turn().await?;
-            // Whoever had the turn before may have found out.
-            auth.signer.check(&self.login, self.repository)?;
-            if auth.signer.is_accepted(&self.login) {
-                return Ok(());
-            }
-            let is_doubted = auth.signer.is_doubted(&self.login)?;
-            let said = if is_doubted { auth.sign_in.verdict(&self.login, door, REMEMBERED).await } else { Ok(SignedIn::Unknown) };
-            match said {
-                Ok(SignedIn::Accepted) => return Ok(()),
-                Ok(SignedIn::Unknown) => {
-                    self.turn = turn;
-                    return Ok(());
-                }
-                Err(why) => self.replace(why).await?,
-            }
-        }
-    }
-
-    /// The registry refused the login itself.
-    async fn login_refused(&mut self, from: &Url) -> Result<(), UpstreamError> {
-        let detail = format!("{from} answered 401 to credential {}", self.auth.credential());
-        self.judge(UpstreamError::CredentialRefused { detail }, &Door::Login).await?;
-        self.log_in().await
-    }
-
-    /// The login was refused here: for this repository alone, or for all? Returns when there is another login to try.
-    ///
-    /// # Errors
-    /// `Denied`, when the sign-in takes the login, so that the refusal is about the repository; else with `why`.
-    async fn judge(&mut self, why: UpstreamError, door: &Door) -> Result<(), UpstreamError> {
-        let auth = self.auth;
-        if !self.is_scoped {
-            auth.signer.lock_out(&self.login, &why);
-            return self.replace(why).await;
-        }
-        if let Some(other) = auth.signer.other(&self.login, self.repository).await.filter(|_| !self.renewed) {
-            self.take(other);
-            return Ok(());
-        }
-        let is_accepted = auth.signer.is_accepted(&self.login);
-        // The first refusal of a login that nobody has accepted yet is no reason to try it a second time at once.
-        let said = if is_accepted { auth.sign_in.verdict(&self.login, door, REMEMBERED).await } else { Ok(SignedIn::Unknown) };
-        let other = match said {
-            Ok(SignedIn::Accepted) => {
-                let denied = UpstreamError::Denied { detail: format!("{why}; the login itself is good") };
-                auth.signer.denied(&self.login, self.repository, &denied);
-                return Err(denied);
-            }
-            Err(why @ UpstreamError::CredentialRefused { .. }) => return self.replace(why).await,
-            Ok(SignedIn::Unknown) | Err(_) if is_accepted => auth.signer.renewed(&self.login, self.repository).await,
-            Ok(SignedIn::Unknown) | Err(_) => auth.signer.replaced(&self.login, self.repository).await,
-        };
-        match other.filter(|_| !self.renewed) {
-            Some(other) => {
-                self.take(other);
-                Ok(())
-            }
-            None => {
-                auth.signer.doubt(&self.login, self.repository, &why);
-                Err(why)
-            }
-        }
-    }
-
-    /// The token server limits the rate: of these scopes, if it lets the login in without one, else of the login.
-    async fn limited(&mut self, limited: &Limited, door: &Door) -> UpstreamError {
-        let (auth, begun) = (self.auth, Instant::now());
-        let here = |this: &Self| UpstreamError::RateLimited {
-            retry_after: Some(auth.signer.limited(&this.login, this.repository, limited.retry_after)),
-        };
-        if !auth.signer.is_accepted(&self.login) && auth.signer.signed_in(&self.login, REMEMBERED).is_none() {
-            let why = here(self);
-            auth.signer.doubt(&self.login, self.repository, &why);
-            return why;
-        }
-        match auth.sign_in.verdict(&self.login, door, LIMIT_REMEMBERED).await {
-            Ok(SignedIn::Accepted) => here(self),
-            Err(why @ (UpstreamError::RateLimited { .. } | UpstreamError::CredentialRefused { .. })) => why,
-            Ok(SignedIn::Unknown) | Err(_) => auth.tokens.limit(limited, begun),
-        }
-    }
-
-    /// Goes on with another login than the one that was refused, once.
-    async fn replace(&mut self, why: UpstreamError) -> Result<(), UpstreamError> {
-        if self.renewed || !matches!(why, UpstreamError::CredentialRefused { .. }) {
-            return Err(why);
-        }
-        match self.auth.signer.replaced(&self.login, self.repository).await {
-            Some(other) => {
-                self.take(other);
-                Ok(())
-            }
-            None => Err(why),
-        }
-    }
-
-    fn take(&mut self, other: Held) {
-        (self.renewed, self.login, self.turn) = (true, other, Turn::Free);
     }
 }
 

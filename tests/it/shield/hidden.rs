@@ -66,7 +66,6 @@ async fn what_anybody_may_read_is_asked_without_the_login() {
     assert_eq!(larder.get(LATEST).await.status, 403, "upstream does not show it to anybody");
 }
 
-/// Also: invariant_16
 #[tokio::test(start_paused = true)]
 async fn the_password_buys_no_scope_but_to_read_this_repository() {
     for challenged in ["repository:other:push,delete", "repository:library/app:pull,push", "registry:catalog:*", "repository:library/app:*"]

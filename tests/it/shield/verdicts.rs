@@ -5,7 +5,7 @@ use std::time::Duration;
 use larder::config::{CredentialConfig, CredentialKind, Secret, Visibility};
 use tokio::time::Instant;
 
-use super::{HOUR, Hub, credential, line, retry_after};
+use super::{HOUR, Hub, LATEST, credential, line, retry_after};
 use crate::support::larder::Larder;
 use crate::support::registry::{Bearer, FakeRegistry, Fault, any, get, post};
 
@@ -200,7 +200,7 @@ async fn where_the_ping_cannot_tell_the_doubt_stays_with_the_repository() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_bad_password_is_shown_no_oftener_than_the_sign_in_needs_however_many_repositories_ask() {
+async fn a_bad_password_is_shown_twice_at_most_however_many_repositories_ask() {
     for (by_token, ping_is_open) in [(true, false), (false, false), (false, true)] {
         let scene = scene();
         if by_token {
@@ -216,6 +216,7 @@ async fn a_bad_password_is_shown_no_oftener_than_the_sign_in_needs_however_many_
             assert_eq!(larder.get(&format!("/v2/team/app{number}/manifests/latest")).await.status, 502);
             tokio::time::sleep(Duration::from_secs(2)).await;
         }
+        // Where the ping cannot tell: the sign-in, and the three repositories that are asked before it is held off for all.
         let most = if ping_is_open { 4 } else { 2 };
         assert!(shown(&scene.registry) <= most, "by token: {by_token}, open: {ping_is_open}: {}", shown(&scene.registry));
         scene.registry.forget_requests();
@@ -223,7 +224,8 @@ async fn a_bad_password_is_shown_no_oftener_than_the_sign_in_needs_however_many_
         for number in 0..100 {
             assert_eq!(larder.get(&format!("/v2/team/app{number}/manifests/latest")).await.status, 502);
         }
-        assert!(shown(&scene.registry) <= 1, "by token: {by_token}: {}", shown(&scene.registry));
+        let most = if ping_is_open { 2 } else { 1 };
+        assert!(shown(&scene.registry) <= most, "by token: {by_token}, open: {ping_is_open}: {}", shown(&scene.registry));
     }
 }
 
@@ -232,21 +234,22 @@ async fn a_password_that_goes_bad_is_found_out_by_the_sign_in_and_served_stale()
     let scene = scene();
     scene.registry.require_basic("me", "right");
     let larder = private(&scene, password());
-    for path in [GOOD_A, GOOD_B, DENIED] {
-        assert_eq!(larder.get(path).await.status, 200);
+    scene.pull(&larder).await;
+    // What has been read to its end is not yet stored.
+    while larder.metric("larder_fills_in_flight") > 0.0 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
     scene.registry.require_basic("me", "another");
     larder.clock.advance(HOUR);
     tokio::time::sleep(HOUR).await;
     scene.registry.forget_requests();
-    for path in [GOOD_A, GOOD_B, DENIED] {
-        let stale = line(&larder.get(path).await);
-        assert!(stale.ends_with("detail=stale-unavailable"), "{path}: {stale}");
+    for _ in 0..5 {
+        assert_eq!(line(&larder.get(LATEST).await), "200 larder; hit; ttl=-3300; detail=stale-unavailable");
+        assert_eq!(line(&larder.get(GOOD_B).await), "502 UNAVAILABLE");
     }
     assert_eq!(shown(&scene.registry), 2, "a repository, and the sign-in");
 }
 
-/// Also: credential_06
 #[tokio::test(start_paused = true)]
 async fn a_hundred_and_twenty_cold_repositories_behind_a_slow_token_server_are_served_within_seconds() {
     const REPOSITORIES: u64 = 120;

@@ -158,7 +158,7 @@ async fn registry_03_refusals_have_their_meanings_and_no_loops() {
     let table: [(&str, bool, &str, usize); 5] = [
         ("Basic realm=\"r\"", true, "credential", 2),
         ("Basic realm=\"r\"", false, "denied", 1),
-        ("", true, "denied", 1),
+        ("", true, "denied", 2),
         ("Negotiate", false, "denied", 1),
         ("Bearer realm=\"ftp://r.example/token\"", false, "corrupt", 1),
     ];
