@@ -47,7 +47,6 @@ const PURE: &[&str] = &[
     "percent.rs",
     "units.rs",
     "config/key.rs",
-    "config/keys.rs",
     "config/patterns.rs",
     "config/proxy.rs",
     "config/validate.rs",

@@ -93,12 +93,12 @@ async fn a_program_s_login_that_is_refused_is_asked_for_anew_at_once_and_once() 
     std::fs::write(directory.path().join("password"), "second").expect("a file");
     let larder = start(&scene, kind);
     assert_eq!(larder.get(LATEST).await.status, 200);
-    assert_eq!((runs(&directory), scene.registry.token_requests()), (2, 2));
+    assert_eq!((runs(&directory), scene.registry.token_requests()), (2, 3), "two for the login that was refused");
     scene.registry.require_bearer(Bearer::at("http://hub.test/token").credentials("AWS", "third").credentials_required());
     for _ in 0..5 {
         assert_eq!(larder.get(OTHER).await.status, 502, "it says the same again");
     }
-    assert_eq!(scene.registry.token_requests(), 4, "the repository's, the sign-in's, and then it is held off");
+    assert_eq!(scene.registry.token_requests(), 5, "the repository's, the sign-in's, and then it is held off");
 }
 
 #[tokio::test]

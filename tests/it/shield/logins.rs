@@ -21,7 +21,8 @@ fn tried(registry: &FakeRegistry, scheme: &str) -> usize {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_bad_password_is_tried_once_whether_50_ask_at_once_or_later() {
+/// Once for a repository, and once for none: only the sign-in without a scope decides about a login.
+async fn a_bad_password_is_tried_twice_whether_50_ask_at_once_or_later() {
     for by_token in [true, false] {
         let scene = Hub::with_other();
         if by_token {
@@ -39,10 +40,10 @@ async fn a_bad_password_is_tried_once_whether_50_ask_at_once_or_later() {
             assert_eq!(client.await.expect("a client").status, 502);
         }
         assert_eq!(larder.get(LATEST).await.status, 502);
-        assert_eq!(tried(&scene.registry, "Basic"), 1, "by_token: {by_token}");
+        assert_eq!(tried(&scene.registry, "Basic"), 2, "by_token: {by_token}");
         tokio::time::sleep(HOUR).await;
         assert_eq!(larder.get(LATEST).await.status, 502);
-        assert_eq!(tried(&scene.registry, "Basic"), 2, "and once more after the hold-off");
+        assert_eq!(tried(&scene.registry, "Basic"), 3, "and once more after the hold-off");
         assert!(larder.metric(r#"larder_upstream_errors_total{reason="credential",upstream="docker.io"}"#) >= 50.0);
     }
 }
@@ -93,7 +94,7 @@ async fn a_refused_credential_makes_way_for_the_next_of_the_same_repositories() 
     assert_eq!((larder.get(LATEST).await.status, larder.get(OTHER).await.status), (200, 200));
     let logins = scene.registry.seen(any().token());
     let wrong = logins.iter().filter(|request| request.authorization() == logins[0].authorization()).count();
-    assert_eq!(wrong, 1, "tried once: {logins:#?}");
+    assert_eq!(wrong, 2, "the repository's, and the sign-in's: {logins:#?}");
 }
 
 #[tokio::test]

@@ -37,7 +37,6 @@ fn tags(count: usize) -> impl Iterator<Item = String> {
     (0..count).map(|number| format!("/v2/library/app/manifests/{number}"))
 }
 
-/// Also: upstream_fault_24
 #[tokio::test(start_paused = true)]
 async fn three_thousand_clients_of_as_many_tags_are_32_connections_and_all_are_answered() {
     let scene = Hub::with_other();

@@ -156,7 +156,8 @@ async fn basic_is_sent_when_asked_for_and_then_at_once_everywhere() {
 #[tokio::test(start_paused = true)]
 async fn registry_03_refusals_have_their_meanings_and_no_loops() {
     let table: [(&str, bool, &str, usize); 5] = [
-        ("Basic realm=\"r\"", true, "credential", 2),
+        // The repository, the same with the login, and the sign-in.
+        ("Basic realm=\"r\"", true, "credential", 3),
         ("Basic realm=\"r\"", false, "denied", 1),
         ("", true, "denied", 2),
         ("Negotiate", false, "denied", 1),
