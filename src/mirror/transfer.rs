@@ -70,7 +70,8 @@ impl Transfer<'_> {
         loop {
             self.breaks += 1;
             let asked = if let UpstreamError::Busy { retry_after, .. } = error { retry_after } else { Duration::ZERO };
-            if !(error.is_transient() || !asked.is_zero()) || self.breaks > BREAKS_MAX {
+            let may_go_on = error.is_transient() || !asked.is_zero();
+            if !may_go_on || self.breaks > BREAKS_MAX {
                 return Err(error);
             }
             task.source.metrics.retried(error.reason());
