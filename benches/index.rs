@@ -13,6 +13,7 @@ use larder::clock::Clock;
 use larder::oci::{Algorithm, Digest};
 use larder::store::DaemonTime;
 use larder::store::index::{Index, Limits, Record};
+use larder::task::Supervisor;
 
 const RECORDS: u64 = 1_000_000;
 /// A busy minute.
@@ -90,7 +91,8 @@ fn phase(name: &str, path: &Path) {
         "rewrite" => Limits { measure_every: Duration::ZERO, size_max: 0, size_per_live: 1, ..Limits::default() },
         _ => Limits::default(),
     };
-    let index = Index::open_with(path, limits).expect("a thread");
+    let panics = prometheus::IntCounter::new("panics", "of tasks").expect("a name");
+    let index = Index::open_with(path, limits, &Supervisor::new(panics)).expect("a thread");
     let mut opened = None;
     match name {
         "load" => load(&index),

@@ -358,7 +358,7 @@ impl Connect for FakeNet {
                     let counted = self.count(address);
                     tokio::spawn(async move {
                         let _counted = counted;
-                        endpoint.run(far, cut).await;
+                        Box::pin(endpoint.run(far, cut)).await;
                     });
                     let forgotten = self.state().forgotten.entry(address.ip()).or_default().clone();
                     Ok(Box::new(Forgetful::new(near, forgotten)) as Box<dyn Stream>)
