@@ -233,7 +233,7 @@ mod tests {
         let joined = questions.ask("key", || async { 2 });
         assert!(joined.joined);
         let both = tokio::time::timeout(Duration::from_secs(1), async { (broken.answer().await, joined.answer().await) });
-        assert_eq!(both.await, Ok((Err(NoAnswer::Ended), Err(NoAnswer::Ended))), "whoever waits is told");
+        assert_eq!(both.await, Ok((Err(NoAnswer::Ended), Err(NoAnswer::Ended))), "everybody who waits gets an answer");
         let again = questions.ask("key", || async { 3 });
         assert!(!again.joined);
         assert_eq!(again.answer().await, Ok(3));

@@ -234,7 +234,7 @@ fn room(module: &str) -> &str {
 }
 
 fn layer(room: &str) -> usize {
-    LAYERS.iter().position(|layer| layer.contains(&room)).unwrap_or_else(|| panic!("{room} stands in no layer"))
+    LAYERS.iter().position(|layer| layer.contains(&room)).unwrap_or_else(|| panic!("{room} has no layer: add it to LAYERS"))
 }
 
 /// `upstream::auth` and `upstream::http` from what lies below them: the two that differ first, within the folder they share.

@@ -11,7 +11,7 @@ use crate::upstream::UpstreamError;
 const REDIRECTS_MAX: usize = 5;
 
 impl Wire {
-    /// Asks, and follows redirects to the answer that is none.
+    /// Sends a question and follows its redirects to the answer that is not one.
     ///
     /// # Errors
     /// When a hop gives no answer, or the redirects lead nowhere, to `http` from `https`, in a circle or too far.

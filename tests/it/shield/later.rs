@@ -1,4 +1,4 @@
-//! "Come back later", from whomever it comes: only what it is about is left alone, no longer than was asked, and clients are told when to come back.
+//! "Come back later", whoever says it: only what it is about is not asked, no longer than it says, and clients get a time to come back.
 
 use std::time::Duration;
 
