@@ -198,7 +198,10 @@ pub fn serve(config: Config) -> Result<(), ExitError> {
     let (access_log, _flush) = log::start(&config.log, &metrics).map_err(|error| ExitError::Usage(error.to_string()))?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| ExitError::Failed(format!("cannot start the runtime: {error}")))?;
-    runtime.block_on(run(config, access_log, metrics)).map_err(ExitError::from)
+    let ended = runtime.block_on(run(config, access_log, metrics)).map_err(ExitError::from);
+    // A resolver that does not answer keeps its thread, and must not keep the daemon from its end.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    ended
 }
 
 async fn run(config: Config, log: AccessLog, metrics: Arc<Metrics>) -> Result<(), ServeError> {

@@ -12,7 +12,7 @@ use prometheus::IntCounter;
 use tokio::time::Instant;
 
 use super::challenge::{self, Challenge};
-use super::credentials::{Held, Version};
+use super::credentials::{Held, Login, Version};
 use super::lockout::{SignedIn, Signer};
 use super::token::{FETCH_TIMEOUT, NoToken, Tokens, Way};
 use crate::labels::UpstreamKind;
@@ -101,6 +101,10 @@ impl SignIn {
 
     async fn ask_scheme(&self) -> Result<Scheme, UpstreamError> {
         let answer = self.ask(None).await?;
+        if matches!(answer.status().as_u16(), 408 | 429 | 500..) {
+            // It says nothing of what the registry asks for.
+            return Err(answer.refused(|refused| refused.meaning()).await);
+        }
         let scheme = if self.is_refusal(&answer) { Scheme::of(&challenges(&answer), &answer.url)? } else { Scheme::Nothing };
         answer.discard();
         *self.scheme.lock() = Some((Instant::now(), scheme.clone()));
@@ -108,6 +112,8 @@ impl SignIn {
     }
 
     async fn try_login(self: &Arc<SignIn>, held: &Held, scheme: &Scheme) -> Result<SignedIn, UpstreamError> {
+        // Another question may have found out since this one was asked.
+        self.signer.was_locked_out(held)?;
         let said = match scheme {
             Scheme::Token { realm, service } => self.by_token(held, realm, service.clone()).await,
             Scheme::Login => self.by_login(held).await,
@@ -139,8 +145,13 @@ impl SignIn {
         let Some(authorization) = held.login.authorization()? else { return Ok(SignedIn::Unknown) };
         let answer = self.ask(Some(authorization)).await?;
         let (is_refused, is_success) = (self.is_refusal(&answer), answer.status().is_success());
+        let offered = Scheme::of(&challenges(&answer), &answer.url);
         answer.discard();
         if is_refused {
+            // A registry of tokens refuses every login that is sent as it is: its token server decides.
+            if let (Login::Basic { .. }, Scheme::Token { realm, service }) = (&held.login, offered?) {
+                return self.by_token(held, &realm, service).await;
+            }
             let detail = format!("{} answered 401 to credential {}", self.ping, self.signer.name());
             return Err(Refusal::Login(UpstreamError::CredentialRefused { detail }));
         }

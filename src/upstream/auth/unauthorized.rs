@@ -89,7 +89,10 @@ impl Auth {
     /// Begins with what worked last time.
     pub async fn begin<'a>(&'a self, repository: &'a RepositoryName) -> Result<Attempt<'a>, UpstreamError> {
         let mut attempt = self.attempt(repository, true).await?;
-        let way = self.learned.get(repository);
+        // What was learned without a login may name more than a login may ask for.
+        let is_usable =
+            |way: &Arc<Way>| attempt.is_anonymous() || scope::requested(repository, Some(&way.scopes.join(" ")), true) == way.scopes;
+        let way = self.learned.get(repository).filter(is_usable);
         match (&attempt.login.login, way) {
             (Login::RegistryToken(_), _) => attempt.log_in().await?,
             (_, Some(way)) => attempt.bear(way).await?,
@@ -196,6 +199,8 @@ impl<'a> Attempt<'a> {
                 self.with_basic(&self.auth.sign_in.ping().clone()).await?
             }
             Ok(Scheme::Login | Scheme::Unnamed | Scheme::Nothing) => return Ok(false),
+            // Not asked is not refused: what is cached may be served stale.
+            Err(error) if error.says_nothing() => return Err(error),
             Err(error) => {
                 tracing::debug!(%error, "the registry refused without asking for the login, and /v2/ does not say how to show it");
                 return Ok(false);
@@ -278,7 +283,9 @@ impl Attempt<'_> {
         let auth = self.auth;
         let scheme = Scheme::Token { realm: way.realm.clone(), service: way.service.clone() };
         loop {
-            if let Some(token) = auth.tokens.cached(&TokenKey { way: Arc::clone(way), version: self.login.version }) {
+            // After a lockout the one question that may go out has to find out whether the login is good.
+            let cached = auth.tokens.cached(&TokenKey { way: Arc::clone(way), version: self.login.version });
+            if let Some(token) = cached.filter(|_| matches!(auth.signer.was_locked_out(&self.login), Ok(false))) {
                 return Ok(token);
             }
             self.prove(&scheme).await?;

@@ -82,12 +82,20 @@ fn nat64(address: Ipv6Addr) -> Option<Ipv4Addr> {
 
 fn is_metadata(address: IpAddr) -> bool {
     match address {
-        // EC2, Google, Azure and most others; ECS tasks; EKS pods; Alibaba; Azure's wire server, which looks global.
+        // EC2, Google, Azure and most others; ECS tasks; EKS pods; Alibaba; Oracle Classic; Azure's wire server, which looks global.
         IpAddr::V4(v4) => {
-            matches!(v4.octets(), [169, 254, 169, 254] | [169, 254, 170, 2 | 23] | [100, 100, 100, 200] | [168, 63, 129, 16])
+            matches!(
+                v4.octets(),
+                [169, 254, 169, 254] | [169, 254, 170, 2 | 23] | [100, 100, 100, 200] | [192, 0, 0, 192] | [168, 63, 129, 16]
+            )
         }
         IpAddr::V6(v6) => {
-            matches!(v6.segments(), [0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254 | 0x23] | [0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254])
+            matches!(
+                v6.segments(),
+                [0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254 | 0x23]
+                    | [0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254]
+                    | [0xfd00, 0xc1, 0, 0, 0, 0, 0xa9fe, 0xa9fe]
+            )
         }
     }
 }

@@ -75,7 +75,7 @@ impl Network {
     /// it means to.
     pub fn note(&self, peer: Peer<'_>, taken: Taken, works: bool) {
         let known = if works { Known::Works(taken.address) } else { Known::Fails(taken.address) };
-        if works && taken.is_first {
+        if works && taken.is_first && self.known(peer) != Some(known) {
             self.known.invalidate(&key(peer));
         } else if self.known(peer) != Some(known) {
             self.known.insert(key(peer), (known, Instant::now()));

@@ -40,7 +40,9 @@ pub fn order(addresses: &[IpAddr], known: Option<Known>) -> Vec<IpAddr> {
         }
     }
     first.extend(middle);
-    let is_v6 = first.first().is_some_and(IpAddr::is_ipv6);
+    // Where one address took a connection and then failed, its whole family may be broken.
+    let other_than_failed = last.first().and_then(|failed| first.iter().find(|address| address.is_ipv6() != failed.is_ipv6()));
+    let is_v6 = other_than_failed.or(first.first()).is_some_and(IpAddr::is_ipv6);
     // Within a family the resolver's order stays (RFC 6724 §6).
     let (same, other): (Vec<IpAddr>, Vec<IpAddr>) = first.into_iter().partition(|address| address.is_ipv6() == is_v6);
     let (mut same, mut other) = (same.into_iter(), other.into_iter());
@@ -194,7 +196,8 @@ mod tests {
         assert_eq!(works("1.0.0.2"), parsed(&["1.0.0.2", "2::1", "1.0.0.1", "2::2", "2::3"]));
         assert_eq!(works("9.9.9.9"), order(&addresses, None), "it is of this name no more");
         let fails = order(&addresses, Some(Known::Fails("2::1".parse().expect("an address"))));
-        assert_eq!(fails, parsed(&["2::2", "1.0.0.1", "2::3", "1.0.0.2", "2::1"]));
+        let other_family_first = parsed(&["1.0.0.1", "2::2", "1.0.0.2", "2::3", "2::1"]);
+        assert_eq!(fails, other_family_first, "all of its family may be broken");
         assert_eq!(order(&parsed(&["1.0.0.1"]), Some(Known::Fails("1.0.0.1".parse().expect("an address")))), parsed(&["1.0.0.1"]));
         let many: Vec<IpAddr> = (0..99).map(|last| IpAddr::from([1, 0, 0, last])).collect();
         assert_eq!(order(&many, None), many[..ADDRESSES_MAX]);

@@ -244,7 +244,7 @@ impl Probe<'_> {
                     auth.accepted();
                     return Ok(Verdict::Accepted);
                 }
-                StatusCode::UNAUTHORIZED if answer.url.origin == self.endpoint.wire.origin => auth.refused(answer).await?,
+                StatusCode::UNAUTHORIZED if !answer.has_left => auth.refused(answer).await?,
                 _ => return Err(answer.refused(|refused| refused.meaning()).await),
             }
         }

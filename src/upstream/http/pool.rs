@@ -55,9 +55,12 @@ impl Pool {
         let client = Arc::clone(&*self.client.lock());
         let result = client.request(request).await;
         let Some(error) = result.as_ref().err().filter(|error| !error.is_connect()) else { return result };
-        let is_unacknowledged = is_unacknowledged(error);
+        let cause = io_error(error);
+        if !cause.is_some_and(|kind| is_unacknowledged(kind) || is_reset(kind)) {
+            return result;
+        }
         let fresh = self.without_idle_connections_of(&client);
-        match again.filter(|_| is_unacknowledged) {
+        match again.filter(|_| cause.is_some_and(is_unacknowledged)) {
             Some(again) => fresh.request(again).await,
             None => result,
         }
@@ -96,15 +99,25 @@ fn client(connector: &Connector) -> HttpClient {
         .build(connector.clone())
 }
 
-/// Whether the system gave a connection up because its peer acknowledged nothing: `ETIMEDOUT`, see the seam's
-/// `USER_TIMEOUT`.
-fn is_unacknowledged(error: &Error) -> bool {
+/// What the system said of the connection.
+fn io_error(error: &Error) -> Option<io::ErrorKind> {
     let mut source = error.source();
     while let Some(cause) = source {
-        if cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::TimedOut) {
-            return true;
+        if let Some(error) = cause.downcast_ref::<io::Error>() {
+            return Some(error.kind());
         }
         source = cause.source();
     }
-    false
+    None
+}
+
+/// The system gave the connection up because its peer acknowledged nothing: see the seam's `USER_TIMEOUT`. Where a router
+/// said before that there is no way, that is the error.
+fn is_unacknowledged(kind: io::ErrorKind) -> bool {
+    matches!(kind, io::ErrorKind::TimedOut | io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable)
+}
+
+/// The peer, or a NAT in between, knows nothing of the connection.
+fn is_reset(kind: io::ErrorKind) -> bool {
+    matches!(kind, io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)
 }

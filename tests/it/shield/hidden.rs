@@ -57,6 +57,24 @@ async fn a_refusal_to_the_login_is_believed_and_one_where_nothing_is_asked_for_t
     assert_eq!((scene.registry.count(any().ping()), scene.registry.count(any().with_header("authorization"))), (1, 0));
 }
 
+/// Not asked is not missing: `/v2/` did not say how to show the login.
+#[tokio::test(start_paused = true)]
+async fn where_the_ping_does_not_answer_nothing_is_missing_and_nothing_is_remembered() {
+    for status in [429, 500, 503] {
+        let scene = Hub::with_other();
+        scene.registry.require_bearer(Bearer::at(REALM).credentials("me", "right").credentials_required());
+        hide(&scene.registry, 404);
+        scene.registry.when(any().ping()).then(Fault::status(status));
+        let larder = start(&scene, Visibility::Private);
+        let reply = larder.get(LATEST).await;
+        assert!([502, 503, 504].contains(&reply.status), "{status}: {}", line(&reply));
+        scene.registry.behave();
+        hide(&scene.registry, 404);
+        tokio::time::sleep(std::time::Duration::from_secs(60)).await;
+        assert_eq!(larder.get(LATEST).await.status, 200, "{status}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_anybody_may_read_is_asked_without_the_login() {
     let scene = Hub::with_other();

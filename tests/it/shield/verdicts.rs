@@ -226,6 +226,19 @@ async fn a_bad_password_is_shown_twice_at_most_however_many_repositories_ask() {
     }
 }
 
+/// At a registry of tokens every login that is sent as it is gets 401: its token server decides.
+#[tokio::test(start_paused = true)]
+async fn a_repository_that_asks_for_basic_where_others_ask_for_tokens_is_denied_alone() {
+    let scene = scene();
+    scene.registry.require_bearer(Bearer::at(REALM).credentials("me", "right").credentials_required());
+    let refusal = Fault::status(401).header("www-authenticate", "Basic realm=\"fake-registry\"");
+    scene.registry.when(any().of("/denied/x/")).then(refusal);
+    let larder = private(&scene, password());
+    assert_eq!(larder.get(GOOD_A).await.status, 200);
+    assert_eq!(line(&larder.get(DENIED).await), "403 DENIED");
+    assert_eq!(larder.get(GOOD_B).await.status, 200);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_password_that_goes_bad_is_found_out_by_the_sign_in_and_served_stale() {
     let scene = scene();
