@@ -26,7 +26,8 @@ pub enum UpstreamError {
     /// 503 with `Retry-After` (RFC 9110 §10.2.3): it asks to be left alone for so long, or until the next probe.
     #[error("upstream asks to come back later: {detail}")]
     Busy { retry_after: Duration, detail: String },
-    /// Nobody was asked: as many questions as `limits` allows are under way, and no place came free in time.
+    /// Nobody was asked: as many questions as `limits` allows are under way, and no place came free in time; or others did not
+    /// finish trying a login that upstream has not accepted yet.
     #[error("too many questions to upstream are waiting")]
     Overloaded { retry_after: Duration },
     /// No connection, TLS or DNS failure, a 5xx, a connection that broke.
@@ -89,7 +90,9 @@ impl UpstreamError {
 
     /// Whether another host, or another credential, may well answer.
     pub fn is_of_one_host(&self) -> bool {
-        matches!(self, UpstreamError::RateLimited { .. } | UpstreamError::CredentialRefused { .. }) || self.is_outage()
+        let is_of_credential =
+            matches!(self, UpstreamError::RateLimited { .. } | UpstreamError::CredentialRefused { .. } | UpstreamError::Overloaded { .. });
+        is_of_credential || self.is_outage()
     }
 
     /// Whether no credential would have helped.

@@ -175,7 +175,10 @@ pub(super) fn worse(last: Option<UpstreamError>, error: UpstreamError) -> Upstre
         (Some(UpstreamError::Busy { retry_after: one, detail }), UpstreamError::Busy { retry_after: other, .. }) => {
             UpstreamError::Busy { retry_after: one.min(other), detail }
         }
-        (Some(busy @ UpstreamError::Busy { .. }), UpstreamError::Unavailable { .. } | UpstreamError::TimedOut { .. }) => busy,
+        (
+            Some(later @ (UpstreamError::Busy { .. } | UpstreamError::Overloaded { .. })),
+            UpstreamError::Unavailable { .. } | UpstreamError::TimedOut { .. },
+        ) => later,
         (_, error) => error,
     }
 }
@@ -216,7 +219,7 @@ impl Channel<'_> {
     }
 
     async fn authenticated(&self, question: &Question<'_>, call: &Call, begun: Instant) -> Result<Answer, Failure> {
-        let mut auth = self.account.auth.begin(question.repository).await?;
+        let mut auth = self.account.auth.begin(question.repository, self.deadline).await?;
         let url = self.endpoint.url(&question.path);
         for _ in 0..CHALLENGES_MAX {
             let outgoing = Outgoing {
@@ -343,5 +346,7 @@ mod tests {
         assert_eq!((both(busy(9), busy(5)), both(limited(9), limited(5))), (busy(5), limited(5)));
         assert_eq!((both(busy(5), limited(9)), both(limited(9), busy(5))), (limited(9), limited(9)));
         assert_eq!((both(limited(9), down()), worse(None, down())), (limited(9), down()));
+        let full = || UpstreamError::Overloaded { retry_after: seconds(5) };
+        assert_eq!((both(full(), down()), both(down(), full())), (full(), full()));
     }
 }

@@ -29,6 +29,7 @@ network_scenarios() {
   check "SERVFAIL for a host that was resolved before" failing_nameserver servfail
   check "NXDOMAIN for a host that was resolved before" failing_nameserver nxdomain
   check "no nameserver for a host that was resolved before" failing_nameserver dead
+  check "a stop beside a look-up that nobody answers" stop_beside_a_look_up
   check "connections that a NAT forgot" forgotten_connections
   report_figures
   stop_network
@@ -161,6 +162,24 @@ failing_nameserver() {
   timed next
   took "all nameservers $1, next" 1
   same warnings 1 "$(grep -c 'using its last known addresses' "$TMP/network-larder.log")"
+}
+
+asks_a_nameserver() { ss -Hun | grep -q "$DEAD_NAMESERVER:53"; }
+
+# getaddrinfo cannot be interrupted, and its thread must not keep the daemon.
+stop_beside_a_look_up() {
+  local begin
+  trap 'stop network-larder; nameservers "$FIRST_NAMESERVER" "$SECOND_NAMESERVER"' EXIT
+  nameservers "$DEAD_NAMESERVER"
+  start_network_larder http://well.test
+  curl -s -o /dev/null --max-time 60 "http://127.0.0.1:$NETWORK_PORT/v2/library/first/manifests/latest" &
+  wait_for 10 asks_a_nameserver
+  kill %%
+  begin=$SECONDS
+  stop network-larder
+  asks_a_nameserver && { echo "the look-up still runs"; exit 1; }
+  echo "stopped after $((SECONDS - begin)) s (at most 4 s)" | tee -a "$TMP/figures"
+  ((SECONDS - begin <= 4))
 }
 
 # What comes from the address that connections had so far is lost from now on; new ones have another.

@@ -160,6 +160,42 @@ async fn an_address_that_speaks_no_tls_goes_last_for_a_while() {
     assert!(next <= seconds(0.3), "{next:?}");
 }
 
+/// Refusing to shake hands costs no time, so only the order in which they are dialled is seen.
+#[tokio::test(start_paused = true)]
+async fn addresses_that_speak_no_tls_all_go_behind_the_one_that_does() {
+    for bad in [2, 3] {
+        let scene = Scene::new();
+        scene.net.serve_tls("93.184.216.34:443", &scene.registry, "hub.test");
+        let bad: Vec<String> = (1..=bad).map(|number| format!("203.0.113.{number}")).collect();
+        let all: Vec<&str> = bad.iter().map(String::as_str).chain([GOOD]).collect();
+        scene.net.name("hub.test", &all);
+        for address in &bad {
+            scene.net.serve_tls(&format!("{address}:443"), &scene.registry, "another.test");
+        }
+        let ca = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(ca.path(), scene.net.ca_pem()).expect("a file");
+        let setup = Setup::new(&scene.net).hub(|hub| {
+            (hub.urls[0].tls, hub.urls[0].port, hub.ca_file) = (true, 443, Some(ca.path().to_owned()));
+        });
+        let larder = setup.start();
+        let mut statuses = Vec::new();
+        while !statuses.contains(&200) {
+            assert!(statuses.len() <= bad.len(), "{statuses:?}");
+            statuses.push(larder.get(LATEST).await.status);
+            tokio::time::sleep(IDLE).await;
+        }
+        let dials = |address: &str| scene.net.dials(&format!("{address}:443"));
+        let before: Vec<usize> = bad.iter().map(|address| dials(address)).collect();
+        assert!(before.iter().all(|dials| *dials <= 2), "{before:?}");
+        for path in [OTHER, THIRD] {
+            tokio::time::sleep(IDLE).await;
+            pulled(&larder, path).await;
+        }
+        let after: Vec<usize> = bad.iter().map(|address| dials(address)).collect();
+        assert_eq!(after, before, "none of the bad ones is dialled again");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn slow_nameservers_are_waited_for_and_then_no_more() {
     for after in [4.0, 5.0, 10.0, 14.0] {

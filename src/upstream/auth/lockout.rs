@@ -27,6 +27,8 @@ const REFUSING_MAX: usize = 3;
 const RENEWED_FOR: Duration = Duration::from_mins(1);
 /// How long a question waits for another that tries an unproven login; longer than a registry takes that is well.
 const TURN_WAIT_MAX: Duration = Duration::from_secs(15);
+/// What is left to a question when its turn comes: less would not be answered.
+const TIME_TO_SIGN_IN: Duration = Duration::from_secs(5);
 const TURN_RETRY_AFTER: Duration = Duration::from_secs(5);
 /// Logins of one source: a program may give one for each repository.
 const LOGINS_MAX: u64 = 1_000;
@@ -162,9 +164,11 @@ impl Signer {
     /// Waits for the turn to show a login that nobody has accepted yet: alone.
     ///
     /// # Errors
-    /// When others take too long over it.
-    pub async fn turn(&self) -> Result<Turn<'_>, UpstreamError> {
-        let waited = tokio::time::timeout(TURN_WAIT_MAX, self.proving.lock()).await;
+    /// `Overloaded`, when others take too long over it, or leave too little time until `deadline`.
+    pub async fn turn(&self, deadline: Instant) -> Result<Turn<'_>, UpstreamError> {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let wait = TURN_WAIT_MAX.min(left - TIME_TO_SIGN_IN.min(left / 2));
+        let waited = tokio::time::timeout(wait, self.proving.lock()).await;
         waited.map(Turn::Proving).map_err(|_| UpstreamError::Overloaded { retry_after: TURN_RETRY_AFTER })
     }
 

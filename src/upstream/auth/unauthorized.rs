@@ -43,6 +43,8 @@ pub struct Attempt<'a> {
     repository: &'a RepositoryName,
     /// Whether tokens are for the repository, or for nothing but to show that the login is good.
     is_scoped: bool,
+    /// When the question is given up.
+    deadline: Instant,
     login: Held,
     sent: Sent,
     refreshed: bool,
@@ -87,8 +89,8 @@ impl Auth {
     }
 
     /// Begins with what worked last time.
-    pub async fn begin<'a>(&'a self, repository: &'a RepositoryName) -> Result<Attempt<'a>, UpstreamError> {
-        let mut attempt = self.attempt(repository, true).await?;
+    pub async fn begin<'a>(&'a self, repository: &'a RepositoryName, deadline: Instant) -> Result<Attempt<'a>, UpstreamError> {
+        let mut attempt = self.attempt(repository, true, deadline).await?;
         // What was learned without a login may name more than a login may ask for.
         let is_usable =
             |way: &Arc<Way>| attempt.is_anonymous() || scope::requested(repository, Some(&way.scopes.join(" ")), true) == way.scopes;
@@ -108,16 +110,22 @@ impl Auth {
 
     /// Begins anew and, as `docker login` does, asks for tokens without a scope: no repository's rights are in the way. The
     /// repository only tells the source which login is meant.
-    pub async fn sign_in<'a>(&'a self, repository: &'a RepositoryName) -> Result<Attempt<'a>, UpstreamError> {
-        let mut attempt = self.attempt(repository, false).await?;
+    pub async fn sign_in<'a>(&'a self, repository: &'a RepositoryName, deadline: Instant) -> Result<Attempt<'a>, UpstreamError> {
+        let mut attempt = self.attempt(repository, false, deadline).await?;
         if let Login::RegistryToken(_) = attempt.login.login {
             attempt.log_in().await?;
         }
         Ok(attempt)
     }
 
-    async fn attempt<'a>(&'a self, repository: &'a RepositoryName, is_scoped: bool) -> Result<Attempt<'a>, UpstreamError> {
+    async fn attempt<'a>(
+        &'a self,
+        repository: &'a RepositoryName,
+        is_scoped: bool,
+        deadline: Instant,
+    ) -> Result<Attempt<'a>, UpstreamError> {
         Ok(Attempt {
+            deadline,
             auth: self,
             repository,
             is_scoped,

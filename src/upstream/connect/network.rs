@@ -10,7 +10,7 @@ use prometheus::IntCounter;
 use tokio::time::Instant;
 
 use super::dns::{LookUpError, Names};
-use super::race::{Known, NoConnection, order, race};
+use super::race::{ADDRESSES_MAX, Known, NoConnection, order, race};
 use super::seam::{Connect, Stream};
 
 /// How long it counts which address answered: about ten minutes (RFC 6555 §4.2).
@@ -22,7 +22,7 @@ const HOSTS_MAX: u64 = 1024;
 pub struct Network {
     connect: Arc<dyn Connect>,
     names: Arc<Names>,
-    /// By host and port.
+    /// By host and port, with the time of the last change.
     known: Cache<(String, u16), (Known, Instant)>,
 }
 
@@ -65,26 +65,37 @@ impl Network {
     /// # Errors
     /// With what became of each address, when none has answered by `deadline`.
     pub async fn dial(&self, peer: Peer<'_>, addresses: &[IpAddr], deadline: Instant) -> Result<(Box<dyn Stream>, Taken), NoConnection> {
-        let ordered = order(addresses, self.known(peer));
+        let ordered = order(addresses, &self.known(peer));
         let (address, stream) = race(&*self.connect, &ordered, peer.port, deadline).await?;
-        Ok((stream, Taken { address, is_first: order(addresses, None).first() == Some(&address) }))
+        Ok((stream, Taken { address, is_first: order(addresses, &Known::default()).first() == Some(&address) }))
     }
 
     /// What became of a connection: whether TLS, or the tunnel, came of what an address took. A winner is remembered
     /// only where another address goes before it, so that a name whose addresses change by turns spreads its load as
     /// it means to.
     pub fn note(&self, peer: Peer<'_>, taken: Taken, works: bool) {
-        let known = if works { Known::Works(taken.address) } else { Known::Fails(taken.address) };
-        if works && taken.is_first && self.known(peer) != Some(known) {
+        let before = self.known(peer);
+        let mut known = before.clone();
+        known.fails.retain(|address| *address != taken.address);
+        known.works = match works {
+            true => Some(taken.address).filter(|_| !taken.is_first),
+            false => known.works.filter(|address| *address != taken.address),
+        };
+        if !works {
+            known.fails.push(taken.address);
+            // A name whose addresses change fails at more and more of them.
+            known.fails.drain(..known.fails.len().saturating_sub(ADDRESSES_MAX));
+        }
+        if known == Known::default() {
             self.known.invalidate(&key(peer));
-        } else if self.known(peer) != Some(known) {
+        } else if known != before {
             self.known.insert(key(peer), (known, Instant::now()));
         }
     }
 
-    fn known(&self, peer: Peer<'_>) -> Option<Known> {
-        let (known, at) = self.known.get(&key(peer))?;
-        Some(known).filter(|_| at.elapsed() < REMEMBERED_FOR)
+    fn known(&self, peer: Peer<'_>) -> Known {
+        let known = self.known.get(&key(peer)).filter(|(_, at)| at.elapsed() < REMEMBERED_FOR);
+        known.map(|(known, _)| known).unwrap_or_default()
     }
 }
 

@@ -17,32 +17,27 @@ use super::seam::{BoxFuture, Connect, Stream};
 pub const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 /// Addresses of one host that are dialled. With the delay between them the last one still has a second of a
 /// connection's five.
-const ADDRESSES_MAX: usize = 16;
+pub const ADDRESSES_MAX: usize = 16;
 
-/// What is known of one of a host's addresses from the last connections to it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Known {
+/// What is known of a host's addresses from the last connections to it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Known {
     /// It answered when one before it did not: it goes first.
-    Works(IpAddr),
-    /// It took the connection and then failed: it goes last.
-    Fails(IpAddr),
+    pub works: Option<IpAddr>,
+    /// They took a connection and then failed: they go last, the one that failed last at the end.
+    pub fails: Vec<IpAddr>,
 }
 
 /// The order in which to dial (RFC 8305 §4): one family and the other by turns, beginning with that of the resolver's
 /// first answer or of the address that is known to work.
-pub fn order(addresses: &[IpAddr], known: Option<Known>) -> Vec<IpAddr> {
-    let (mut first, mut middle, mut last) = (Vec::new(), Vec::new(), Vec::new());
-    for address in addresses {
-        match known {
-            Some(Known::Works(works)) if works == *address => first.push(*address),
-            Some(Known::Fails(fails)) if fails == *address => last.push(*address),
-            _ => middle.push(*address),
-        }
-    }
-    first.extend(middle);
+pub fn order(addresses: &[IpAddr], known: &Known) -> Vec<IpAddr> {
+    let last: Vec<IpAddr> = known.fails.iter().copied().filter(|failed| addresses.contains(failed)).collect();
+    let (works, others): (Vec<IpAddr>, Vec<IpAddr>) =
+        addresses.iter().filter(|address| !last.contains(address)).partition(|address| known.works == Some(**address));
+    let first = [works.as_slice(), &others].concat();
     // Where one address took a connection and then failed, its whole family may be broken.
-    let other_than_failed = last.first().and_then(|failed| first.iter().find(|address| address.is_ipv6() != failed.is_ipv6()));
-    let is_v6 = other_than_failed.or(first.first()).is_some_and(IpAddr::is_ipv6);
+    let other_than_failed = last.last().and_then(|failed| first.iter().find(|address| address.is_ipv6() != failed.is_ipv6()));
+    let is_v6 = works.first().or(other_than_failed).or(first.first()).is_some_and(IpAddr::is_ipv6);
     // Within a family the resolver's order stays (RFC 6724 §6).
     let (same, other): (Vec<IpAddr>, Vec<IpAddr>) = first.into_iter().partition(|address| address.is_ipv6() == is_v6);
     let (mut same, mut other) = (same.into_iter(), other.into_iter());
@@ -191,13 +186,17 @@ mod tests {
     #[test]
     fn families_take_turns_from_the_resolver_s_first_answer_on() {
         let addresses = parsed(&["2::1", "2::2", "2::3", "1.0.0.1", "1.0.0.2"]);
-        assert_eq!(order(&addresses, None), parsed(&["2::1", "1.0.0.1", "2::2", "1.0.0.2", "2::3"]));
-        let works = |text: &str| order(&addresses, Some(Known::Works(text.parse().expect("an address"))));
-        assert_eq!(works("1.0.0.2"), parsed(&["1.0.0.2", "2::1", "1.0.0.1", "2::2", "2::3"]));
-        assert_eq!(works("9.9.9.9"), order(&addresses, None), "it is of this name no more");
-        let fails = order(&addresses, Some(Known::Fails("2::1".parse().expect("an address"))));
+        let nothing = Known::default();
+        assert_eq!(order(&addresses, &nothing), parsed(&["2::1", "1.0.0.1", "2::2", "1.0.0.2", "2::3"]));
+        let ordered =
+            |works: &[&str], fails: &[&str]| order(&addresses, &Known { works: parsed(works).first().copied(), fails: parsed(fails) });
+        assert_eq!(ordered(&["1.0.0.2"], &[]), parsed(&["1.0.0.2", "2::1", "1.0.0.1", "2::2", "2::3"]));
+        assert_eq!(ordered(&["9.9.9.9"], &["9::9"]), order(&addresses, &nothing), "they are of this name no more");
         let other_family_first = parsed(&["1.0.0.1", "2::2", "1.0.0.2", "2::3", "2::1"]);
-        assert_eq!(fails, other_family_first, "all of its family may be broken");
+        assert_eq!(ordered(&[], &["2::1"]), other_family_first, "all of its family may be broken");
+        let every_failure_last = parsed(&["1.0.0.2", "2::3", "2::2", "2::1", "1.0.0.1"]);
+        assert_eq!(ordered(&[], &["2::2", "2::1", "1.0.0.1"]), parsed(&["2::3", "1.0.0.2", "2::2", "2::1", "1.0.0.1"]));
+        assert_eq!(ordered(&["1.0.0.2"], &["2::2", "2::1", "1.0.0.1"]), every_failure_last);
         assert_eq!(order(&parsed(&["1.0.0.1"]), Some(Known::Fails("1.0.0.1".parse().expect("an address")))), parsed(&["1.0.0.1"]));
         let many: Vec<IpAddr> = (0..99).map(|last| IpAddr::from([1, 0, 0, last])).collect();
         assert_eq!(order(&many, None), many[..ADDRESSES_MAX]);

@@ -200,7 +200,7 @@ impl Probe<'_> {
     /// The registry's own way to learn what is left.
     async fn preview(&self, repository: &str, account: &Account, scope: Option<&Scope>) -> Result<Verdict, UpstreamError> {
         let repository = name(repository)?;
-        if scope.is_some() && account.auth.sign_in(&repository).await?.is_anonymous() {
+        if scope.is_some() && account.auth.sign_in(&repository, self.deadline).await?.is_anonymous() {
             return Ok(Verdict::NoLogin);
         }
         let question = Question {
@@ -225,7 +225,7 @@ impl Probe<'_> {
     /// As `docker login` does it: `/v2/`, a token for no repository, `/v2/`.
     async fn sign_in(&self, account: &Account, scope: &Scope, ping: Ping) -> Result<Verdict, UpstreamError> {
         let repository = scope.example().map_or_else(|| name(ANY_REPOSITORY), Ok)?;
-        let mut auth = account.auth.sign_in(&repository).await?;
+        let mut auth = account.auth.sign_in(&repository, self.deadline).await?;
         if auth.is_anonymous() {
             return Ok(Verdict::NoLogin);
         }
@@ -244,7 +244,12 @@ impl Probe<'_> {
                     auth.accepted();
                     return Ok(Verdict::Accepted);
                 }
-                StatusCode::UNAUTHORIZED if !answer.has_left => auth.refused(answer).await?,
+                // It was not shown the login: what it says is not about it.
+                _ if answer.has_left => {
+                    answer.discard();
+                    return Ok(Verdict::NotTried);
+                }
+                StatusCode::UNAUTHORIZED => auth.refused(answer).await?,
                 _ => return Err(answer.refused(|refused| refused.meaning()).await),
             }
         }

@@ -242,3 +242,20 @@ async fn no_finding_holds_a_secret() {
         assert!(!said.contains("canary") && !said.contains('\u{1b}'), "{said}");
     }
 }
+
+/// What another host says about a login that it was not shown is not about the login.
+#[tokio::test]
+async fn a_host_that_the_ping_is_redirected_to_says_nothing_of_the_credential() {
+    for challenge in ["Basic realm=\"other\"", "Bearer realm=\"https://other.test/token\""] {
+        let scene = Corp::new();
+        let other = FakeRegistry::new();
+        scene.net.tls_host("other.test", "93.184.216.77", &other);
+        scene.registry.when(any().ping()).then(Fault::redirect(307, "https://other.test/v2/"));
+        other.when(any()).then(Fault::status(401).header("www-authenticate", challenge));
+        let mut config = scene.upstream();
+        config.credentials = vec![CredentialConfig::password("ci", Secret::Inline("canary".to_owned().into()))];
+        let text = one(&scene.net, config, false).await;
+        assert!(!text.contains("renew the credential") && !text.contains("canary"), "{text}");
+        assert_eq!(signed_in(&other), 0, "{challenge}");
+    }
+}

@@ -281,3 +281,53 @@ async fn a_hundred_and_twenty_cold_repositories_behind_a_slow_token_server_are_s
     assert_eq!(good, 120, "{statuses:?}");
     assert!(begun.elapsed() <= Duration::from_secs(8), "{:?}", begun.elapsed());
 }
+
+/// Their questions were under way when the login went bad, and are refused one after the other.
+#[tokio::test(start_paused = true)]
+async fn refusals_that_come_late_ask_for_no_further_sign_in() {
+    for by_token in [true, false] {
+        let scene = scene();
+        let wants = |registry: &FakeRegistry, password: &str| match by_token {
+            true => registry.require_bearer(Bearer::at(REALM).credentials("me", password).credentials_required()),
+            false => registry.require_basic("me", password),
+        };
+        wants(&scene.registry, "right");
+        let larder = private(&scene, password());
+        assert_eq!(larder.get(GOOD_A).await.status, 200);
+        wants(&scene.registry, "another");
+        let mut clients = tokio::task::JoinSet::new();
+        for number in 0..12 {
+            let name = format!("app{number}x");
+            let slow = if by_token { get().token().of(&name) } else { any().of(&name) };
+            scene.registry.when(slow).then(Fault::Delay(Duration::from_millis(500 * number)));
+            let mut client = larder.client().await;
+            clients.spawn(async move { client.get(&format!("/v2/late/{name}/manifests/latest")).send().await.status });
+        }
+        let statuses = clients.join_all().await;
+        assert!(statuses.iter().all(|status| *status == 502), "{statuses:?}");
+        let sign_ins = match by_token {
+            true => scene.registry.seen(get().token()).iter().filter(|seen| !seen.query.contains("scope=")).count(),
+            false => scene.registry.seen(get().ping()).iter().filter(|seen| seen.authorization().is_some()).count(),
+        };
+        assert_eq!(sign_ins, 1, "by token: {by_token}: {:#?}", scene.registry.requests());
+    }
+}
+
+/// The first tries the login, and leaves the second too little time for its own question; the other host is down.
+#[tokio::test(start_paused = true)]
+async fn who_cannot_wait_for_an_unproven_login_is_told_when_to_come_back() {
+    let scene = scene();
+    scene.registry.require_bearer(Bearer::at(REALM).credentials("me", "right").credentials_required());
+    scene.registry.when(any().token()).then(Fault::Delay(Duration::from_secs(12)));
+    scene.net.name("closed.test", &["203.0.113.7"]);
+    scene.net.close("203.0.113.7:80");
+    let credential = CredentialConfig { name: "default".into(), repositories: Vec::new(), kind: password() };
+    let setup = scene.setup().hub(|hub| {
+        (hub.credentials, hub.visibility) = (vec![credential], Visibility::Private);
+        hub.urls.push("http://closed.test".parse().expect("a URL"));
+    });
+    let larder = setup.start();
+    let (first, second) = tokio::join!(larder.get(GOOD_A), larder.get(GOOD_B));
+    let (served, waited) = if first.status == 200 { (first, second) } else { (second, first) };
+    assert_eq!((line(&served).as_str(), line(&waited).as_str(), retry_after(&waited)), ("200 larder; fwd=uri-miss", "503 UNAVAILABLE", 5));
+}

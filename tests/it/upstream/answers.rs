@@ -239,3 +239,35 @@ async fn one_dead_address_of_two_costs_a_quarter_of_a_second() {
     upstream.get_manifest(&repository(), &tag(), &call()).await.expect("a manifest");
     assert_eq!(begun.elapsed(), Duration::from_millis(250));
 }
+
+/// A host that closes one connection, or says nonsense on it, has not broken those beside it.
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_is_cut_off_leaves_the_idle_connections_as_they_are() {
+    for cut in ["", "220 smtp.example ready\r\n\r\n"] {
+        let net = Peers::new(move |seen| match seen.target.rsplit('/').next() {
+            Some("cut") => Reply::Cut(cut.into()),
+            Some(name) if name.starts_with("idle") => {
+                Reply::Late(Duration::from_millis(100), "HTTP/1.1 404 Said\r\nContent-Length: 0\r\n\r\n".into())
+            }
+            _ => answer(404, &[], ""),
+        });
+        let (upstream, _) = upstream(&config(), &net);
+        let ask = |name: &str| {
+            let (upstream, name) = (&upstream, name.parse().expect("a tag"));
+            async move { upstream.get_manifest(&repository(), &name, &call()).await.err().map(|error| error.reason()) }
+        };
+        let idle = [ask("idle1"), ask("idle2"), ask("idle3"), ask("idle4")];
+        let [one, two, three, four] = idle;
+        tokio::join!(one, two, three, four);
+        let before = net.dials("10.0.0.1:80");
+        assert_eq!(before, 4);
+        ask("cut").await;
+        let cuts = net.log().iter().filter(|line| line.ends_with("/cut")).count();
+        let idle = [ask("a"), ask("b")];
+        let [one, two] = idle;
+        tokio::join!(one, two);
+        // Each cut ends the connection that it was on, and no other.
+        assert!(cuts < 4, "{:?}", net.log());
+        assert_eq!(net.dials("10.0.0.1:80"), before + (cuts + 2usize).saturating_sub(4), "{cut:?}: {:?}", net.log());
+    }
+}

@@ -27,7 +27,7 @@ impl Attempt<'_> {
             if !self.is_scoped || auth.signer.is_accepted(&self.login) {
                 return Ok(());
             }
-            let turn = auth.signer.turn().await?;
+            let turn = auth.signer.turn(self.deadline).await?;
             // Whoever had the turn before may have found out.
             auth.signer.check(&self.login, self.repository)?;
             if auth.signer.is_accepted(&self.login) {
