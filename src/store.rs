@@ -31,11 +31,13 @@ mod room;
 mod scale_tests;
 mod scrub;
 mod socket;
+mod strays;
 mod tail;
 mod trust;
 mod upkeep;
 mod uptime;
 mod verify;
+mod walk;
 
 pub use blobs::{Blob, FileReader};
 pub use buffer::CHUNK;
@@ -90,6 +92,7 @@ use recover::Loading;
 use refs::Refs;
 use trust::Trust;
 use uptime::Uptime;
+use walk::Walk;
 
 /// Blobs of at most so many bytes are kept in RAM once read: image configurations, not layers.
 const SMALL_BLOB_BYTES_MAX: u64 = 64 * KIB;
@@ -103,6 +106,7 @@ pub struct Store {
     clock: Clock,
     metrics: Arc<Metrics>,
     layout: Layout,
+    walk: Arc<Walk>,
     refs: Refs,
     records: Arc<Records>,
     uptime: Uptime,
@@ -186,8 +190,10 @@ impl Store {
         let new = disk.stat(&layout.blobs()).is_err();
         disk::create_root(&*disk, layout.root(), new).map_err(unusable)?;
         let disk = disk.rooted(layout.root()).map_err(unusable)?.unwrap_or(disk);
+        let walk = Arc::new(Walk::new(Arc::clone(&disk), layout.clone()));
+        walk.root().map_err(unusable)?;
         for directory in [layout.blobs(), layout.refs(), layout.partials(), layout.quarantine()] {
-            disk.create_dir_all(&directory).map_err(unusable)?;
+            disk.create_dir_all(&directory).map_err(|error| unusable(disk::at(&directory, error)))?;
         }
         let lock = DirectoryLock::take(&layout, new)?;
         disk::sync_names(&*disk, layout.root());
@@ -206,7 +212,8 @@ impl Store {
         links.set_loading(true);
         let trust = Trust::new(options.verify_on_read, lock.marks().doubt, metrics.task_panics.clone());
         let store = Store {
-            refs: Refs::new(Arc::clone(&disk), Arc::clone(&records), layout.clone()),
+            refs: Refs::new(Arc::clone(&disk), Arc::clone(&records), Arc::clone(&walk), layout.clone()),
+            walk,
             records,
             uptime,
             min_free: options.min_free,

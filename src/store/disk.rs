@@ -1,5 +1,6 @@
 //! The seam to the disk: the dozen file operations the store is made of. All of them may block; see [`crate::gate`].
 
+mod obstacle;
 mod rooted;
 
 use std::fs::{self, File, OpenOptions};
@@ -12,11 +13,26 @@ use std::time::SystemTime;
 
 use rustix::io::{Errno, ReadWriteFlags};
 
+pub use obstacle::Planted;
+pub(super) use obstacle::{at, is_obstructed, obstacle};
 use rooted::Rooted;
+
+/// What stands at a path; of a symbolic link, that it is one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FileKind {
+    File,
+    Directory,
+    Link,
+    /// A socket, a pipe or a device.
+    Other,
+}
 
 /// What is known of a file without reading it.
 #[derive(Clone, Copy, Debug)]
 pub struct Stat {
+    pub kind: FileKind,
+    /// Device and inode: the same as long as it is the same file.
+    pub id: (u64, u64),
     /// Bytes to read.
     pub len: u64,
     /// Bytes that it occupies.
@@ -28,7 +44,13 @@ pub struct Stat {
 #[derive(Clone, Debug)]
 pub struct Entry {
     pub name: String,
-    pub is_dir: bool,
+    pub kind: FileKind,
+}
+
+impl Entry {
+    pub fn is_dir(&self) -> bool {
+        self.kind == FileKind::Directory
+    }
 }
 
 /// An open file.
@@ -93,17 +115,6 @@ pub trait Disk: Send + Sync {
     /// When the directory cannot be opened, or a link stands in it.
     fn rooted(&self, _directory: &Path) -> io::Result<Option<Arc<dyn Disk>>> {
         Ok(None)
-    }
-}
-
-/// A symbolic link was found where larder follows none; nobody but an attacker or a mistaken administrator put it there.
-#[derive(Debug, thiserror::Error)]
-#[error("a symbolic link stands in the way to {0}; larder follows none in its cache directory")]
-pub struct Planted(PathBuf);
-
-impl Planted {
-    fn at(path: &Path) -> io::Error {
-        io::Error::new(io::ErrorKind::InvalidData, Planted(path.to_owned()))
     }
 }
 
@@ -217,13 +228,13 @@ pub fn replace(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::Result<()> {
     disk.sync_dir(directory)
 }
 
-/// Removes a file; that it is gone already is no error.
+/// Removes a file; that it is gone already is no error, nor that something else stands in its place, which stays.
 ///
 /// # Errors
 /// When it is there and cannot be removed.
 pub fn remove_if_there(disk: &dyn Disk, path: &Path) -> io::Result<()> {
     match disk.remove(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound || is_obstructed(&error) => Ok(()),
         removed => removed,
     }
 }
@@ -273,7 +284,7 @@ impl Disk for SystemDisk {
         entries.try_for_each(|entry| {
             let entry = entry?;
             let name = entry.file_name().to_string_lossy().into_owned();
-            found(Entry { name, is_dir: entry.file_type()?.is_dir() })
+            found(Entry { name, kind: kind(entry.file_type()?) })
         })
     }
 
@@ -346,6 +357,21 @@ fn open(path: &Path, options: &mut OpenOptions) -> io::Result<Arc<dyn DiskFile>>
 }
 
 fn stat(metadata: &fs::Metadata) -> Stat {
-    // POSIX counts blocks of 512 bytes, whatever the file system's own block is.
-    Stat { len: metadata.len(), allocated: metadata.blocks() * 512, modified: metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH) }
+    Stat {
+        kind: kind(metadata.file_type()),
+        id: (metadata.dev(), metadata.ino()),
+        len: metadata.len(),
+        // POSIX counts blocks of 512 bytes, whatever the file system's own block is.
+        allocated: metadata.blocks() * 512,
+        modified: metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH),
+    }
+}
+
+fn kind(of: fs::FileType) -> FileKind {
+    match of {
+        of if of.is_file() => FileKind::File,
+        of if of.is_dir() => FileKind::Directory,
+        of if of.is_symlink() => FileKind::Link,
+        _ => FileKind::Other,
+    }
 }

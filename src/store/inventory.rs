@@ -70,8 +70,10 @@ impl Store {
 
     /// Blocks.
     ///
+    /// What of the records cannot be read was reported, and is left out.
+    ///
     /// # Errors
-    /// When the records cannot be read.
+    /// When `refs/` itself cannot be read.
     pub fn inventory(&self) -> io::Result<Inventory> {
         let mut inventory = {
             let ledger = self.ledger();
@@ -79,7 +81,7 @@ impl Store {
         };
         let mut by_upstream: BTreeMap<Arc<str>, Vec<bool>> = BTreeMap::new();
         for repository in self.refs.repositories()? {
-            let (held, closure) = self.held_by(&repository)?;
+            let (held, closure) = self.held_by(&repository);
             let upstream = inventory.upstreams.entry(repository.upstream.to_string()).or_default();
             upstream.tags += held.tags;
             upstream.manifests += held.manifests;
@@ -99,12 +101,12 @@ impl Store {
         Ok(inventory)
     }
 
-    fn held_by(&self, repository: &RepositoryKey) -> io::Result<(Held, Vec<Id>)> {
+    fn held_by(&self, repository: &RepositoryKey) -> (Held, Vec<Id>) {
         // Numbers may become others' between the two locks: then one that came or went just now is miscounted.
         let (manifests, closure) = self.links().closure_of(repository);
         let bytes = self.ledger().allocated_by(closure.iter().copied());
-        let tags = self.refs.tags(repository)?.len() as u64;
-        Ok((Held { tags, manifests: manifests as u64, bytes }, closure))
+        let tags = self.refs.tags(repository).map_or(0, |tags| tags.len()) as u64;
+        (Held { tags, manifests: manifests as u64, bytes }, closure)
     }
 
     fn next_to_go(&self) -> Vec<Next> {

@@ -22,6 +22,17 @@ use std::sync::Arc;
 
 use crate::oci::{Digest, RepositoryName, Tag};
 
+/// The marked names below `refs/`.
+pub const CONFIRMATIONS: &str = "_blobs";
+pub const TAGS: &str = "_tags";
+pub const MANIFESTS: &str = "_manifests";
+const SHOWN: &str = "_shown";
+/// What larder puts directly into the cache directory.
+const ROOT_NAMES: [&str; 11] =
+    ["lock", "control.sock", "history.json", "history.json~", "blobs", "refs", "partial", "quarantine", "uptime", "uptime~", "index"];
+/// What it may have put there beside: an index that was unusable.
+const ROOT_NAMES_OLD: [&str; 1] = ["index.bad"];
+
 /// A repository as the store names it: the configured upstream and the canonical name there.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RepositoryKey {
@@ -74,7 +85,7 @@ impl Layout {
     }
 
     pub fn confirmations(&self, upstream: &str) -> PathBuf {
-        self.refs().join(upstream).join("_blobs")
+        self.refs().join(upstream).join(CONFIRMATIONS)
     }
 
     pub fn confirmation(&self, upstream: &str, digest: &Digest) -> PathBuf {
@@ -86,7 +97,7 @@ impl Layout {
     }
 
     pub fn tags(&self, repository: &RepositoryKey) -> PathBuf {
-        self.repository(repository).join("_tags")
+        self.repository(repository).join(TAGS)
     }
 
     pub fn tag(&self, repository: &RepositoryKey, tag: &Tag) -> PathBuf {
@@ -94,7 +105,7 @@ impl Layout {
     }
 
     pub fn manifest_refs(&self, repository: &RepositoryKey) -> PathBuf {
-        self.repository(repository).join("_manifests")
+        self.repository(repository).join(MANIFESTS)
     }
 
     pub fn manifest_ref(&self, repository: &RepositoryKey, digest: &Digest) -> PathBuf {
@@ -102,7 +113,7 @@ impl Layout {
     }
 
     pub fn shown(&self, repository: &RepositoryKey) -> PathBuf {
-        self.repository(repository).join("_shown")
+        self.repository(repository).join(SHOWN)
     }
 
     pub fn partials(&self) -> PathBuf {
@@ -129,6 +140,37 @@ impl Layout {
 
     pub fn index(&self) -> PathBuf {
         self.root.join("index")
+    }
+}
+
+/// Whether larder puts something of this name directly into the cache directory.
+pub fn is_root_name(name: &str) -> bool {
+    ROOT_NAMES.contains(&name) || ROOT_NAMES_OLD.contains(&name)
+}
+
+/// Whether a directory of this name directly below `blobs/<alg>/` is larder's.
+pub fn is_shelf(name: &str) -> bool {
+    name.len() == 2 && name.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+/// Whether a directory of this name directly below `refs/` or `partial/` is an upstream's: a registry's host, in lower case.
+pub fn is_upstream(name: &str) -> bool {
+    let is_alphanumeric = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let ends = [name.as_bytes().first(), name.as_bytes().last()];
+    ends.iter().all(|end| end.is_some_and(is_alphanumeric)) && name.bytes().all(|byte| is_alphanumeric(&byte) || b".-:".contains(&byte))
+}
+
+/// Whether `refs/<upstream>/<repository>/` has a record of this name, beside those in its folders.
+pub fn is_own_record(name: &str) -> bool {
+    name == SHOWN
+}
+
+/// The digest that a file below `partial/<upstream>/` is about, and whether a download could go on with it; `None` for names
+/// larder does not write.
+pub fn partial_of(file_name: &str) -> Option<(Digest, bool)> {
+    match file_name.split_once('~') {
+        None => Some((digest_of(file_name)?, true)),
+        Some((digest, _)) => Some((digest_of(digest)?, false)),
     }
 }
 
@@ -170,5 +212,26 @@ mod tests {
             let digest = Digest::from_parts("sha512", &hex).expect("128 hex digits");
             prop_assert_eq!(digest_of(&file_name(&digest)), Some(digest));
         }
+    }
+
+    #[test]
+    fn names_that_larder_does_not_write_are_nobody_s() {
+        for name in ["docker.io", "localhost:5000", "10.0.0.1:5000", "a-b.example"] {
+            assert!(is_upstream(name), "{name}");
+        }
+        for name in ["", ".nfs0001", "lost+found", "A.io", "a_b", "docker.io~", "..", "-a", "a."] {
+            assert!(!is_upstream(name), "{name}");
+        }
+        let digest = Digest::from_parts("sha256", &"0a".repeat(32)).expect("64 hex digits");
+        let name = file_name(&digest);
+        assert_eq!(partial_of(&name), Some((digest, true)));
+        for leftover in [format!("{name}~7"), format!("{name}~7.link")] {
+            assert_eq!(partial_of(&leftover), Some((digest, false)), "{leftover}");
+        }
+        for name in [".nfs0001", "sha256-0a", "sha256-0a~1", "~", ""] {
+            assert_eq!(partial_of(name), None, "{name}");
+        }
+        assert!(is_shelf("0a") && !is_shelf("0A") && !is_shelf("0") && !is_shelf("0a0"));
+        assert!(is_root_name("index.bad") && is_root_name("lock") && !is_root_name("lost+found"));
     }
 }

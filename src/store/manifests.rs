@@ -141,7 +141,9 @@ impl Store {
             return Ok(Some(record));
         }
         let (store, key) = (Arc::clone(self), key.clone());
-        self.gate.run(move || store.refs.tag(&key).map_err(|error| io_error("read", &store.layout.tag(&key.0, &key.1), error))).await
+        self.gate
+            .run(move || store.refs.tag_if_readable(&key).map_err(|error| io_error("read", &store.layout.tag(&key.0, &key.1), error)))
+            .await
     }
 
     /// The tags of a repository that have records; none when the disk fails.

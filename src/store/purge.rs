@@ -64,17 +64,20 @@ impl Store {
     /// Lets go of what was selected, and of what nothing else lists. Blocks.
     ///
     /// # Errors
-    /// When the disk fails; what was done by then is done, and asking again does the rest.
+    /// When something that was selected cannot be removed, with its path. Other repositories' part is done then; asking again tries the rest.
     pub fn purge(&self, selected: &Selected) -> io::Result<Purged> {
         let mut purged = Purged::default();
         match selected {
             Selected::Object(digest) => self.purge_object(digest, &mut purged)?,
             Selected::Of { repository, what } => {
+                let mut failed = Ok(());
                 for key in self.refs.repositories()? {
                     if repository.matches(&format!("{}/{}", key.upstream, key.name)) {
-                        self.purge_in(&key, what, &mut purged)?;
+                        let done = self.purge_in(&key, what, &mut purged);
+                        failed = failed.and(done);
                     }
                 }
+                failed?;
             }
         }
         Ok(purged)
@@ -113,7 +116,7 @@ impl Store {
         let mut named = Vec::new();
         for tag in self.refs.tags(repository)?.into_iter().filter(|tag| tags.matches(tag.as_str())) {
             let key = (repository.clone(), tag);
-            named.extend(self.refs.tag(&key)?.map(|record| record.descriptor.digest));
+            named.extend(self.refs.tag_if_readable(&key)?.map(|record| record.descriptor.digest));
             self.remove_tag(&key)?;
             purged.tags += 1;
         }
@@ -128,7 +131,7 @@ impl Store {
             return Ok(true);
         }
         for tag in self.refs.tags(repository)? {
-            if self.refs.tag(&(repository.clone(), tag))?.is_some_and(|record| record.descriptor.digest == *digest) {
+            if self.refs.tag_if_readable(&(repository.clone(), tag))?.is_some_and(|record| record.descriptor.digest == *digest) {
                 return Ok(true);
             }
         }

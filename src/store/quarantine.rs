@@ -5,10 +5,10 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 
+use super::Store;
 use super::disk::DiskFile;
 use super::evict::Item;
 use super::tail::Tail;
-use super::{Store, layout};
 use crate::oci::Digest;
 
 /// Files kept; the oldest goes first.
@@ -57,7 +57,8 @@ impl Store {
         }
     }
 
-    fn put_aside(&self, digest: &Digest) -> io::Result<()> {
+    /// The file lock is held.
+    pub(super) fn put_aside(&self, digest: &Digest) -> io::Result<()> {
         let (path, target) = (self.layout.blob(digest), self.layout.quarantined(digest));
         let allocated = self.disk.stat(&path)?.allocated;
         // Its place is counted once.
@@ -79,21 +80,22 @@ impl Store {
     }
 
     /// Counts what earlier runs have put aside. Blocks.
-    pub(super) fn find_quarantined(&self) -> io::Result<()> {
+    pub(super) fn find_quarantined(&self) {
         let _files = self.files.lock();
         self.records.found(&self.layout.quarantine());
         let mut found = Vec::new();
-        for entry in self.disk.list(&self.layout.quarantine())? {
-            let Some(digest) = layout::digest_of(&entry.name) else { continue };
-            let stat = self.disk.stat(&self.layout.quarantined(&digest))?;
-            found.push((stat.modified, digest, stat.allocated));
+        for digest in self.walk.quarantined() {
+            let path = self.layout.quarantined(&digest);
+            match self.disk.stat(&path) {
+                Ok(stat) => found.push((stat.modified, digest, stat.allocated)),
+                Err(error) => self.walk.unreadable(&path, &error),
+            }
         }
         found.sort_unstable();
         for (_, digest, allocated) in found {
             self.records.found(&self.layout.quarantined(&digest));
             self.keep_aside(digest, allocated);
         }
-        Ok(())
     }
 
     /// A blob could not be read while it was served. Readers of its old file must not put aside what was fetched since.

@@ -1,13 +1,13 @@
 //! The small files and the directories of the cache, written so that what they occupy is counted.
 
 use parking_lot::{Mutex, MutexGuard};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use super::disk::{self, Disk};
+use super::disk::{self, Disk, FileKind};
 use super::partial::{BLOCK, allocation};
 
 /// So many records can be written at a time, if their names fall apart.
@@ -53,7 +53,8 @@ impl Records {
 
     /// The directory is read once more: what is counted counts until all is found.
     pub fn begin_again(&self) {
-        self.found.store(0, Ordering::Relaxed);
+        // Nobody finds what could not be removed.
+        self.found.store(self.litter.lock().values().sum(), Ordering::Relaxed);
         self.expected.store(self.occupied.load(Ordering::Relaxed), Ordering::Relaxed);
     }
 
@@ -74,14 +75,11 @@ impl Records {
         self.count(0, self.allocated(path).unwrap_or(BLOCK));
     }
 
-    /// Removes what a crash has left of [`Records::replace`].
-    ///
-    /// # Errors
-    /// When it is there and cannot be removed.
-    pub fn remove_temporary(&self, path: &Path) -> io::Result<()> {
+    /// Removes what a crash has left of [`Records::replace`]. What cannot be removed counts, and is tried again.
+    pub fn remove_temporary(&self, path: &Path) {
         // Alone with the file it was to become: what is being written at this moment has gone to its place then.
         let _alone = self.alone(&disk::replaced_by(path));
-        disk::remove_if_there(&*self.disk, path)
+        self.discard(path, BLOCK);
     }
 
     /// Replaces a small file whole.
@@ -118,15 +116,20 @@ impl Records {
         }
     }
 
-    /// Removes a file; that it is gone already is no error.
+    /// Removes a file; that it is gone already is no error, nor that something stands there which larder did not write.
     ///
     /// # Errors
-    /// When it is there and cannot be removed.
+    /// When it is there and cannot be removed; they say its path.
     pub fn remove(&self, path: &Path) -> io::Result<()> {
         let _alone = self.alone(path);
-        let before = self.allocated(path)?;
-        disk::remove_if_there(&*self.disk, path)?;
-        self.count(before, 0);
+        let before = match self.disk.stat(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound || disk::is_obstructed(&error) => return Ok(()),
+            stat => stat.map_err(|error| disk::at(path, error))?,
+        };
+        if before.kind == FileKind::File {
+            disk::remove_if_there(&*self.disk, path).map_err(|error| disk::at(path, error))?;
+            self.count(before.allocated, 0);
+        }
         Ok(())
     }
 
@@ -159,9 +162,9 @@ impl Records {
         Ok(made)
     }
 
-    /// Whether there is something that could not be removed.
-    pub fn has_litter(&self) -> bool {
-        !self.litter.lock().is_empty()
+    /// Those of some names in a directory that could not be removed: they count already, and must not be found again.
+    pub fn undeleted(&self, directory: &Path) -> HashSet<PathBuf> {
+        self.litter.lock().keys().filter(|path| path.parent() == Some(directory)).cloned().collect()
     }
 
     /// Tries again to remove what could not be removed.

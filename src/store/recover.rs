@@ -7,7 +7,6 @@ mod reading;
 use parking_lot::{Mutex, RwLock};
 use std::collections::HashSet;
 use std::io;
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
@@ -24,8 +23,9 @@ use pace::Pace;
 
 /// The first requests wait for it so long: most caches are read by then.
 const START_WAIT: Duration = Duration::from_secs(1);
-/// What could not be read is tried again so often at most.
+/// When what could not be read is tried again: as long again each time that does not help, up to the second.
 const RETRY_INTERVAL: Duration = Duration::from_secs(60);
+const RETRY_INTERVAL_MAX: Duration = Duration::from_secs(3600);
 /// So often the reading is begun when it panics; then what was found is all there is, until it is read again.
 const LOADS_MAX: usize = 3;
 /// Repositories that can be looked at before their turn at a time, if their names fall apart.
@@ -40,10 +40,8 @@ pub(super) struct Loading {
     /// Clients are being served.
     is_behind: AtomicBool,
     is_given_up: AtomicBool,
-    /// Something could not be read, and should be tried again.
-    is_incomplete: AtomicBool,
-    /// When it was tried last.
-    tried: Mutex<Duration>,
+    /// When it was last tried again to read what could not be read, and how long after that it is next.
+    retry: Mutex<(Duration, Duration)>,
     /// What is found without a word of its last use counts as used then: nothing is evicted because a hint was lost, and
     /// nothing kept for ever.
     begun: DaemonTime,
@@ -60,8 +58,7 @@ impl Loading {
             is_under_way: AtomicBool::new(true),
             is_behind: AtomicBool::new(false),
             is_given_up: AtomicBool::new(false),
-            is_incomplete: AtomicBool::new(false),
-            tried: Mutex::default(),
+            retry: Mutex::new((Duration::ZERO, RETRY_INTERVAL)),
             begun,
             last_stop,
             looked_at: Default::default(),
@@ -100,8 +97,8 @@ impl Loading {
 /// # Errors
 /// When what is read at once, because it is little, cannot be read.
 pub(super) fn start(store: &Arc<Store>) -> io::Result<()> {
-    store.find_quarantined()?;
-    store.find_partials()?;
+    store.find_quarantined();
+    store.find_partials();
     if matches!(store.gate, Gate::Inline) {
         store.load();
         return Ok(());
@@ -148,32 +145,30 @@ impl Store {
     /// Reads everything once more where something could not be read. To be called now and then. Blocks.
     pub(super) fn read_again(&self) {
         let now = self.clock.steady();
-        let is_due = now.saturating_sub(*self.loading.tried.lock()) >= RETRY_INTERVAL;
-        // What should be gone must not be found again.
-        if self.loading.is_under_way() || !is_due || self.records.has_litter() || !self.loading.is_incomplete.swap(false, Ordering::AcqRel)
-        {
+        let (tried, interval) = *self.loading.retry.lock();
+        let is_due = now.saturating_sub(tried) >= interval;
+        if self.loading.is_under_way() || !is_due || !self.walk.take_incomplete() {
             return;
         }
-        *self.loading.tried.lock() = now;
         let read = || {
             self.records.begin_again();
             self.count_partial_directories();
+            self.find_quarantined();
             let mut pace = Pace::new(self);
-            let read = self.find_quarantined().and_then(|()| self.find_blobs(&mut pace, true)).and_then(|()| self.find_refs(&mut pace));
+            let read = self.find_blobs(&mut pace, true).and_then(|()| self.find_refs(&mut pace));
             if let Err(error) = read.and_then(|()| self.find_tags()) {
-                self.left_out(self.layout.root(), &error);
+                self.walk.unreadable(self.layout.root(), &error);
             }
             self.repin();
+            self.walk.ended();
         };
         if self.tasks.attempt(LOADER, read).is_err() {
-            self.loading.is_incomplete.store(true, Ordering::Release);
+            self.walk.should_read_again();
         }
-    }
-
-    /// What it is about is left out, for now.
-    fn left_out(&self, path: &Path, error: &io::Error) {
-        tracing::error!(path = %path.display(), %error, "it cannot be read; that is tried again");
-        self.loading.is_incomplete.store(true, Ordering::Release);
+        // A directory that is never readable is not worth reading all the others once a minute.
+        let helped = !self.walk.is_incomplete();
+        let next = if helped { RETRY_INTERVAL } else { (interval * 2).min(RETRY_INTERVAL_MAX) };
+        *self.loading.retry.lock() = (now, next);
     }
 
     fn look_now(&self, repository: &RepositoryKey, digest: Option<&Digest>) {
@@ -198,7 +193,6 @@ impl Store {
             let descriptor = match found {
                 Found::Manifest { descriptor, .. } => descriptor,
                 Found::Confirmation { .. } => return Ok(()),
-                Found::Unreadable { error, .. } => return Err(error),
             };
             let digest = descriptor.digest;
             self.look_at(repository, &digest);
@@ -233,7 +227,7 @@ impl Store {
                 std::thread::sleep(pause);
             }
         }
-        self.loading.is_incomplete.store(true, Ordering::Release);
+        self.walk.should_read_again();
         if self.loading.is_under_way() && self.tasks.attempt(LOADER, || self.finish_loading()).is_err() {
             self.loading.end();
         }
@@ -243,9 +237,7 @@ impl Store {
     fn load_anew(&self) {
         self.records.begin_again();
         self.count_partial_directories();
-        if let Err(error) = self.find_quarantined() {
-            self.left_out(&self.layout.quarantine(), &error);
-        }
+        self.find_quarantined();
         self.load();
     }
 
@@ -260,8 +252,9 @@ impl Store {
             return;
         }
         if let Err(error) = self.find_tags() {
-            self.left_out(&self.layout.refs(), &error);
+            self.walk.unreadable(&self.layout.refs(), &error);
         }
+        self.walk.ended();
         self.finish_loading();
         if !all_known {
             self.refill_index();
@@ -281,7 +274,8 @@ impl Store {
         self.links_mut().set_loading(false);
         self.repin();
         self.trim_all();
-        self.loading.end();
+        // Whoever waits for the end reads the gauges next.
         self.observe();
+        self.loading.end();
     }
 }

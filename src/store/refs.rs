@@ -1,7 +1,7 @@
 //! What repositories have: small files under `refs/`, the truth about tags and media types, with a cache in front.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use moka::sync::Cache;
@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::disk::{self, Disk};
 use super::layout::{self, Layout, RepositoryKey};
 use super::records::Records;
+use super::walk::Walk;
 use crate::clock::Timestamp;
 use crate::oci::{Descriptor, Digest, Tag};
 
@@ -52,13 +53,14 @@ struct Written {
 pub struct Refs {
     disk: Arc<dyn Disk>,
     records: Arc<Records>,
+    walk: Arc<Walk>,
     layout: Layout,
     tags: Cache<(RepositoryKey, Tag), Arc<TagRecord>>,
 }
 
 impl Refs {
-    pub fn new(disk: Arc<dyn Disk>, records: Arc<Records>, layout: Layout) -> Refs {
-        Refs { disk, records, layout, tags: Cache::new(TAGS_IN_MEMORY_MAX) }
+    pub(super) fn new(disk: Arc<dyn Disk>, records: Arc<Records>, walk: Arc<Walk>, layout: Layout) -> Refs {
+        Refs { disk, records, walk, layout, tags: Cache::new(TAGS_IN_MEMORY_MAX) }
     }
 
     /// The record, if it is in RAM. Touches no disk.
@@ -117,10 +119,23 @@ impl Refs {
     /// The tags of a repository that have records, as the files have them.
     ///
     /// # Errors
-    /// When the disk fails.
+    /// When they cannot be read, which was reported.
     pub fn tags(&self, repository: &RepositoryKey) -> io::Result<Vec<Tag>> {
-        let entries = self.disk.list(&self.layout.tags(repository))?;
-        Ok(entries.into_iter().filter_map(|entry| entry.name.parse().ok()).collect())
+        Ok(self.walk.tags(repository)?.iter().filter_map(|name| name.parse().ok()).collect())
+    }
+
+    /// The record of a tag, as [`Refs::tag`]; `None` also where larder may not read it, or something else stands in its place, which
+    /// is reported: such a record names nothing.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub(super) fn tag_if_readable(&self, key: &(RepositoryKey, Tag)) -> io::Result<Option<Arc<TagRecord>>> {
+        self.tag(key).or_else(|error| {
+            let path = self.layout.tag(&key.0, &key.1);
+            let is_for_ever = error.kind() == io::ErrorKind::PermissionDenied || disk::is_obstructed(&error);
+            self.walk.unreadable(&path, &error);
+            if is_for_ever { Ok(None) } else { Err(disk::at(&path, error)) }
+        })
     }
 
     /// Removes a tag's record.
@@ -154,7 +169,7 @@ impl Refs {
     pub fn drop_manifest(&self, repository: &RepositoryKey, digest: &Digest) -> io::Result<()> {
         for tag in self.tags(repository)? {
             let key = (repository.clone(), tag);
-            if self.tag(&key)?.is_some_and(|record| record.descriptor.digest == *digest) {
+            if self.tag_if_readable(&key)?.is_some_and(|record| record.descriptor.digest == *digest) {
                 self.drop_tag(&key)?;
             }
         }
@@ -198,97 +213,73 @@ impl Refs {
     /// Every repository of which there is a record.
     ///
     /// # Errors
-    /// When the disk fails.
+    /// When `refs/` itself cannot be read; what below it cannot be was reported, and is left out.
     pub fn repositories(&self) -> io::Result<Vec<RepositoryKey>> {
         let mut found = Vec::new();
-        for upstream in self.disk.list(&self.layout.refs())? {
-            let upstream: Arc<str> = upstream.name.into();
-            let mut names = vec![String::new()];
-            while let Some(name) = names.pop() {
-                for entry in self.disk.list(&self.layout.refs().join(&*upstream).join(&name))?.into_iter().filter(|entry| entry.is_dir) {
-                    match (entry.name.as_str(), name.parse()) {
-                        ("_tags" | "_manifests", Ok(parsed)) => found.push(RepositoryKey { upstream: Arc::clone(&upstream), name: parsed }),
-                        (marked, _) if marked.starts_with('_') => {}
-                        (below, _) => names.push(if name.is_empty() { below.to_owned() } else { format!("{name}/{below}") }),
-                    }
-                }
-            }
+        for upstream in self.walk.upstreams(&self.layout.refs())? {
+            self.walk.refs(&upstream, &mut |directory| {
+                found.extend(directory.repository.filter(|_| directory.has_tags || directory.has_manifests));
+                Ok(())
+            })?;
         }
         found.sort_unstable();
-        found.dedup();
         Ok(found)
     }
 
     /// Calls `found` for every record of a manifest and every confirmation, as the files have them. Counts what is there, and
-    /// removes what a crash has left half written. Goes on where something cannot be read.
+    /// removes what a crash has left half written. What cannot be read was reported, and is left out.
     ///
     /// # Errors
     /// Those of `found`.
     pub fn walk(&self, found: &mut dyn FnMut(Found) -> io::Result<()>) -> io::Result<()> {
-        for upstream in self.entries(&self.layout.refs(), found)? {
-            let name: Arc<str> = upstream.name.as_str().into();
-            let confirmations = self.layout.confirmations(&name);
-            self.records.found(&confirmations);
-            let mut stopped = Ok(());
-            let visited = self.disk.visit(&confirmations, &mut |entry| {
-                let Some(digest) = layout::digest_of(&entry.name) else { return Ok(()) };
-                stopped = found(Found::Confirmation { upstream: Arc::clone(&name), digest });
-                stopped.as_ref().map_err(|error| error.kind().into()).copied()
-            });
-            stopped?;
-            visited.or_else(|error| found(Found::Unreadable { path: confirmations, error }))?;
-            self.walk_repositories(&name, "", found)?;
+        for upstream in self.walk.upstreams(&self.layout.refs()).unwrap_or_default() {
+            self.records.found(&self.layout.confirmations(&upstream));
+            self.walk.confirmations(&upstream, &mut |digest| found(Found::Confirmation { upstream: Arc::clone(&upstream), digest }))?;
+            self.walk.refs(&upstream, &mut |directory| {
+                self.records.found(&directory.path);
+                directory.records.iter().for_each(|path| self.count_record(path));
+                let Some(repository) = &directory.repository else { return Ok(()) };
+                if directory.has_tags {
+                    self.count_records(&self.layout.tags(repository), &self.walk.tags(repository).unwrap_or_default());
+                }
+                if !directory.has_manifests {
+                    return Ok(());
+                }
+                let manifests = self.walk.manifests(repository).unwrap_or_default();
+                self.count_records(&self.layout.manifest_refs(repository), &manifests);
+                self.read_manifests(repository, &manifests, found)
+            })?;
         }
         Ok(())
     }
 
-    fn walk_repositories(&self, upstream: &Arc<str>, name: &str, found: &mut dyn FnMut(Found) -> io::Result<()>) -> io::Result<()> {
-        let directory = self.layout.refs().join(&**upstream).join(name);
-        self.records.found(&directory);
-        for entry in self.entries(&directory, found)? {
-            let path = directory.join(&entry.name);
-            match entry.name.as_str() {
-                "_tags" | "_manifests" => self.count_records(&path, found)?,
-                _ if !entry.is_dir => self.count_record(&path),
-                _ => {}
-            }
-            if !entry.is_dir || entry.name.starts_with('_') {
-                continue;
-            }
-            let name = if name.is_empty() { entry.name } else { format!("{name}/{}", entry.name) };
-            if let Ok(parsed) = name.parse() {
-                let repository = RepositoryKey { upstream: Arc::clone(upstream), name: parsed };
-                self.manifests(&repository, found)?;
-            }
-            self.walk_repositories(upstream, &name, found)?;
-        }
-        Ok(())
-    }
-
-    fn count_records(&self, directory: &Path, found: &mut dyn FnMut(Found) -> io::Result<()>) -> io::Result<()> {
+    fn count_records(&self, directory: &Path, names: &[String]) {
         self.records.found(directory);
-        self.entries(directory, found)?.iter().for_each(|entry| self.count_record(&directory.join(&entry.name)));
-        Ok(())
+        names.iter().for_each(|name| self.count_record(&directory.join(name)));
     }
 
     fn count_record(&self, path: &Path) {
-        if !disk::is_temporary(path) {
-            self.records.found(path);
-        } else if let Err(error) = self.records.remove_temporary(path) {
-            tracing::warn!(path = %path.display(), %error, "what a crash has left could not be removed");
-        }
+        if disk::is_temporary(path) { self.records.remove_temporary(path) } else { self.records.found(path) }
     }
 
-    /// Calls `found` for every record of a manifest that a repository has. Goes on where one cannot be read.
+    /// Calls `found` for every record of a manifest that a repository has. A record that cannot be read was reported, and is left out.
     ///
     /// # Errors
-    /// Those of `found`.
+    /// Those of `found`, and when the folder cannot be read, which was reported.
     pub fn manifests(&self, repository: &RepositoryKey, found: &mut dyn FnMut(Found) -> io::Result<()>) -> io::Result<()> {
-        for entry in self.entries(&self.layout.manifest_refs(repository), found)? {
-            let Some(digest) = layout::digest_of(&entry.name) else { continue };
+        self.read_manifests(repository, &self.walk.manifests(repository)?, found)
+    }
+
+    fn read_manifests(
+        &self,
+        repository: &RepositoryKey,
+        names: &[String],
+        found: &mut dyn FnMut(Found) -> io::Result<()>,
+    ) -> io::Result<()> {
+        for digest in names.iter().filter_map(|name| layout::digest_of(name)) {
             let path = self.layout.manifest_ref(repository, &digest);
             match self.read(&path) {
-                Err(error) => found(Found::Unreadable { path, error })?,
+                Err(error) => self.walk.unreadable(&path, &error),
                 Ok(None) => {}
                 Ok(Some(written)) => {
                     if let Ok(media_type) = written.media_type.parse() {
@@ -299,14 +290,6 @@ impl Refs {
             }
         }
         Ok(())
-    }
-
-    /// What a directory holds; nothing, when it cannot be read, which is then said.
-    fn entries(&self, directory: &Path, found: &mut dyn FnMut(Found) -> io::Result<()>) -> io::Result<Vec<disk::Entry>> {
-        self.disk.list(directory).or_else(|error| {
-            found(Found::Unreadable { path: directory.to_owned(), error })?;
-            Ok(Vec::new())
-        })
     }
 
     fn read(&self, path: &Path) -> io::Result<Option<Written>> {
@@ -323,17 +306,6 @@ impl Refs {
 /// One record under `refs/`.
 #[derive(Debug)]
 pub enum Found {
-    Manifest {
-        repository: RepositoryKey,
-        descriptor: Descriptor,
-    },
-    Confirmation {
-        upstream: Arc<str>,
-        digest: Digest,
-    },
-    /// Something that could not be read.
-    Unreadable {
-        path: PathBuf,
-        error: io::Error,
-    },
+    Manifest { repository: RepositoryKey, descriptor: Descriptor },
+    Confirmation { upstream: Arc<str>, digest: Digest },
 }

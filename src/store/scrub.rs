@@ -77,7 +77,8 @@ impl Store {
         let store = Arc::clone(self);
         let list = move || {
             let directory = store.layout.blobs().join(algorithm.as_str()).join(format!("{shelf:02x}"));
-            let entries = store.disk.list(&directory).inspect_err(|error| tracing::warn!(%error, "a shelf could not be listed")).ok()?;
+            // What cannot be read was reported.
+            let entries = store.walk.shelf(algorithm, &directory).ok()?;
             let mut digests: Vec<Digest> =
                 entries.iter().filter_map(|entry| Digest::from_parts(algorithm.as_str(), &entry.name).ok()).collect();
             digests.sort_unstable();

@@ -56,9 +56,9 @@ impl Report {
         self.unreadable > 0 || !self.repaired && self.damaged + self.missing + self.tags_without_manifest > 0
     }
 
-    fn fault(&mut self, digest: &Digest, why: String) {
+    fn fault(&mut self, what: &impl ToString, why: String) {
         if self.faults.len() < FAULTS_MAX {
-            self.faults.insert(digest.to_string(), why);
+            self.faults.insert(what.to_string(), why);
         }
     }
 }
@@ -68,7 +68,7 @@ impl Store {
     /// dropped. Ends early when nobody listens any more.
     ///
     /// # Errors
-    /// When the records cannot be read.
+    /// When `refs/` itself cannot be read.
     pub async fn verify(self: &Arc<Store>, repair: bool, listener: &Sender<Progress>) -> io::Result<Report> {
         let mut report = Report { repaired: repair, ..Report::default() };
         let mut progress = Progress { objects_total: self.ledger().stored_count() as u64, ..Progress::default() };
@@ -160,10 +160,16 @@ impl Store {
     }
 
     fn compare_records(&self, report: &mut Report) -> io::Result<()> {
-        let lost = self.tags_where(|_, digest| !self.contains(digest))?;
+        let lost = self.tags_where(|_, digest| !self.contains(digest), &mut |path, error| {
+            report.unreadable += 1;
+            report.fault(&path.display(), error.to_string());
+        })?;
         report.tags_without_manifest += lost.len() as u64;
-        if report.repaired {
-            lost.iter().try_for_each(|key| self.remove_tag(key))?;
+        for key in lost.iter().filter(|_| report.repaired).collect::<Vec<_>>() {
+            if let Err(error) = self.remove_tag(key) {
+                report.unreadable += 1;
+                report.fault(&self.layout.tag(&key.0, &key.1).display(), format!("cannot be removed: {error}"));
+            }
         }
         let manifests: Vec<Digest> = self.links().manifests();
         let lacks = |digest: &Digest| self.children(digest).is_some_and(|children| children.iter().any(|(child, _)| !self.contains(child)));
@@ -171,14 +177,21 @@ impl Store {
         Ok(())
     }
 
-    fn tags_where(&self, what_it_names: impl Fn(&RepositoryKey, &Digest) -> bool) -> io::Result<Vec<(RepositoryKey, Tag)>> {
+    /// The tags whose records name what is asked for. What cannot be read is left out, and said.
+    fn tags_where(
+        &self,
+        what_it_names: impl Fn(&RepositoryKey, &Digest) -> bool,
+        unreadable: &mut dyn FnMut(&Path, &io::Error),
+    ) -> io::Result<Vec<(RepositoryKey, Tag)>> {
         let mut found = Vec::new();
         for repository in self.refs.repositories()? {
-            for tag in self.refs.tags(&repository)? {
+            let tags = self.refs.tags(&repository).inspect_err(|error| unreadable(&self.layout.tags(&repository), error));
+            for tag in tags.unwrap_or_default() {
                 let key = (repository.clone(), tag);
-                let names = self.refs.tag(&key)?.map(|record| record.descriptor.digest);
-                if names.is_some_and(|digest| what_it_names(&repository, &digest)) {
-                    found.push(key);
+                match self.refs.tag_if_readable(&key) {
+                    Ok(Some(record)) if what_it_names(&repository, &record.descriptor.digest) => found.push(key),
+                    Ok(_) => {}
+                    Err(error) => unreadable(&self.layout.tag(&key.0, &key.1), &error),
                 }
             }
         }
@@ -192,6 +205,11 @@ impl Store {
         let is_lost = |repository: &RepositoryKey, digest: &Digest| {
             is_gone(&self.layout.blob(digest)) || is_gone(&self.layout.manifest_ref(repository, digest))
         };
-        self.tags_where(is_lost)?.iter().try_for_each(|key| self.remove_tag(key))
+        for key in self.tags_where(is_lost, &mut |_, _| {})? {
+            if let Err(error) = self.remove_tag(&key) {
+                self.walk.unreadable(&self.layout.tag(&key.0, &key.1), &error);
+            }
+        }
+        Ok(())
     }
 }

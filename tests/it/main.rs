@@ -31,6 +31,7 @@ mod selfcare;
 mod shield;
 mod statements;
 mod store;
+mod strays;
 mod support;
 mod tags;
 mod tasks;

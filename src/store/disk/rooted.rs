@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
-use super::{Disk, DiskFile, Entry, Planted, Stat, collected, stat};
+use super::{Disk, DiskFile, Entry, FileKind, Planted, Stat, collected, stat};
 
 /// A directory, and what is below it. Its own path may lead through symbolic links: who configures it may set them.
 pub struct Rooted {
@@ -24,19 +24,11 @@ pub struct Rooted {
 
 impl Rooted {
     /// # Errors
-    /// When it cannot be opened, or a symbolic link stands directly in it.
+    /// When it cannot be opened.
     pub fn open(path: &Path) -> io::Result<Rooted> {
         let directory = rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
         let has_openat2 = rustix::fs::openat2(&directory, ".", OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), RESOLVE).is_ok();
-        let rooted = Rooted { path: path.to_owned(), directory, has_openat2 };
-        // Also for what is opened by its path: the lock, the index, the socket.
-        for entry in Dir::read_from(&rooted.directory)? {
-            let entry = entry?;
-            if entry.file_type() == FileType::Symlink {
-                return Err(Planted::at(&path.join(entry.file_name().to_string_lossy().as_ref())));
-            }
-        }
-        Ok(rooted)
+        Ok(Rooted { path: path.to_owned(), directory, has_openat2 })
     }
 
     fn relative<'a>(&self, path: &'a Path) -> io::Result<&'a Path> {
@@ -93,6 +85,15 @@ impl Rooted {
 /// Neither out of the directory nor by any link.
 const RESOLVE: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
 const DIRECTORY: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+
+fn kind_of(kind: FileType) -> FileKind {
+    match kind {
+        FileType::RegularFile => FileKind::File,
+        FileType::Directory => FileKind::Directory,
+        FileType::Symlink => FileKind::Link,
+        _ => FileKind::Other,
+    }
+}
 
 fn told(errno: Errno, path: &Path) -> io::Error {
     if errno == Errno::LOOP { Planted::at(path) } else { errno.into() }
@@ -165,7 +166,7 @@ impl Disk for Rooted {
                 FileType::Unknown => FileType::from_raw_mode(rustix::fs::statat(&opened, name, AtFlags::SYMLINK_NOFOLLOW)?.st_mode),
                 kind => kind,
             };
-            found(Entry { name: name.to_string_lossy().into_owned(), is_dir: kind == FileType::Directory })?;
+            found(Entry { name: name.to_string_lossy().into_owned(), kind: kind_of(kind) })?;
         }
         Ok(())
     }
@@ -184,8 +185,13 @@ impl Disk for Rooted {
         let of = |entry: &Entry| {
             let found = rustix::fs::statat(&opened, &entry.name, AtFlags::SYMLINK_NOFOLLOW)?;
             let modified = Duration::new(found.st_mtime.try_into().unwrap_or_default(), found.st_mtime_nsec.try_into().unwrap_or_default());
-            let len = found.st_size.try_into().unwrap_or_default();
-            Ok(Stat { len, allocated: found.st_blocks.try_into().unwrap_or(0) * 512, modified: SystemTime::UNIX_EPOCH + modified })
+            Ok(Stat {
+                kind: kind_of(FileType::from_raw_mode(found.st_mode)),
+                id: (found.st_dev, found.st_ino),
+                len: found.st_size.try_into().unwrap_or_default(),
+                allocated: found.st_blocks.try_into().unwrap_or(0) * 512,
+                modified: SystemTime::UNIX_EPOCH + modified,
+            })
         };
         names.iter().map(of).collect()
     }

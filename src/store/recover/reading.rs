@@ -1,9 +1,9 @@
-//! What is found: objects by the index and by their files, partials, records. What cannot be read is told and left out.
+//! What is found: objects by the index and by their files, partials, records. What cannot be read was reported by the walk, and is left out.
 
+use std::collections::HashSet;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,12 +11,15 @@ use bytes::Bytes;
 use super::Pace;
 use crate::clock::Timestamp;
 use crate::oci::{Algorithm, Descriptor, Digest, MANIFEST_BYTES_MAX, Manifest};
+use crate::store::disk::FileKind;
 use crate::store::evict::Item;
 use crate::store::index::Record;
 use crate::store::links::Children;
+use crate::store::partial::BLOCK;
 use crate::store::refs::Found;
 use crate::store::uptime::DaemonTime;
-use crate::store::{RepositoryKey, Store, check, disk, layout};
+use crate::store::walk::PartialFile;
+use crate::store::{RepositoryKey, Store, check, disk};
 
 /// A use may be written down before the daemon time is, but not by more than this.
 const BELIEVED: Duration = Duration::from_secs(3600);
@@ -50,14 +53,13 @@ impl Store {
         let mut hints = Vec::new();
         self.records.found(&self.layout.blobs());
         for algorithm in Algorithm::ALL {
-            let root = self.layout.blobs().join(algorithm.as_str());
-            self.records.found(&root);
-            for shelf in self.list(&root) {
-                let shelf = root.join(&shelf.name);
+            self.records.found(&self.layout.blobs().join(algorithm.as_str()));
+            for shelf in self.walk.shelves(algorithm) {
                 self.records.found(&shelf);
-                for batch in self.list(&shelf).chunks(BATCH) {
+                let undeleted = self.records.undeleted(&shelf);
+                for batch in self.walk.shelf(algorithm, &shelf).unwrap_or_default().chunks(BATCH) {
                     pace.rest()?;
-                    self.enter_blobs(algorithm, &shelf, batch, &mut hints);
+                    self.enter_blobs(algorithm, &shelf, batch, &undeleted, &mut hints);
                 }
                 if hints.len() >= HINTS {
                     self.tell_found(std::mem::take(&mut hints), are_hints_wanted);
@@ -74,17 +76,24 @@ impl Store {
         }
     }
 
-    fn enter_blobs(&self, algorithm: Algorithm, shelf: &Path, batch: &[disk::Entry], hints: &mut Vec<(Digest, DaemonTime)>) {
+    fn enter_blobs(
+        &self,
+        algorithm: Algorithm,
+        shelf: &Path,
+        batch: &[disk::Entry],
+        undeleted: &HashSet<PathBuf>,
+        hints: &mut Vec<(Digest, DaemonTime)>,
+    ) {
         let _files = self.files.lock();
         for (entry, stat) in batch.iter().zip(self.disk.stats(shelf, batch)) {
-            let Ok(digest) = Digest::from_parts(algorithm.as_str(), &entry.name) else {
-                tracing::warn!(file = entry.name, "a file under blobs/ that larder did not write; it is left alone");
+            let Ok(digest) = Digest::from_parts(algorithm.as_str(), &entry.name) else { continue };
+            if !undeleted.is_empty() && undeleted.contains(&shelf.join(&entry.name)) {
                 continue;
-            };
+            }
             match self.enter_found(&digest, stat) {
                 Ok(true) => hints.push((digest, self.loading.begun)),
                 Ok(false) => {}
-                Err(error) => self.left_out(&self.layout.blob(&digest), &error),
+                Err(error) => self.walk.unreadable(&self.layout.blob(&digest), &error),
             }
         }
     }
@@ -99,31 +108,44 @@ impl Store {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
             stat => stat?,
         };
+        if stat.kind != FileKind::File {
+            self.clear_away(digest);
+            return Ok(false);
+        }
         // In the old order, as far as the file's own time tells it.
         let otherwise = (self.loading.begun, Timestamp::from(stat.modified).0);
         Ok(self.ledger().find(Item::Stored(*digest), stat.allocated, otherwise))
     }
 
+    /// What stands under a blob's name and is no file was not put there by larder. It would be in the way of the blob, so it is put
+    /// aside; where that cannot be done, it is left out. The file lock is held.
+    fn clear_away(&self, digest: &Digest) {
+        let path = self.layout.blob(digest);
+        match self.put_aside(digest) {
+            Ok(()) => self.walk.foreign(&path, "it is no file; it was moved to quarantine/"),
+            Err(error) => self.walk.foreign(&path, &format!("it is no file, and could not be moved to quarantine/: {error}")),
+        }
+    }
+
     /// Partials of the same boot or of a clean stop are continued by whoever asks for them; others may hold anything.
-    pub(super) fn find_partials(&self) -> io::Result<()> {
+    pub(super) fn find_partials(&self) {
         self.records.found(&self.layout.partials());
-        for upstream in self.disk.list(&self.layout.partials())? {
-            let directory = self.layout.partials().join(&upstream.name);
-            self.records.found(&directory);
-            let name: Arc<str> = upstream.name.into();
-            for entry in self.disk.list(&directory)? {
-                let path = directory.join(&entry.name);
-                match layout::digest_of(&entry.name) {
-                    Some(digest) if self.lock.partials_are_durable => {
-                        let stat = self.disk.stat(&path)?;
+        for upstream in self.walk.upstreams(&self.layout.partials()).unwrap_or_default() {
+            self.records.found(&self.layout.partials().join(&*upstream));
+            for PartialFile { path, digest, is_resumable } in self.walk.partials(&upstream) {
+                if !is_resumable || !self.lock.partials_are_durable {
+                    self.records.discard(&path, BLOCK);
+                    continue;
+                }
+                match self.disk.stat(&path) {
+                    Ok(stat) => {
                         let last_used = (self.loading.begun, Timestamp::from(stat.modified).0);
-                        self.ledger().find(Item::Partial(Arc::clone(&name), digest), stat.allocated, last_used);
+                        self.ledger().find(Item::Partial(Arc::clone(&upstream), digest), stat.allocated, last_used);
                     }
-                    _ => disk::remove_if_there(&*self.disk, &path)?,
+                    Err(error) => self.walk.unreadable(&path, &error),
                 }
             }
         }
-        Ok(())
     }
 
     pub(super) fn find_refs(&self, pace: &mut Pace<'_>) -> io::Result<()> {
@@ -134,24 +156,23 @@ impl Store {
             match found {
                 Found::Confirmation { upstream, digest } if self.contains(&digest) => self.links_mut().confirm(&upstream, digest),
                 Found::Confirmation { upstream, digest } => unfounded.push((upstream, digest)),
-                Found::Unreadable { path, error } => self.left_out(&path, &error),
                 Found::Manifest { repository, descriptor } => {
                     let digest = descriptor.digest;
                     match self.enter_manifest(&repository, descriptor) {
                         Ok(true) => {}
                         Ok(false) => lost.push((repository, digest)),
-                        Err(error) => self.left_out(&self.layout.blob(&digest), &error),
+                        Err(error) => self.walk.unreadable(&self.layout.blob(&digest), &error),
                     }
                 }
             }
             Ok(())
         })?;
         if !self.records.finish_loading() {
-            self.loading.is_incomplete.store(true, Ordering::Release);
+            self.walk.should_read_again();
         }
         // Only now that they count can they be counted off.
         for (repository, digest) in lost {
-            self.drop_lost(&repository, &digest).unwrap_or_else(|error| self.left_out(&self.layout.blob(&digest), &error));
+            self.drop_lost(&repository, &digest).unwrap_or_else(|error| self.walk.unreadable(&self.layout.blob(&digest), &error));
         }
         for (upstream, digest) in unfounded {
             self.drop_unfounded(&upstream, &digest);
@@ -228,33 +249,29 @@ impl Store {
             // Of what was removed in order, a power cut may have undone the first and not the last.
             self.drop_lost_tags()?;
         }
-        self.find_pins()
+        self.find_pins();
+        Ok(())
     }
 
     /// What the pinned tags name.
-    fn find_pins(&self) -> io::Result<()> {
+    fn find_pins(&self) {
         let repositories = self.pins.lock().repositories();
         for repository in repositories {
-            for tag in self.refs.tags(&repository)? {
+            for tag in self.refs.tags(&repository).unwrap_or_default() {
                 let key = (repository.clone(), tag);
-                if let Some(record) = self.refs.tag(&key)? {
+                // What cannot be read was reported.
+                if let Ok(Some(record)) = self.refs.tag_if_readable(&key) {
                     self.pins.lock().name(&key, record.descriptor.digest);
                 }
             }
         }
-        Ok(())
-    }
-
-    /// What a directory holds; nothing, when that cannot be read.
-    fn list(&self, directory: &Path) -> Vec<disk::Entry> {
-        self.disk.list(directory).inspect_err(|error| self.left_out(directory, error)).unwrap_or_default()
     }
 
     /// Those of [`Store::find_partials`], once more.
     pub(super) fn count_partial_directories(&self) {
         self.records.found(&self.layout.partials());
-        for upstream in self.list(&self.layout.partials()) {
-            self.records.found(&self.layout.partials().join(&upstream.name));
+        for upstream in self.walk.upstreams(&self.layout.partials()).unwrap_or_default() {
+            self.records.found(&self.layout.partials().join(&*upstream));
         }
     }
 }

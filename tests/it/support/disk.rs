@@ -99,6 +99,8 @@ struct Held {
 #[derive(Default)]
 struct Faults {
     kinds: HashMap<Op, io::ErrorKind>,
+    /// The same of one path, and of no other.
+    places: HashMap<(Op, PathBuf), io::ErrorKind>,
     read_only: bool,
     /// What there is to write to, as a test tells it.
     free: Option<Arc<dyn Fn() -> u64 + Send + Sync>>,
@@ -139,6 +141,11 @@ impl FaultyDisk {
     /// Every operation of a kind fails from now on.
     pub fn fail(&self, op: Op, kind: io::ErrorKind) {
         self.faults().kinds.insert(op, kind);
+    }
+
+    /// Every operation of a kind at this path fails from now on.
+    pub fn fail_at(&self, op: Op, path: &Path, kind: io::ErrorKind) {
+        self.faults().places.insert((op, path.to_owned()), kind);
     }
 
     /// So many bytes can be written, and no more; the write that crosses the line is torn at it.
@@ -254,6 +261,9 @@ impl FaultyDisk {
             *left -= 1;
             drop(faults);
             panic!("a panic by script");
+        }
+        if let Some(kind) = faults.places.get(&(op, path.to_owned())) {
+            return Err((*kind).into());
         }
         if faults.read_only && op.writes() {
             return Err(io::ErrorKind::ReadOnlyFilesystem.into());

@@ -10,7 +10,7 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use larder::store::disk::{Disk, DiskFile, Entry, Stat};
+use larder::store::disk::{Disk, DiskFile, Entry, FileKind, Stat};
 use rustix::io::Errno;
 
 /// What is torn off or not, together.
@@ -251,9 +251,9 @@ fn allocated(node: &Node) -> u64 {
     }
 }
 
-fn stat(node: &Node) -> Stat {
-    let len = if let Node::File { bytes, .. } = node { bytes.len() as u64 } else { BLOCK };
-    Stat { len, allocated: allocated(node), modified: SystemTime::UNIX_EPOCH }
+fn stat(number: usize, node: &Node) -> Stat {
+    let (kind, len) = if let Node::File { bytes, .. } = node { (FileKind::File, bytes.len() as u64) } else { (FileKind::Directory, BLOCK) };
+    Stat { kind, id: (0, number as u64), len, allocated: allocated(node), modified: SystemTime::UNIX_EPOCH }
 }
 
 impl Disk for PowerDisk {
@@ -350,15 +350,15 @@ impl Disk for PowerDisk {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             found => found?,
         };
-        let is_dir = |node: usize| matches!(state.nodes[node], Node::Directory { .. });
-        Ok(state.names(node)?.iter().map(|(name, node)| Entry { name: name.clone(), is_dir: is_dir(*node) }).collect())
+        let kind = |node: usize| if let Node::File { .. } = state.nodes[node] { FileKind::File } else { FileKind::Directory };
+        Ok(state.names(node)?.iter().map(|(name, node)| Entry { name: name.clone(), kind: kind(*node) }).collect())
     }
 
     fn stat(&self, path: &Path) -> io::Result<Stat> {
         let mut state = self.state();
         state.attempt()?;
         let node = state.find(&self.below(path)?)?;
-        Ok(stat(&state.nodes[node]))
+        Ok(stat(node, &state.nodes[node]))
     }
 
     fn free_space(&self, _path: &Path) -> io::Result<u64> {
@@ -409,7 +409,7 @@ impl DiskFile for PowerFile {
     fn stat(&self) -> io::Result<Stat> {
         let mut state = self.disk.state();
         state.attempt()?;
-        Ok(stat(&state.nodes[self.node]))
+        Ok(stat(self.node, &state.nodes[self.node]))
     }
 
     fn as_fd(&self) -> Option<BorrowedFd<'_>> {
