@@ -147,11 +147,12 @@ impl Transfer<'_> {
                 match intake.partial.as_mut().map(|partial| partial.append(&chunk)) {
                     Some(Ok(())) => {}
                     Some(Err(failed)) => {
-                        error = Some(failed);
-                        // Readers go on with what the file holds; its name is of no use any more.
-                        if let Some(partial) = intake.partial.take() {
-                            partial.discard();
+                        // Readers go on with what the file holds. What only has no room yet is kept, to be gone on with.
+                        match intake.partial.take().filter(|_| !matches!(failed, StoreError::Loading)) {
+                            Some(partial) => partial.discard(),
+                            None => {}
                         }
+                        error = Some(failed);
                         unstored.push(chunk);
                     }
                     None => unstored.push(chunk),

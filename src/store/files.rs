@@ -4,7 +4,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::disk::DiskFile;
+use super::disk::{self, DiskFile};
 use super::evict::Item;
 use super::index::Record;
 use super::{Store, StoreError, io_error};
@@ -73,9 +73,17 @@ impl Store {
         self.records.in_place_of(path, create).map_err(|error| self.write_error("create", path, error))
     }
 
-    /// Takes an idle partial out of the ledger, for whoever goes on with it or overwrites it.
+    /// Takes an idle partial out of the ledger, for whoever overwrites it.
     pub(super) fn take_partial(&self, upstream: &Arc<str>, digest: &Digest) -> Option<u64> {
         self.ledger().remove(&Item::Partial(Arc::clone(upstream), *digest))
+    }
+
+    /// Takes an idle partial out of the ledger, for whoever goes on with it: what it occupies is promised to him.
+    pub(super) fn resume_partial(&self, upstream: &Arc<str>, digest: &Digest) -> Option<u64> {
+        let mut ledger = self.ledger();
+        let allocated = ledger.remove(&Item::Partial(Arc::clone(upstream), *digest))?;
+        ledger.reserve(allocated);
+        Some(allocated)
     }
 
     /// Nobody goes on with a partial at present: it may be evicted.
@@ -89,7 +97,12 @@ impl Store {
     pub(super) fn write_error(&self, operation: &'static str, path: &Path, source: io::Error) -> StoreError {
         let full = matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
         self.metrics.write_failed(if full { "full" } else { "io" });
-        self.could_not_write(&source);
+        if disk::is_obstructed(&source) {
+            // One place is taken; the disk takes everything else.
+            self.walk.foreign(disk::obstacle(path, &source), &format!("it is in the way of what larder would write there: {source}"));
+        } else {
+            self.could_not_write(&source);
+        }
         if full {
             // Somebody else has written meanwhile.
             *self.space.lock() = None;

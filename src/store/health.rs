@@ -105,6 +105,6 @@ impl Store {
 
 /// What would be said of any file just now: that larder may not look, or has too many open.
 pub(super) fn says_nothing_of_the_file(error: &io::Error) -> bool {
-    let errors = [Errno::ACCESS, Errno::PERM, Errno::MFILE, Errno::NFILE, Errno::NOMEM];
-    errors.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+    let errors = [Errno::MFILE, Errno::NFILE, Errno::NOMEM];
+    error.kind() == io::ErrorKind::PermissionDenied || errors.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }

@@ -10,9 +10,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 
 use super::blobs::FileReader;
-use super::disk::DiskFile;
+use super::disk::{self, DiskFile};
 use super::evict::Item;
-use super::health::Trouble;
+use super::health::{self, Trouble};
 use super::{Store, StoreError};
 use crate::oci::{Descriptor, Digest, Hasher};
 
@@ -161,11 +161,15 @@ impl PartialBlob {
             return PartialBlob::in_one_go(store, upstream, digest, size.unwrap_or_default());
         };
         let before = store.take_partial(upstream, digest);
-        let created = PartialBlob::create_at(store, path.clone(), upstream, digest, size.unwrap_or_default());
+        let created = PartialBlob::create_at(store, path, upstream, digest, size.unwrap_or_default());
+        if matches!(&created, Err(StoreError::Io { source, .. }) if disk::is_obstructed(source)) {
+            // Something else stands under its name, and nothing under another one.
+            return PartialBlob::in_one_go(store, upstream, digest, size.unwrap_or_default());
+        }
         let mut partial = created.inspect_err(|_| {
-            // Nobody counts it any more.
+            // What an earlier download has left is as it was, and can be gone on with when there is room.
             if let Some(allocated) = before {
-                store.records.discard(&path, allocated);
+                store.leave_partial(Item::Partial(Arc::clone(upstream), *digest), allocated, 0);
             }
         })?;
         (partial.fate, partial.claim) = (Fate::Keep, Some(claim));
@@ -210,44 +214,53 @@ impl PartialBlob {
         Ok(PartialBlob { store, upstream, digest: *digest, path, file, len: 0, reserved, fate: Fate::Discard, claim: None })
     }
 
-    /// Opens an interrupted partial and hashes what it holds again. Blocks. `None` when there is none that could be continued;
-    /// then there is none at all.
+    /// Opens an interrupted partial and hashes what it holds again. Needs no room: what it holds is on the disk already. Blocks.
+    /// `None` when there is none that could be continued; one that cannot be read is removed, unless that is for a reason of larder's own.
     pub(super) fn resume(store: &Arc<Store>, upstream: &Arc<str>, digest: &Digest) -> Option<(PartialBlob, Verifier)> {
         let path = store.layout.partial(upstream, digest);
         let claim = Claim::take(store, &path)?;
-        let allocated = store.take_partial(upstream, digest)?;
-        match PartialBlob::reopen(store, path.clone(), upstream, digest) {
-            None => {
-                store.records.discard(&path, allocated);
-                None
-            }
-            Some((mut partial, verifier)) => {
+        let allocated = store.resume_partial(upstream, digest)?;
+        match PartialBlob::reopen(store, path.clone(), upstream, digest, allocated) {
+            Ok((mut partial, verifier)) => {
                 partial.claim = Some(claim);
                 Some((partial, verifier))
+            }
+            Err(error) if health::says_nothing_of_the_file(&error) => {
+                store.leave_partial(Item::Partial(Arc::clone(upstream), *digest), allocated, allocated);
+                None
+            }
+            Err(_) => {
+                store.records.discard(&path, allocated);
+                store.unreserve(allocated);
+                None
             }
         }
     }
 
-    fn reopen(store: &Arc<Store>, path: PathBuf, upstream: &Arc<str>, digest: &Digest) -> Option<(PartialBlob, Verifier)> {
-        let file = store.disk.reopen(&path).ok()?;
-        let len = file.stat().ok()?.len;
-        let reserved = allocation(len);
-        store.reserve(reserved).ok()?;
-        let mut partial = PartialBlob {
+    /// `allocated` is reserved for it.
+    fn reopen(
+        store: &Arc<Store>,
+        path: PathBuf,
+        upstream: &Arc<str>,
+        digest: &Digest,
+        allocated: u64,
+    ) -> io::Result<(PartialBlob, Verifier)> {
+        let file = store.disk.reopen(&path)?;
+        let len = file.stat()?.len;
+        let verifier = rehash(&*file, digest, len)?;
+        store.written.fetch_add(len, Ordering::Relaxed);
+        let partial = PartialBlob {
             store: Arc::clone(store),
             upstream: Arc::clone(upstream),
             digest: *digest,
             path,
             file,
             len,
-            reserved,
-            fate: Fate::Discard,
+            reserved: allocated,
+            fate: Fate::Keep,
             claim: None,
         };
-        store.written.fetch_add(len, Ordering::Relaxed);
-        let verifier = rehash(&*partial.file, digest, len).ok()?;
-        partial.fate = Fate::Keep;
-        Some((partial, verifier))
+        Ok((partial, verifier))
     }
 
     pub fn len(&self) -> u64 {
@@ -272,8 +285,10 @@ impl PartialBlob {
             return Err(StoreError::TooLarge);
         }
         let more = allocation(size).saturating_sub(self.reserved);
-        self.store.reserve(more)?;
-        self.reserved += more;
+        if more > 0 {
+            self.store.reserve(more)?;
+            self.reserved += more;
+        }
         Ok(())
     }
 

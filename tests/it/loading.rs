@@ -19,12 +19,12 @@ const MIB: usize = 1024 * 1024;
 
 /// A disk on which whoever wants to see all blobs waits until it is let.
 #[derive(Default)]
-struct SlowDisk {
+pub struct SlowDisk {
     is_let: Arc<(Mutex<bool>, Condvar)>,
 }
 
 impl SlowDisk {
-    fn disk(&self) -> Arc<dyn Disk> {
+    pub fn disk(&self) -> Arc<dyn Disk> {
         let is_let = Arc::clone(&self.is_let);
         Arc::new(WatchedDisk::new(move |op, path| {
             if op == Op::List && path.ends_with("blobs/sha256") {
@@ -33,7 +33,7 @@ impl SlowDisk {
         }))
     }
 
-    fn let_go(&self) {
+    pub fn let_go(&self) {
         *self.is_let.0.lock() = true;
         self.is_let.1.notify_all();
     }

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use tokio::runtime::Runtime;
 
 use super::{Blob, FakeRegistry, Fault, Larder, Latch, MIB, assert_whole, get, hub, open, path, push, until};
+use crate::loading::SlowDisk;
+use crate::support::disk::{FaultyDisk, Op};
 use crate::support::larder::Setup;
 use crate::support::net::FakeNet;
 
@@ -117,4 +119,46 @@ async fn invariant_09_a_partial_without_room_to_grow_still_serves() {
     assert_whole(&reply, &killed.blob);
     assert_eq!(reply.header("cache-status"), Some("larder; fwd=bypass; detail=disk-full"));
     drop(killed.net);
+}
+
+/// While it is not known what is held after a kill, nothing can grow: what an earlier download has left is served as far as it goes, and is
+/// still there when it can.
+#[tokio::test]
+async fn d10_a_partial_download_is_kept_while_the_directory_is_being_read() {
+    let killed = tokio::task::spawn_blocking(Killed::half_way).await.expect("no panic");
+    let (partial, disk) = (killed.partial(), SlowDisk::default());
+    let larder = killed.setup.disk(disk.disk()).start();
+    for _ in 0..2 {
+        let reply = larder.get(&path(killed.blob.digest)).await;
+        assert_whole(&reply, &killed.blob);
+        assert_eq!(reply.header("cache-status"), Some("larder; fwd=bypass; detail=loading"));
+        until("the download has ended", || larder.metric("larder_fills_in_flight") == 0.0).await;
+        assert_eq!(std::fs::metadata(&partial).expect("the partial").len(), HALF as u64);
+    }
+    disk.let_go();
+    larder.app.store.loaded().await;
+    assert_whole(&larder.get(&path(killed.blob.digest)).await, &killed.blob);
+    let requests = killed.registry.seen(get().blob());
+    assert_eq!(requests.iter().map(|request| request.header("range")).collect::<Vec<_>>(), [Some("bytes=2097152-"); 3]);
+    until("it is stored", || larder.files("blobs").len() == 1 && larder.files("partial").is_empty()).await;
+    larder.app.store.tend().await;
+    assert_eq!(larder.metric("larder_cache_size_bytes"), crate::store::du(larder.cache()) as f64);
+}
+
+/// A larder that has too many files open, or may not write, has found out nothing of the file.
+#[tokio::test]
+async fn d10_a_partial_that_cannot_be_opened_for_a_reason_of_larder_s_own_is_kept() {
+    let killed = tokio::task::spawn_blocking(Killed::half_way).await.expect("no panic");
+    let (partial, disk) = (killed.partial(), FaultyDisk::new());
+    let larder = killed.setup.disk(std::sync::Arc::new(disk.clone())).start();
+    for op in [Op::Reopen, Op::Create] {
+        disk.fail(op, std::io::ErrorKind::PermissionDenied);
+    }
+    assert_whole(&larder.get(&path(killed.blob.digest)).await, &killed.blob);
+    until("the download has ended", || larder.metric("larder_fills_in_flight") == 0.0).await;
+    assert_eq!(std::fs::metadata(&partial).expect("the partial").len(), HALF as u64);
+    disk.heal();
+    assert_whole(&larder.get(&path(killed.blob.digest)).await, &killed.blob);
+    let requests = killed.registry.seen(get().blob());
+    assert_eq!(requests.iter().map(|request| request.header("range")).collect::<Vec<_>>(), [None, Some("bytes=2097152-")]);
 }
