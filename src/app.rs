@@ -29,6 +29,9 @@ use crate::world::{self, BuildError, World};
 /// How often use is written down and gauges are set.
 const TEND_INTERVAL: Duration = Duration::from_secs(5);
 
+/// How often it is tried to listen at `control.sock` where that could not be done.
+const LISTEN_INTERVAL: Duration = Duration::from_secs(60);
+
 /// Background work, until it ends or panics.
 type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
 
@@ -163,11 +166,29 @@ async fn tend(store: &Arc<Store>) {
     }
 }
 
-/// Answers at `control.sock` until `stop`. A directory where no socket can be made is served all the same.
+/// Answers at `control.sock` until `stop`; where somebody has removed it, it is made anew. A directory where no socket can be made is
+/// served all the same.
 async fn control(control: Control, stop: CancellationToken) {
-    match control.listen().and_then(control::Server::new) {
-        Ok(server) => server.run(control, stop).await,
-        Err(error) => tracing::warn!(%error, "no control.sock; stats, verify and purge have to wait for the stop"),
+    let mut is_told = false;
+    loop {
+        match control.listen().and_then(control::Server::new) {
+            Ok(server) => {
+                is_told = false;
+                server.run(control.clone(), stop.clone()).await;
+                if stop.is_cancelled() {
+                    return;
+                }
+                tracing::warn!("control.sock was removed; it is made anew");
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut is_told, true) {
+                    tracing::warn!(%error, "no control.sock; stats, verify and purge have to wait for the stop");
+                }
+                if stop.run_until_cancelled(tokio::time::sleep(LISTEN_INTERVAL)).await.is_none() {
+                    return;
+                }
+            }
+        }
     }
 }
 

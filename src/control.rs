@@ -36,6 +36,8 @@ const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 /// A listener that takes no word for so long has gone.
 const LISTENER_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// How often it is looked whether `control.sock` is still there.
+const SOCKET_CHECK_INTERVAL: Duration = Duration::from_secs(5);
 /// How often the history is written: what a crash may forget.
 const WRITE_MINUTES: u64 = 5;
 
@@ -118,6 +120,22 @@ impl Control {
         self.parts.store.listen()
     }
 
+    /// Returns when what stands at `control.sock` is no more what stood there at the call: whoever wants to ask finds nobody.
+    async fn unheard(&self) {
+        let look = || {
+            let store = Arc::clone(&self.parts.store);
+            self.parts.gate.run(move || store.socket_id())
+        };
+        let bound = look().await;
+        // It may be gone by now.
+        while bound.is_some() {
+            tokio::time::sleep(SOCKET_CHECK_INTERVAL).await;
+            if look().await != bound {
+                return;
+            }
+        }
+    }
+
     /// Does what was asked, and says so. Stops when nobody listens.
     pub async fn run(self, ask: Ask, lines: Sender<Line>) {
         let (progress, mut news) = mpsc::channel(LINES_MAX);
@@ -185,6 +203,7 @@ impl Control {
     }
 
     fn stats(&self, held: Inventory) -> Stats {
+        let degraded = self.parts.store.trouble().map(|trouble| trouble.as_str().to_owned());
         let traffic = self.since.map(|since| {
             let ((requests, hits), totals) = (self.parts.metrics.traffic(), self.parts.metrics.totals());
             let Totals { sent_bytes, received_bytes, .. } = totals;
@@ -196,6 +215,6 @@ impl Control {
             week.add(&Tally::between(&record.totals, &self.parts.metrics.totals()));
             week
         };
-        Stats { held, traffic, week }
+        Stats { held, degraded, traffic, week }
     }
 }

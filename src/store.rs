@@ -191,11 +191,13 @@ impl Store {
         disk::create_root(&*disk, layout.root(), new).map_err(unusable)?;
         let disk = disk.rooted(layout.root()).map_err(unusable)?.unwrap_or(disk);
         let walk = Arc::new(Walk::new(Arc::clone(&disk), layout.clone()));
-        walk.root().map_err(unusable)?;
+        walk.refuse_links().map_err(unusable)?;
+        // First: a process that has the directory may have lost all that was in it.
+        let lock = DirectoryLock::take(&layout, new)?;
+        walk.root();
         for directory in [layout.blobs(), layout.refs(), layout.partials(), layout.quarantine()] {
             disk.create_dir_all(&directory).map_err(|error| unusable(disk::at(&directory, error)))?;
         }
-        let lock = DirectoryLock::take(&layout, new)?;
         disk::sync_names(&*disk, layout.root());
         let tasks = Supervisor::new(metrics.task_panics.clone());
         let index = Index::open(&layout.index(), &tasks).map_err(unusable)?;
@@ -230,7 +232,7 @@ impl Store {
             max_blob_size: options.max_blob_size,
             buffers: Buffers::default(),
             writing: Writing::default(),
-            health: Health::default(),
+            health: Health::new(&*disk, &layout),
             files: Mutex::new(()),
             disk,
             gate,

@@ -68,6 +68,9 @@ fn json(value: &impl Serialize) -> io::Result<String> {
 fn stats_text(stats: &Stats) -> String {
     let held = &stats.held;
     let mut text = format!("{} of {}, {} objects\n", size(held.bytes), size(held.max_bytes), held.objects);
+    if let Some(why) = &stats.degraded {
+        let _ = writeln!(text, "nothing is stored at present: {why}");
+    }
     if let Some(traffic) = &stats.traffic {
         let since = duration(Duration::from_secs(traffic.seconds));
         let share = share(traffic.hits, traffic.requests);

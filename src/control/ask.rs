@@ -97,6 +97,9 @@ pub struct Explained {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Stats {
     pub held: Inventory,
+    /// Why nothing is stored at present.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub degraded: Option<String>,
     /// Since the daemon's start; absent of a stopped directory.
     pub traffic: Option<Traffic>,
     /// The last seven days, across restarts.

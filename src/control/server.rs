@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::net::UnixListener as StdUnixListener;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -37,16 +37,18 @@ impl Server {
         Ok(Server { listener: UnixListener::from_std(listener)? })
     }
 
-    /// Answers until `stop`; what is under way then is broken off.
+    /// Answers until `stop`, when what is under way is broken off, or until somebody has removed the socket's file.
     pub async fn run(self, control: Control, stop: CancellationToken) {
         let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         // A socket in the file system has no addresses to tell.
         let nowhere = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
         let peer = Peer { client: nowhere, listener: nowhere, entry: 0 };
+        let mut unheard = pin!(control.unheard());
         loop {
             let accepted = tokio::select! {
                 accepted = self.listener.accept() => accepted,
                 () = stop.cancelled() => return,
+                () = &mut unheard => return,
             };
             let (Ok((stream, _)), Ok(place)) = (accepted, Arc::clone(&places).try_acquire_owned()) else {
                 tokio::time::sleep(ACCEPT_PAUSE).await;

@@ -204,7 +204,7 @@ impl PartialBlob {
     }
 
     fn create_at(store: &Arc<Store>, path: PathBuf, upstream: &Arc<str>, digest: &Digest, size: u64) -> Result<PartialBlob, StoreError> {
-        if store.trouble() == Some(Trouble::Gone) {
+        if store.trouble().is_some_and(Trouble::forbids_writing) {
             return Err(store.write_error("create", &path, io::ErrorKind::NotFound.into()));
         }
         let reserved = allocation(size);

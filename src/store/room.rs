@@ -8,7 +8,7 @@ use super::evict::plan::{Demand, Plan, Victim};
 use super::evict::{GRACE, Item, Ledger};
 use super::health::Trouble;
 use super::uptime::DaemonTime;
-use super::{Store, StoreError, disk};
+use super::{Store, StoreError, disk, io_error};
 use crate::oci::Digest;
 
 /// A file system may be slow to tell its free space; it is asked that often, and before large promises.
@@ -121,6 +121,9 @@ impl Store {
 
     /// Writes a record, which needs room like everything else.
     pub(super) fn with_record_room<T>(&self, write: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
+        if self.trouble().is_some_and(Trouble::forbids_writing) {
+            return Err(io_error("write a record in", self.layout.root(), std::io::ErrorKind::NotFound.into()));
+        }
         self.reserve(RECORD_ROOM)?;
         let written = write();
         self.unreserve(RECORD_ROOM);

@@ -1,6 +1,7 @@
 //! `control.sock`: where the daemon that holds the directory is asked and told things, by its own user alone.
 
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 
@@ -22,6 +23,9 @@ impl Store {
         let path = self.layout.control();
         // We hold the directory's lock, so nobody listens there.
         self.stop_listening()?;
+        if !self.disk.is_in_place() {
+            return Err(io::Error::new(io::ErrorKind::NotFound, "the cache directory was moved or removed"));
+        }
         let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
         // Linux makes the file with the socket's own mode, so that nobody else ever gets in between.
         rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
@@ -32,11 +36,20 @@ impl Store {
         Ok(socket.into())
     }
 
+    /// Device and inode of what stands at `control.sock`; `None` when nothing does. Blocks.
+    pub fn socket_id(&self) -> Option<(u64, u64)> {
+        std::fs::symlink_metadata(self.layout.control()).ok().map(|metadata| (metadata.dev(), metadata.ino()))
+    }
+
     /// Removes the socket's file. Blocks.
     ///
     /// # Errors
     /// When it is there and cannot be removed.
     pub fn stop_listening(&self) -> io::Result<()> {
+        // Another daemon may listen where the directory was.
+        if !self.disk.is_in_place() {
+            return Ok(());
+        }
         match rustix::fs::unlink(self.layout.control()) {
             Err(rustix::io::Errno::NOENT) => Ok(()),
             removed => Ok(removed?),

@@ -89,21 +89,24 @@ impl Walk {
         self.strays.walked();
     }
 
-    /// Looks at what stands directly in the cache directory, and in `index/`.
-    ///
     /// # Errors
-    /// When the directory cannot be read, or a symbolic link stands in place of what is larder's: the lock, the index and the socket are
-    /// opened by their paths.
-    pub(super) fn root(&self) -> io::Result<()> {
+    /// When the cache directory cannot be read, or a symbolic link stands in place of what is larder's: the lock, the index and the socket
+    /// are opened by their paths.
+    pub(super) fn refuse_links(&self) -> io::Result<()> {
         let root = self.layout.root();
-        for entry in self.disk.list(root).map_err(|error| disk::at(root, error))? {
-            let path = root.join(&entry.name);
-            match entry.kind {
-                FileKind::Link if layout::is_root_name(&entry.name) => return Err(Planted::at(&path)),
-                _ if layout::is_root_name(&entry.name) || entry.name == LOST_AND_FOUND => {}
-                _ => self.foreign(&path, NAME),
-            }
-        }
+        let entries = self.disk.list(root).map_err(|error| disk::at(root, error))?;
+        let planted = entries.iter().find(|entry| entry.kind == FileKind::Link && layout::is_root_name(&entry.name));
+        planted.map_or(Ok(()), |entry| Err(Planted::at(&root.join(&entry.name))))
+    }
+
+    /// Looks at what stands directly in the cache directory, and in `index/`.
+    pub(super) fn root(&self) {
+        let own = |entry: &Entry| match layout::is_root_name(&entry.name) || entry.name == LOST_AND_FOUND {
+            true => Judged::<()>::Elsewhere,
+            false => Judged::Foreign(NAME),
+        };
+        // What cannot be read was reported.
+        let _ = self.entries(self.layout.root(), own);
         let database = |entry: &Entry| match entry.kind {
             _ if entry.name.parse::<u32>().is_err() && entry.name != "old" => Judged::Foreign(NAME),
             FileKind::Directory => Judged::<()>::Elsewhere,
@@ -111,7 +114,6 @@ impl Walk {
         };
         // What is in it is sled's, and what cannot be read is begun anew.
         let _ = self.entries(&self.layout.index(), database);
-        Ok(())
     }
 
     /// The directories that hold blobs of an algorithm.

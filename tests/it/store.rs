@@ -326,11 +326,8 @@ async fn a_link_that_somebody_planted_is_not_followed() {
     }
 }
 
-/// Also: disk_fault_07
-#[tokio::test]
-async fn two_larders_never_share_a_directory() {
-    let (net, _registry) = hub();
-    let larder = Larder::start(&net);
+/// Opens the directory that a larder holds.
+pub fn open_second(larder: &Larder) -> Result<Arc<Store>, OpenError> {
     let options = Options {
         path: larder.cache().to_owned(),
         max_size: 1 << 30,
@@ -343,8 +340,15 @@ async fn two_larders_never_share_a_directory() {
         private_upstreams: HashSet::new(),
     };
     let metrics = Arc::new(Metrics::new(["docker.io"]));
-    let second = Store::open(options, Arc::new(SystemDisk), Gate::Inline, larder.clock.clone(), metrics);
-    let Err(OpenError::Locked(LockError::Held { pid, .. })) = second else { panic!("not refused") };
+    Store::open(options, Arc::new(SystemDisk), Gate::Inline, larder.clock.clone(), metrics)
+}
+
+/// Also: disk_fault_07
+#[tokio::test]
+async fn two_larders_never_share_a_directory() {
+    let (net, _registry) = hub();
+    let larder = Larder::start(&net);
+    let Err(OpenError::Locked(LockError::Held { pid, .. })) = open_second(&larder) else { panic!("not refused") };
     assert_eq!(pid, std::process::id());
 }
 

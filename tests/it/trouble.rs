@@ -6,12 +6,15 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use larder::app::App;
+use larder::cli::{self, Form};
+use larder::control::{Answer, Ask, Stats};
 use larder::metrics::Metrics;
+use larder::store::{LockError, OpenError};
 use tokio_util::sync::CancellationToken;
 
 use crate::eviction::shared_disk;
 use crate::fills::{assert_whole, hub, path, push, until};
-use crate::store::du;
+use crate::store::{du, open_second};
 use crate::support::disk::{FaultyDisk, Op};
 use crate::support::larder::{Larder, Setup};
 use crate::support::registry::{FakeRegistry, Image};
@@ -242,4 +245,169 @@ async fn disk_fault_02_what_cannot_be_put_aside_is_removed_or_goes_on_counting()
         assert_eq!(larder.files("blobs").len(), usize::from(op.is_some()));
         assert_eq!(larder.metric("larder_cache_size_bytes"), du(larder.cache()) as f64);
     }
+}
+
+const EMPTIED: &str = "blobs/ or refs/ of the cache directory was removed; nothing is stored until larder is restarted";
+
+/// As `rm -rf CACHE/*`.
+fn empty(cache: &Path) {
+    for entry in std::fs::read_dir(cache).unwrap().map(Result::unwrap) {
+        let path = entry.path();
+        if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) }.unwrap();
+    }
+}
+
+/// Who holds the directory that a second larder does not get.
+fn holder(larder: &Larder) -> u32 {
+    match open_second(larder) {
+        Err(OpenError::Locked(LockError::Held { pid, .. })) => pid,
+        Err(error) => panic!("refused for another reason: {error}"),
+        Ok(_) => panic!("a second larder in one directory"),
+    }
+}
+
+async fn stats(larder: &Larder) -> Stats {
+    match cli::answer(&larder.config, Ask::Stats, Form::Json).await {
+        Ok(Answer::Stats(stats)) => *stats,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// All of an image, whatever is stored of it.
+async fn get_all(larder: &Larder, image: &Image) {
+    pull(larder, image).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn d5_a_cache_that_is_emptied_under_larder_is_noticed_and_nobody_else_begins_in_it() {
+    let (net, registry) = hub();
+    let image = image(&registry);
+    let larder = Larder::start(&net);
+    pull(&larder, &image).await;
+    empty(larder.cache());
+    // Before it was noticed, too: the file that names the process is gone.
+    assert_eq!(holder(&larder), 0);
+    assert_eq!(std::fs::read_dir(larder.cache()).unwrap().count(), 0, "whoever is refused leaves nothing behind");
+    for _ in 0..2 {
+        larder.app.store.tend().await;
+        assert_eq!(readyz(&larder), degraded(EMPTIED));
+        assert_eq!(holder(&larder), std::process::id());
+        // What was held is fetched, and what is fetched is not stored.
+        get_all(&larder, &image).await;
+        let blob = push(&registry, 2 * MIB, 5);
+        assert_whole(&larder.get(&path(blob.digest)).await, &blob);
+        assert_eq!(larder.files("blobs").len() + larder.files("refs").len() + larder.files("partial").len(), 0);
+    }
+    let larder = larder.stop().await.start();
+    assert_eq!(readyz(&larder), well());
+    pull(&larder, &image).await;
+    assert!(larder.files("blobs").len() >= 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn d5_a_folder_that_is_removed_is_noticed_until_it_is_back_or_made_anew() {
+    for name in ["blobs", "refs", "partial", "quarantine"] {
+        let (net, registry) = hub();
+        let image = image(&registry);
+        let larder = Larder::start(&net);
+        pull(&larder, &image).await;
+        let (folder, away) = (larder.cache().join(name), larder.cache().join("away"));
+        std::fs::rename(&folder, &away).unwrap();
+        larder.app.store.tend().await;
+        if ["blobs", "refs"].contains(&name) {
+            assert_eq!(readyz(&larder), degraded(EMPTIED), "{name}");
+            get_all(&larder, &image).await;
+            assert!(!folder.exists(), "{name} was made anew");
+            std::fs::rename(&away, &folder).unwrap();
+        } else {
+            assert_eq!(readyz(&larder), well(), "{name}");
+            assert!(folder.is_dir(), "{name} was not made anew");
+            std::fs::remove_dir_all(&away).unwrap();
+        }
+        larder.app.store.tend().await;
+        assert_eq!(readyz(&larder), well(), "{name}");
+        let blob = push(&registry, 2 * MIB, 6);
+        assert_whole(&larder.get(&path(blob.digest)).await, &blob);
+        until("it is stored", || larder.metric("larder_fills_in_flight") == 0.0).await;
+        assert!(crate::store::blob_file(larder.cache(), blob.digest).exists(), "{name}");
+        larder.clock.advance(std::time::Duration::from_secs(61));
+        larder.app.store.tend().await;
+        assert_eq!(larder.metric("larder_cache_size_bytes"), du(larder.cache()) as f64, "{name}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn d5_a_folder_in_whose_place_another_was_put_is_not_taken_for_it() {
+    let (net, registry) = hub();
+    let image = image(&registry);
+    let larder = Larder::start(&net);
+    pull(&larder, &image).await;
+    std::fs::remove_dir_all(larder.cache().join("blobs")).unwrap();
+    // So that it is another one for sure.
+    std::fs::create_dir(larder.cache().join("blobs.new")).unwrap();
+    std::fs::create_dir(larder.cache().join("in between")).unwrap();
+    std::fs::rename(larder.cache().join("in between"), larder.cache().join("blobs")).unwrap();
+    larder.app.store.tend().await;
+    assert_eq!(readyz(&larder), degraded(EMPTIED));
+    assert!(larder.files("blobs").is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn d5_a_lock_file_that_is_removed_is_made_anew_and_opens_the_directory_to_nobody() {
+    let (net, registry) = hub();
+    let image = image(&registry);
+    let larder = Larder::start(&net);
+    pull(&larder, &image).await;
+    let lock = larder.cache().join("lock");
+    for _ in 0..2 {
+        std::fs::remove_file(&lock).unwrap();
+        assert_eq!(holder(&larder), 0);
+        assert!(!lock.exists());
+        larder.app.store.tend().await;
+        assert_eq!((holder(&larder), readyz(&larder)), (std::process::id(), well()));
+    }
+    // The stop is as clean as any.
+    let larder = larder.stop().await.start();
+    assert_eq!(serde_json::from_slice::<serde_json::Value>(&std::fs::read(&lock).unwrap()).unwrap()["doubt"], false);
+    pull(&larder, &image).await;
+    assert_eq!(registry.count(crate::support::registry::get().blob()), 3);
+}
+
+/// The command finds the daemon again, and the daemon says what has become of the cache.
+#[tokio::test]
+async fn d5_stats_finds_the_daemon_again_and_says_that_its_cache_was_emptied() {
+    let (net, registry) = hub();
+    let larder = Larder::start(&net);
+    pull(&larder, &image(&registry)).await;
+    let stop = CancellationToken::new();
+    let _background = larder.app.background(stop.clone());
+    let socket = larder.cache().join("control.sock");
+    until("it listens", || socket.exists()).await;
+    std::fs::remove_file(&socket).unwrap();
+    until("it listens again", || socket.exists()).await;
+    assert_eq!(stats(&larder).await.degraded, None);
+    empty(larder.cache());
+    until("it listens once more", || socket.exists()).await;
+    until("it is noticed", || larder.app.store.trouble().is_some()).await;
+    assert_eq!(stats(&larder).await.degraded.as_deref(), Some(EMPTIED));
+}
+
+/// A larder whose directory was moved away does not take another's socket with it when it stops.
+#[tokio::test]
+async fn d5_a_larder_whose_directory_was_moved_leaves_what_stands_in_its_place_alone() {
+    let (net, registry) = hub();
+    let image = image(&registry);
+    let moved = Larder::start(&net);
+    pull(&moved, &image).await;
+    let away = moved.cache().with_extension("away");
+    std::fs::rename(moved.cache(), &away).unwrap();
+    let second = open_second(&moved).expect("a directory of its own");
+    let _listener = second.listen().expect("a socket");
+    let (socket, lock) = (moved.cache().join("control.sock"), moved.cache().join("lock"));
+    let before = (second.socket_id(), std::fs::read(&lock).unwrap());
+    moved.app.store.tend().await;
+    assert!(moved.app.store.listen().is_err());
+    moved.app.store.close();
+    assert_eq!((second.socket_id(), std::fs::read(&lock).unwrap()), before);
+    assert!(socket.exists());
 }
