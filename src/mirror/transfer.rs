@@ -148,9 +148,8 @@ impl Transfer<'_> {
                     Some(Ok(())) => {}
                     Some(Err(failed)) => {
                         // Readers go on with what the file holds. What only has no room yet is kept, to be gone on with.
-                        match intake.partial.take().filter(|_| !matches!(failed, StoreError::Loading)) {
-                            Some(partial) => partial.discard(),
-                            None => {}
+                        if let Some(partial) = intake.partial.take().filter(|_| !matches!(failed, StoreError::Loading)) {
+                            partial.discard();
                         }
                         error = Some(failed);
                         unstored.push(chunk);
