@@ -1,12 +1,14 @@
 //! What is on disk. `blobs/` and `refs/` are the truth (`layout` draws the tree); what is in RAM or in the index can be
 //! made again from them. Knows no upstream and no HTTP.
 
+mod audit;
 mod blobs;
 mod buffer;
 pub mod disk;
 mod evict;
 mod explain;
 mod files;
+mod hash;
 mod health;
 mod hints;
 mod import;
@@ -24,7 +26,6 @@ mod quarantine;
 mod records;
 mod recover;
 mod refs;
-mod rehash;
 mod ring;
 mod room;
 #[cfg(test)]
@@ -42,13 +43,14 @@ mod walk;
 pub use blobs::{Blob, FileReader};
 pub use buffer::CHUNK;
 pub use explain::{Holding, Keeps, Place};
+pub use hash::{Mismatch, Verified, Verifier};
 pub use health::Trouble;
 pub use import::{BlobError, Way};
 pub use inventory::{Held, Inventory, Next};
 pub use layout::{Layout, RepositoryKey};
 pub use links::Link;
 pub use lock::LockError;
-pub use partial::{Mismatch, PartialBlob, Verified, Verifier};
+pub use partial::PartialBlob;
 pub use pins::Pin;
 pub use purge::{Purged, Selected, What, Wildcard};
 pub use refs::TagRecord;
@@ -310,23 +312,6 @@ impl Store {
                 if error.kind() == io::ErrorKind::NotFound { Ok(None) } else { Err(io_error("open", &path, error)) }
             }
         }
-    }
-
-    /// Hashes a stored blob again, of which something is doubtful; one that is damaged is put aside.
-    pub async fn is_intact(self: &Arc<Store>, blob: &Blob) -> bool {
-        let Content::File(reader) = &blob.content else { return true };
-        let (store, file, digest) = (Arc::clone(self), Arc::clone(&reader.file), blob.digest);
-        let len = blob.len;
-        self.gate
-            .run(move || {
-                let intact = partial::rehash(&*file, &digest, len).is_ok_and(|verifier| verifier.finish(&digest).is_ok());
-                if !intact {
-                    store.metrics.read_failed("corrupt");
-                    store.quarantine(&digest);
-                }
-                intact
-            })
-            .await
     }
 
     /// Whether a digest's bytes are held.

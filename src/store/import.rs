@@ -14,7 +14,8 @@ use rustix::fs::OFlags;
 
 use super::disk;
 use super::evict::Item;
-use super::partial::{BLOCK, PartialBlob, Verifier, allocation};
+use super::hash::Verifier;
+use super::partial::{BLOCK, PartialBlob, allocation};
 use super::refs::TagRecord;
 use super::room::RECORD_ROOM;
 use super::{RepositoryKey, Store, StoreError, io_error};

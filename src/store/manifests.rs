@@ -8,8 +8,9 @@ use bytes::Bytes;
 
 use super::blobs::Lease;
 use super::evict::Item;
+use super::hash::Verifier;
 use super::index::Record;
-use super::partial::{PartialBlob, Verifier};
+use super::partial::PartialBlob;
 use super::refs::TagRecord;
 use super::{RepositoryKey, Store, StoreError, TOUCH_INTERVAL, check, io_error, links};
 use crate::clock::Timestamp;

@@ -12,64 +12,15 @@ use bytes::Bytes;
 use super::blobs::FileReader;
 use super::disk::{self, DiskFile};
 use super::evict::Item;
+use super::hash::{Verified, Verifier};
 use super::health::{self, Trouble};
 use super::{Store, StoreError};
-use crate::oci::{Descriptor, Digest, Hasher};
+use crate::oci::{Descriptor, Digest};
 
 /// Promised at a time to a blob whose size nobody announced.
 const RESERVE_STEP: u64 = 16 * 1024 * 1024;
 /// What file systems allocate by.
 pub(super) const BLOCK: u64 = 4096;
-/// Read at a time when a file is hashed again: small enough to be hashed while it is in cache.
-const REHASH_CHUNK: usize = 256 * 1024;
-
-/// Hashes and counts what arrives, whether it is stored or passes through.
-#[derive(Clone)]
-pub struct Verifier {
-    hasher: Hasher,
-    len: u64,
-}
-
-/// Proof that bytes were hashed and are those of `digest`. Only [`Verifier::finish`] makes it.
-#[derive(Clone, Copy, Debug)]
-pub struct Verified {
-    digest: Digest,
-    len: u64,
-}
-
-/// The bytes are not those of the digest they came under.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{len} bytes that hash to {found}")]
-pub struct Mismatch {
-    found: Digest,
-    len: u64,
-}
-
-impl Verifier {
-    pub fn new(expected: &Digest) -> Verifier {
-        Verifier { hasher: Hasher::new(expected.algorithm()), len: 0 }
-    }
-
-    pub fn update(&mut self, bytes: &[u8]) {
-        self.hasher.update(bytes);
-        self.len += bytes.len() as u64;
-    }
-
-    pub fn len(&self) -> u64 {
-        self.len
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
-    /// # Errors
-    /// When the bytes hash to something else.
-    pub fn finish(self, expected: &Digest) -> Result<Verified, Mismatch> {
-        let found = self.hasher.finish();
-        if found == *expected { Ok(Verified { digest: found, len: self.len }) } else { Err(Mismatch { found, len: self.len }) }
-    }
-}
 
 /// Who writes where under `partial/`. A download that goes on although its readers have left it for another one keeps its
 /// file to itself.
@@ -141,16 +92,9 @@ pub(super) fn allocation(len: u64) -> u64 {
 ///
 /// # Errors
 /// When it cannot be read, or is shorter.
-pub(super) fn rehash(file: &dyn DiskFile, digest: &Digest, len: u64) -> io::Result<Verifier> {
+fn rehash(file: &dyn DiskFile, digest: &Digest, len: u64) -> io::Result<Verifier> {
     let mut verifier = Verifier::new(digest);
-    let mut buffer = vec![0; REHASH_CHUNK];
-    while verifier.len() < len {
-        match file.read_at(&mut buffer, verifier.len())? {
-            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-            count => verifier.update(&buffer[..count]),
-        }
-    }
-    Ok(verifier)
+    verifier.read(file, len).map(|()| verifier)
 }
 
 impl PartialBlob {
@@ -313,7 +257,7 @@ impl PartialBlob {
     /// When the disk fails, or `verified` is not about these bytes; the partial is then gone.
     pub fn commit(mut self, verified: Verified) -> Result<(), StoreError> {
         self.fate = Fate::Discard;
-        if verified.digest != self.digest || verified.len != self.len {
+        if !verified.is_of(&self.digest, self.len) {
             return Err(StoreError::Incomplete { digest: self.digest, len: self.len });
         }
         self.file.sync().map_err(|error| self.store.write_error("fsync", &self.path, error))?;

@@ -5,14 +5,13 @@
 use parking_lot::Mutex;
 use prometheus::IntCounter;
 use std::collections::HashSet;
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::Store;
 use super::blobs::{Blob, Content, FileReader};
-use super::rehash::{Rehash, Verdict};
+use super::hash::{Rehash, Verdict};
 use super::tail::{Phase, Tail};
 use crate::config::VerifyOnRead;
 use crate::oci::Digest;
@@ -100,13 +99,26 @@ impl Store {
         }
     }
 
+    /// Hashes a stored blob again, of which something is doubtful; one that is not as it was is put aside.
+    pub async fn is_intact(self: &Arc<Store>, blob: &Blob) -> bool {
+        let Content::File(reader) = &blob.content else { return true };
+        let (store, digest) = (Arc::clone(self), blob.digest);
+        let rehash = Rehash { file: Arc::clone(&reader.file), digest, len: blob.len };
+        if let Verdict::Intact = rehash.run(&self.gate, SLICE_BYTES, |_| Duration::ZERO).await {
+            return true;
+        }
+        self.metrics.read_failed("corrupt");
+        self.gate.run(move || store.quarantine(&digest)).await;
+        false
+    }
+
     /// The hashing of this blob, begun if it is not under way; `None` when too many are.
     fn hashing(self: &Arc<Store>, blob: &Arc<Blob>, reader: &FileReader) -> Option<Arc<Tail>> {
         match self.trust.running.join(blob.digest, |_| (), || Some(Tail::of_stored(Arc::clone(blob), reader.clone()))) {
             Joined::Running(tail) => Some(tail),
             Joined::New(entry) => {
                 let tail = Arc::clone(entry.job());
-                let rehash = Rehash::new(Arc::clone(&reader.file), blob.digest, blob.len);
+                let rehash = Rehash { file: Arc::clone(&reader.file), digest: blob.digest, len: blob.len };
                 tokio::spawn(Hashing { store: Arc::clone(self), entry, digest: blob.digest }.run(rehash));
                 Some(tail)
             }
@@ -123,9 +135,12 @@ struct Hashing {
 }
 
 impl Hashing {
-    async fn run(self, mut rehash: Rehash) {
-        let read = self.read(&mut rehash).await;
-        match rehash.verdict(read) {
+    async fn run(self, rehash: Rehash) {
+        let advance = |done| {
+            self.entry.job().advance(done);
+            Duration::ZERO
+        };
+        match rehash.run(&self.store.gate, SLICE_BYTES, advance).await {
             Verdict::Intact => {
                 self.store.trust.saw(&self.digest);
                 self.entry.release();
@@ -139,15 +154,6 @@ impl Hashing {
                 self.store.gate.run(move || store.quarantine(&digest)).await;
             }
         }
-    }
-
-    async fn read(&self, rehash: &mut Rehash) -> io::Result<()> {
-        let mut done = 0;
-        while done < rehash.len() {
-            done = rehash.step(&self.store.gate, SLICE_BYTES).await?;
-            self.entry.job().advance(done);
-        }
-        Ok(())
     }
 }
 

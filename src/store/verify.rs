@@ -8,14 +8,11 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc::Sender;
 
-use super::rehash::Verdict;
+use super::audit::{Event, Pace, Reply};
+use super::hash::Verdict;
 use super::{RepositoryKey, Store};
-use crate::oci::{Algorithm, Digest, Tag};
+use crate::oci::{Digest, Tag};
 
-/// Hashed at a time: some milliseconds of the gate.
-const SLICE_BYTES: u64 = 8 << 20;
-/// Directories below `blobs/<algorithm>/`.
-const SHELVES: usize = 256;
 /// Faults that are named; the others are counted.
 const FAULTS_MAX: usize = 1000;
 /// Files looked for in one turn of the gate.
@@ -56,6 +53,23 @@ impl Report {
         self.unreadable > 0 || !self.repaired && self.damaged + self.missing + self.tags_without_manifest > 0
     }
 
+    fn judged(&mut self, digest: &Digest, verdict: &Verdict) {
+        match verdict {
+            Verdict::Intact => {}
+            Verdict::Damaged(why) => {
+                self.damaged += 1;
+                self.fault(digest, why.clone());
+            }
+            Verdict::Unreadable(error) => self.unread(digest, error),
+        }
+    }
+
+    /// What could not be looked at, or not be removed.
+    fn unread(&mut self, what: &impl ToString, error: &io::Error) {
+        self.unreadable += 1;
+        self.fault(what, error.to_string());
+    }
+
     fn fault(&mut self, what: &impl ToString, why: String) {
         if self.faults.len() < FAULTS_MAX {
             self.faults.insert(what.to_string(), why);
@@ -72,18 +86,33 @@ impl Store {
     pub async fn verify(self: &Arc<Store>, repair: bool, listener: &Sender<Progress>) -> io::Result<Report> {
         let mut report = Report { repaired: repair, ..Report::default() };
         let mut progress = Progress { objects_total: self.ledger().stored_count() as u64, ..Progress::default() };
-        let mut whole = true;
-        for shelf in 0..SHELVES {
-            for algorithm in Algorithm::ALL {
-                let digests = self.shelf(algorithm, shelf).await;
-                whole &= digests.is_some();
-                for digest in digests.unwrap_or_default() {
-                    if listener.is_closed() {
-                        return Ok(report);
-                    }
-                    self.verify_object(digest, &mut report, &mut progress, listener).await;
+        let mut is_broken_off = false;
+        let mut told = |event: Event<'_>| {
+            match event {
+                Event::Begun if listener.is_closed() => {
+                    is_broken_off = true;
+                    return Reply::Stop;
                 }
+                Event::Begun => {}
+                Event::Hashed(bytes) => {
+                    progress.bytes += bytes;
+                    // Who is slow to listen misses a word.
+                    let _ = listener.try_send(progress);
+                }
+                Event::Judged(digest, verdict) => {
+                    progress.objects += 1;
+                    report.judged(digest, verdict);
+                    if repair {
+                        return Reply::PutAside;
+                    }
+                }
+                Event::Unread(directory, error) => report.unread(&directory.display(), error),
             }
+            Reply::GoOn
+        };
+        let whole = self.audit(0, Pace::Full, &mut told).await;
+        if is_broken_off {
+            return Ok(report);
         }
         (report.objects, report.bytes) = (progress.objects, progress.bytes);
         self.find_missing(&mut report).await;
@@ -97,41 +126,6 @@ impl Store {
                 Ok(report)
             })
             .await
-    }
-
-    async fn verify_object(self: &Arc<Store>, digest: Digest, report: &mut Report, progress: &mut Progress, listener: &Sender<Progress>) {
-        let before = progress.bytes;
-        let verdict = match self.examine(&digest).await {
-            // Evicted meanwhile, or never ours.
-            None => return,
-            Some(Err(verdict)) => verdict,
-            Some(Ok(mut examined)) => {
-                let mut read = Ok(before);
-                while read.as_ref().is_ok_and(|done| done - before < examined.rehash.len()) {
-                    read = examined.rehash.step(&self.gate, SLICE_BYTES).await.map(|done| before + done);
-                    progress.bytes = *read.as_ref().unwrap_or(&progress.bytes);
-                    // Who is slow to listen misses a word.
-                    let _ = listener.try_send(*progress);
-                }
-                examined.rehash.verdict(read.map(drop))
-            }
-        };
-        progress.objects += 1;
-        match verdict {
-            Verdict::Intact => self.vouch_for(&digest),
-            Verdict::Damaged(why) => {
-                report.damaged += 1;
-                report.fault(&digest, why);
-                if report.repaired {
-                    let store = Arc::clone(self);
-                    self.gate.run(move || store.quarantine(&digest)).await;
-                }
-            }
-            Verdict::Unreadable(error) => {
-                report.unreadable += 1;
-                report.fault(&digest, error.to_string());
-            }
-        }
     }
 
     /// What should be there by all we know, and has no file.
@@ -160,15 +154,12 @@ impl Store {
     }
 
     fn compare_records(&self, report: &mut Report) -> io::Result<()> {
-        let lost = self.tags_where(|_, digest| !self.contains(digest), &mut |path, error| {
-            report.unreadable += 1;
-            report.fault(&path.display(), error.to_string());
-        })?;
+        let unread = &mut |path: &Path, error: &io::Error| report.unread(&path.display(), error);
+        let lost = self.tags_where(|_, digest| !self.contains(digest), unread)?;
         report.tags_without_manifest += lost.len() as u64;
         for key in lost.iter().filter(|_| report.repaired).collect::<Vec<_>>() {
             if let Err(error) = self.remove_tag(key) {
-                report.unreadable += 1;
-                report.fault(&self.layout.tag(&key.0, &key.1).display(), format!("cannot be removed: {error}"));
+                report.unread(&self.layout.tag(&key.0, &key.1).display(), &error);
             }
         }
         let manifests: Vec<Digest> = self.links().manifests();
