@@ -12,10 +12,18 @@ use parking_lot::Mutex;
 use prometheus::IntCounter;
 use tokio::sync::watch;
 
-/// Questions under way, one a key, each of which ends in one value.
-pub struct Questions<K, V>(Group<K, watch::Sender<Option<V>>>);
+/// A question goes on for so long after the last who waited for it has left: longer than a registry takes that is well, so that what a
+/// login's showing has told is heard.
+const UNWANTED_FOR: Duration = Duration::from_secs(1);
 
-/// A question under way; it goes on when the waiter doesn't.
+/// Questions under way, one a key, each of which ends in one value.
+pub struct Questions<K, V> {
+    group: Group<K, watch::Sender<Option<V>>>,
+    /// A question that nobody waits for is given up.
+    is_for_waiters: bool,
+}
+
+/// A question under way.
 pub struct Pending<V> {
     answer: Answer<V>,
     /// Whether somebody else had asked it before.
@@ -41,17 +49,23 @@ pub enum NoAnswer {
 
 impl<K, V> Questions<K, V>
 where
-    K: Eq + Hash + Clone + Send + 'static,
+    K: Eq + Hash + Clone + Send + Sync + 'static,
     V: Clone + Send + Sync + 'static,
 {
-    /// At most `max` different questions at a time. `panics` counts the tasks that panic.
+    /// At most `max` different questions at a time, each of which goes on when its waiters don't. `panics` counts the tasks that panic.
     pub fn new(max: usize, panics: IntCounter) -> Questions<K, V> {
-        Questions(Group::new(max, panics))
+        Questions { group: Group::new(max, panics), is_for_waiters: false }
+    }
+
+    /// The same, but a question is given up, with its place in whatever queue, a second after the last who waited for it has left.
+    pub fn for_waiters(max: usize, panics: IntCounter) -> Questions<K, V> {
+        Questions { is_for_waiters: true, ..Questions::new(max, panics) }
     }
 
     /// The question, if it is under way.
     pub fn running(&self, key: &K) -> Option<Pending<V>> {
-        Some(Pending { answer: Answer::Coming(self.0.get(key)?.subscribe()), joined: true })
+        let running = self.group.running.lock();
+        Some(Pending { answer: Answer::Coming(running.get(key)?.subscribe()), joined: true })
     }
 
     /// Asks in a task of its own, or waits for whoever has asked the same.
@@ -73,13 +87,21 @@ where
             found = known();
             found.is_none().then(|| watch::Sender::new(None))
         };
-        match self.0.join(key, |_| (), make) {
-            Joined::Running(job) => Pending { answer: Answer::Coming(job.subscribe()), joined: true },
+        let mut running = None;
+        // While it cannot be given up.
+        let join = |job: &watch::Sender<Option<V>>| running = Some(job.subscribe());
+        match self.group.join(key, join, make) {
+            Joined::Running(_) => Pending { answer: running.map_or(Answer::Full, Answer::Coming), joined: true },
             Joined::New(entry) => {
                 let answer = Answer::Coming(entry.job().subscribe());
-                let work = work();
+                let (work, is_for_waiters) = (work(), self.is_for_waiters);
                 tokio::spawn(async move {
-                    let value = work.await;
+                    let unwanted = async { if is_for_waiters { entry.unwanted().await } else { std::future::pending().await } };
+                    let value = tokio::select! {
+                        biased;
+                        value = work => value,
+                        () = unwanted => return,
+                    };
                     let hold = hold(&value);
                     if hold.is_zero() {
                         // First: who asks from now on shall not get an answer to a question of the past.
@@ -97,7 +119,18 @@ where
 
     /// Whether nothing is under way.
     pub fn is_idle(&self) -> bool {
-        self.0.running.lock().is_empty()
+        self.group.running.lock().is_empty()
+    }
+}
+
+impl<V: Clone + Send + Sync + 'static> Pending<V> {
+    /// The question goes on though nobody waits for it.
+    pub fn goes_on(self) -> Pending<V> {
+        if let (Answer::Coming(answer), false) = (&self.answer, self.joined) {
+            let mut answer = answer.clone();
+            tokio::spawn(async move { answer.wait_for(Option::is_some).await.is_ok() });
+        }
+        self
     }
 }
 
@@ -202,6 +235,19 @@ impl<K: Eq + Hash, T> Entry<K, T> {
     /// Takes the key off before the task ends.
     pub fn release(&self) {
         self.release_if(|_| true);
+    }
+}
+
+impl<K: Eq + Hash, V> Entry<K, watch::Sender<Option<V>>> {
+    /// Ends when nobody has waited for a while; from then on nobody can join.
+    async fn unwanted(&self) {
+        loop {
+            self.job.closed().await;
+            tokio::time::sleep(UNWANTED_FOR).await;
+            if self.release_if(|job| job.receiver_count() == 0) {
+                return;
+            }
+        }
     }
 }
 

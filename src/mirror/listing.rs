@@ -37,6 +37,10 @@ const ABSENT_TTL: Duration = Duration::from_secs(5);
 const PAGE_TIMEOUT: Duration = Duration::from_secs(20);
 /// Lists that are being fetched at a time. Each may be some megabytes.
 const FETCHES_MAX: usize = 32;
+/// What is left of a page's time when its turn comes: less would not be answered.
+const TIME_TO_ASK: Duration = Duration::from_secs(5);
+/// When who got no turn is to come again.
+const RETRY_AFTER: Duration = Duration::from_secs(5);
 /// What all answers of a kind that are kept may take.
 const KEPT_BYTES_MAX: u64 = 32 * MIB;
 /// What keeping the smallest answer takes.
@@ -78,7 +82,7 @@ impl Listings {
     pub(super) fn new(clock: &Clock, metrics: &Arc<Metrics>) -> Listings {
         Listings {
             tags: Memory::new(clock, metrics),
-            pages: Questions::new(QUESTIONS_MAX, metrics.task_panics.clone()),
+            pages: Questions::for_waiters(QUESTIONS_MAX, metrics.task_panics.clone()),
             referrers: Memory::new(clock, metrics),
             fetches: Arc::new(Semaphore::new(FETCHES_MAX)),
         }
@@ -93,9 +97,9 @@ impl Listings {
         let call = Call::until(Instant::now() + PAGE_TIMEOUT);
         async move {
             let exchange = Arc::clone(&call.exchange);
-            let result = match tokio::time::timeout_at(call.deadline, fetches.acquire()).await {
+            let result = match tokio::time::timeout_at(call.deadline - TIME_TO_ASK, fetches.acquire()).await {
                 Ok(_place) => ask(call).await,
-                Err(_) => Err(UpstreamError::TimedOut { detail: "too many lists are being fetched".into() }),
+                Err(_) => Err(UpstreamError::Overloaded { retry_after: RETRY_AFTER }),
             };
             Heard { result, exchange }
         }
@@ -175,7 +179,7 @@ where
             u32::try_from(bytes).unwrap_or(u32::MAX)
         };
         let kept = Cache::builder().weigher(weigh).max_capacity(KEPT_BYTES_MAX).build_with_hasher(RandomState::new());
-        Memory { questions: Questions::new(QUESTIONS_MAX, metrics.task_panics.clone()), kept, clock: clock.clone() }
+        Memory { questions: Questions::for_waiters(QUESTIONS_MAX, metrics.task_panics.clone()), kept, clock: clock.clone() }
     }
 
     /// What is known and good, without asking.
@@ -205,11 +209,12 @@ where
         let older = self.kept.get(&key).filter(|kept| kept.value.is_some() && kept.age(now) <= repository.source.tags.stale_if_error);
         let pending = self.questions.ask(key.clone(), || self.remembering(key, repository, now, asking()));
         let joined = pending.joined;
+        // Whoever asks next gets its answer.
+        let pending = if older.is_some() { pending.goes_on() } else { pending };
         let heard = match &older {
             None => pending.answer().await,
             Some(_) => match tokio::time::timeout(patience, pending.answer()).await {
                 Ok(heard) => heard,
-                // The question goes on, and whoever asks next gets its answer.
                 Err(_) => Ok(Heard::failed(UpstreamError::TimedOut { detail: "no word from upstream on a list".into() })),
             },
         };

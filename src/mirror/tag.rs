@@ -97,6 +97,8 @@ impl Mirror {
         }
         let key = (repository.key.clone(), tag.clone());
         let pending = self.checks.ask(key, || Arc::clone(self).check(repository.clone(), tag.clone(), record.clone()));
+        // A cached tag is confirmed also for whoever asks next.
+        let pending = if record.is_some() { pending.goes_on() } else { pending };
         let (held, checked) = self.word(repository, record.as_deref(), held, &pending).await;
         let said = checked.said();
         let Checked { result, exchange } = checked;

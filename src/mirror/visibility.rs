@@ -55,6 +55,7 @@ impl Mirror {
         let key = (repository.key.clone(), asked.clone());
         let pending = self.verdicts.ask(key, || Arc::clone(self).ask_as_nobody(repository.clone(), asked.clone()));
         let may_stand = shown.is_within(repository.source.tags.stale_if_error, now);
+        let pending = if may_stand { pending.goes_on() } else { pending };
         let verdict = match may_stand {
             true => in_time(repository, &pending, self.revalidate_wait).await,
             false => Some(pending.answer().await),

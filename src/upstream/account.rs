@@ -86,11 +86,11 @@ impl Account {
         let (status, budget) = (answer.status().as_u16(), Budget::read(|name| answer.header(name)));
         match asked.pull_limit_news(status, budget.as_ref()) {
             PullLimitNews::Nothing => {}
-            PullLimitNews::Allows => drop(self.pulls.succeeded(begun)),
+            PullLimitNews::Allows => drop(self.pulls.succeeded(begun, Instant::now())),
             PullLimitNews::UsedUp(wait) => self.pulls.keep_open(begun, Instant::now(), wait),
         }
         if asked.allows_lists(status) {
-            self.lists.succeeded(begun);
+            self.lists.succeeded(begun, Instant::now());
         }
         if asked.tells_what_is_left(status, budget.as_ref()) {
             metrics.pull_limit(self.name(), budget.as_ref().map(Budget::figures).unwrap_or_default());

@@ -227,6 +227,11 @@ impl Signer {
         self.refuse(held, repository, &UpstreamError::RateLimited { retry_after: None }, retry_after, LIMITED)
     }
 
+    /// The token server asks to come back later, for this repository.
+    pub fn busy(&self, held: &Held, repository: &RepositoryName, why: &UpstreamError, retry_after: Duration) {
+        self.refuse(held, repository, why, Some(retry_after), LIMITED);
+    }
+
     /// A repository refused the login, and the sign-in cannot say whether another will: the doubt stays with this repository, until
     /// too many refuse a login that nobody has accepted.
     pub fn doubt(&self, held: &Held, repository: &RepositoryName, why: &UpstreamError) {

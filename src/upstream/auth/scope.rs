@@ -58,8 +58,19 @@ impl Named<'_> {
     }
 }
 
+/// Whether this is the repository's name, perhaps behind a host and components of a path.
 fn names(name: &str, repository: &RepositoryName) -> bool {
-    name.strip_suffix(repository.as_str()).is_some_and(|before| before.is_empty() || before.ends_with('/'))
+    let Some(before) = name.strip_suffix(repository.as_str()) else { return false };
+    let Some(before) = before.strip_suffix('/') else { return before.is_empty() };
+    let is_path = |text: &str| text.parse::<RepositoryName>().is_ok();
+    let is_host = |text: &str| {
+        let (host, port) = text.split_once(':').unwrap_or((text, "0"));
+        is_path(host) && !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit())
+    };
+    match before.split_once('/') {
+        Some((first, rest)) => is_host(first) && is_path(rest),
+        None => is_host(before),
+    }
 }
 
 #[cfg(test)]
@@ -106,5 +117,8 @@ mod tests {
     fn artifactory_s_own_repository_in_front_is_kept() {
         assert_eq!(asked("repository:docker-local/a/b:pull", true), ["repository:docker-local/a/b:pull"]);
         assert_eq!(asked("repository:r.corp:5000/a/b:push", true), ["repository:r.corp:5000/a/b:pull"]);
+        for prefix in ["victim:push,delete,x/org", "x&scope=repository:victim:push&b=", "*", "..", "r.corp:/x", "r.corp:5000:1", "x//y"] {
+            assert_eq!(asked(&format!("repository:{prefix}/a/b:pull"), true), ["repository:a/b:pull"], "{prefix}");
+        }
     }
 }

@@ -162,14 +162,21 @@ impl Tokens {
     /// When the token server gives none, or may not be asked.
     pub async fn fetch(&self, way: &Way, held: &Held) -> Fetched {
         let begun = Instant::now();
-        let was_limited = matches!(self.breaker.state(begun), Some(Open { why: UpstreamError::RateLimited { .. }, .. }));
+        let before = self.breaker.state(begun);
+        let was_open = before.is_some();
+        let was_limited = matches!(before, Some(Open { why: UpstreamError::RateLimited { .. }, .. }));
+        let is_for_everybody = way.scopes.is_empty() || matches!(held.login, Login::Anonymous);
         let _permit = self.breaker.enter(begun).map_err(|open| NoToken::Failed(open.why))?;
         let exchange = tokio::time::timeout(FETCH_TIMEOUT, self.exchange(way, &held.login, begun)).await;
         let silence = || NoToken::Failed(UpstreamError::TimedOut { detail: format!("no token from {}", way.realm) });
         let fetched = exchange.unwrap_or_else(|_| Err(silence()));
         match &fetched {
             // It has answered, whatever it has answered.
-            Ok(_) | Err(NoToken::Refused(_) | NoToken::Failed(UpstreamError::Denied { .. })) => drop(self.breaker.succeeded(begun)),
+            Ok(_) | Err(NoToken::Refused(_) | NoToken::Failed(UpstreamError::Denied { .. })) => {
+                self.breaker.succeeded(begun, Instant::now());
+            }
+            // It says so of these scopes; whether of the login too, who has one finds out by the sign-in.
+            Err(NoToken::Failed(UpstreamError::Busy { .. })) if !was_open && !is_for_everybody => {}
             Err(NoToken::Failed(error @ UpstreamError::Busy { retry_after, .. })) => {
                 self.breaker.open(begun, Instant::now(), error, Some(*retry_after), DOWN, |wait| self.rng.jitter(wait));
             }
@@ -177,7 +184,7 @@ impl Tokens {
                 self.breaker.failed(begun, Instant::now(), error, DOWN, |wait| self.rng.jitter(wait));
             }
             // The probe found that the limit goes on; nobody is limited by scopes who has no login, or asked for none.
-            Err(NoToken::Limited(limited)) if was_limited || way.scopes.is_empty() || matches!(held.login, Login::Anonymous) => {
+            Err(NoToken::Limited(limited)) if was_limited || is_for_everybody => {
                 return Err(NoToken::Failed(self.limit(limited, begun)));
             }
             Err(NoToken::Failed(_) | NoToken::Limited(_)) => {}
@@ -264,7 +271,7 @@ impl Way {
         };
         match login {
             Login::IdentityToken(token) => {
-                (outgoing.method, outgoing.url) = (Method::POST, self.realm.clone());
+                (outgoing.method, outgoing.url) = (Method::POST, self.realm.clone().without_parameter("scope"));
                 outgoing.form = Some(self.form(token));
             }
             Login::Basic { .. } => outgoing.authorization = login.authorization()?,
@@ -276,7 +283,9 @@ impl Way {
     fn url(&self) -> Url {
         let service = self.service.iter().map(|service| ("service", service));
         let scopes = self.scopes.iter().map(|scope| ("scope", scope));
-        service.chain(scopes).fold(self.realm.clone(), |url, (name, value)| url.with_parameter(name, value))
+        // What is asked for is this list, not what the realm's own query would add to it.
+        let realm = self.realm.clone().without_parameter("scope");
+        service.chain(scopes).fold(realm, |url, (name, value)| url.with_parameter(name, value))
     }
 
     /// The refresh grant of OAuth2 (RFC 6749 §6), as Docker's token servers take it: one `scope` for all.

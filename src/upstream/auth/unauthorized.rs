@@ -302,6 +302,7 @@ impl Attempt<'_> {
                     auth.signer.accepted_for(&self.login, self.repository);
                     return Ok(token);
                 }
+                Err(NoToken::Failed(why @ UpstreamError::Busy { .. })) => return Err(self.busy(why, &scheme).await),
                 Err(NoToken::Failed(why)) => return Err(why),
                 Err(NoToken::Refused(why)) => self.judge(why, &scheme).await?,
                 Err(NoToken::Limited(limited)) => return Err(self.limited(&limited, &scheme).await),

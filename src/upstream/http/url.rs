@@ -128,6 +128,18 @@ impl Url {
         self
     }
 
+    /// Without the query parameters of this name; the others stay byte for byte.
+    pub fn without_parameter(mut self, name: &str) -> Url {
+        let is_other = |pair: &&str| percent::decode(pair.split('=').next().unwrap_or_default()).as_deref() != Some(name);
+        if let Some((path, query)) = self.target.split_once('?')
+            && !query.split('&').all(|pair| is_other(&pair))
+        {
+            let others: Vec<&str> = query.split('&').filter(is_other).collect();
+            self.target = if others.is_empty() { path.to_owned() } else { format!("{path}?{}", others.join("&")) };
+        }
+        self
+    }
+
     pub fn path(&self) -> &str {
         self.target.split('?').next().unwrap_or_default()
     }

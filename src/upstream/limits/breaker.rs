@@ -40,6 +40,7 @@ struct State {
     /// In a row, without a success between.
     times_opened: u32,
     probes: u64,
+    succeeded_at: Option<Instant>,
     opening: Option<Opening>,
 }
 
@@ -127,17 +128,18 @@ impl Breaker {
     }
 
     /// A question that began then has been answered. Returns whether that closed it.
-    pub fn succeeded(&self, begun: Instant) -> bool {
+    pub fn succeeded(&self, begun: Instant, now: Instant) -> bool {
         let mut state = self.lock();
         if state.is_late(begun) {
             return false;
         }
         let closed = state.opening.is_some();
-        *state = State { probes: state.probes, ..State::default() };
+        *state = State { probes: state.probes, succeeded_at: Some(now), ..State::default() };
         closed
     }
 
-    /// A question that began then has failed. Some in a row open it, or one that took very long. Returns whether this one did.
+    /// A question that began then has failed. Some in a row open it, or one that was not answered while no other was. Returns whether
+    /// this one did.
     pub fn failed(
         &self,
         begun: Instant,
@@ -147,13 +149,16 @@ impl Breaker {
         jitter: impl Fn(Duration) -> Duration,
     ) -> bool {
         let mut state = self.lock();
-        if state.is_late(begun) {
+        let is_silence = matches!(why, UpstreamError::TimedOut { .. });
+        // It was this question that was not answered: others were.
+        let is_outweighed = is_silence && state.succeeded_at.is_some_and(|answered| answered > begun);
+        if state.is_late(begun) || is_outweighed {
             return false;
         }
         state.faults += 1;
         let since = *state.faulty_since.get_or_insert(now);
         let many = state.faults >= FAULTS_MAX && now - since >= FAULTS_FOR;
-        if !(many || state.opening.is_some() || matches!(why, UpstreamError::TimedOut { .. })) {
+        if !(many || state.opening.is_some() || is_silence) {
             return false;
         }
         let is_new = state.opening.is_none();
@@ -256,6 +261,18 @@ mod tests {
     }
 
     #[test]
+    fn silence_opens_none_that_has_answered_others_meanwhile() {
+        let (breaker, start) = (Breaker::default(), Instant::now());
+        let silence = UpstreamError::TimedOut { detail: String::new() };
+        let silent = |begun, now| breaker.failed(begun, now, &silence, BACKOFF, |wait| wait);
+        assert!(!breaker.succeeded(start, start + seconds(5)));
+        for number in 0..9 {
+            assert!(!silent(start + seconds(number % 5), start + seconds(20)), "others were answered");
+        }
+        assert!(silent(start + seconds(5), start + seconds(20)), "nobody was answered since then");
+    }
+
+    #[test]
     fn one_probe_goes_out_and_decides_for_all() {
         let (breaker, start) = (Breaker::default(), Instant::now());
         assert_eq!(open(&breaker, start, Some(60)), (seconds(60), true));
@@ -270,7 +287,7 @@ mod tests {
         assert_eq!(left(&breaker, back), Some(seconds(2)), "it was answered");
         let back = back + seconds(2);
         let probe = breaker.enter(back);
-        assert!(breaker.succeeded(back));
+        assert!(breaker.succeeded(back, back));
         drop(probe);
         assert!(breaker.enter(back).is_ok() && breaker.enter(back).is_ok());
     }
@@ -309,7 +326,7 @@ mod tests {
         let (breaker, start) = (Breaker::default(), Instant::now());
         let later = start + seconds(3);
         open(&breaker, later, Some(60));
-        assert!(!breaker.succeeded(start) && !breaker.succeeded(later) && left(&breaker, later).is_some(), "a late success");
+        assert!(!breaker.succeeded(start, later) && !breaker.succeeded(later, later) && left(&breaker, later).is_some(), "a late success");
         assert!(!fail(&breaker, start, &down()));
         assert_eq!(left(&breaker, later), Some(seconds(60)), "a late failure");
     }

@@ -70,7 +70,7 @@ impl HostBreaker {
             // A token is not yet the answer of whoever probes for one.
             Ok((status, _)) if kind == UpstreamKind::Token && status.as_u16() < 500 => {}
             Ok(_) => {
-                if self.breaker.succeeded(begun) {
+                if self.breaker.succeeded(begun, now) {
                     tracing::info!(upstream = self.metrics.name(), host = self.host, "upstream answers again");
                 }
                 self.show(false);

@@ -48,7 +48,7 @@ impl RedirectTargets {
             (StatusCode::TOO_MANY_REQUESTS, _) => (UpstreamError::RateLimited { retry_after: None }, retry_after(headers, now)),
             (_, Some(wait)) => (UpstreamError::Busy { retry_after: wait, detail: format!("{origin} answered 503") }, Some(wait)),
             _ => {
-                breaker.succeeded(begun);
+                breaker.succeeded(begun, Instant::now());
                 return Ok(());
             }
         };

@@ -9,6 +9,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::{Hub, LATEST, line, retry_after};
+use crate::fills::until;
 use crate::support::larder::{Larder, Setup, upstream};
 use crate::support::registry::{FakeRegistry, Fault, Latch, any};
 
@@ -125,4 +126,78 @@ async fn who_left_is_forgotten() {
     assert!(tokio::time::timeout(Duration::from_secs(1), &mut stays).await.is_err());
     drop(running);
     assert!(stays.await.is_ok());
+}
+
+/// More than may be asked at a time; upstream answers none of them.
+#[tokio::test(start_paused = true)]
+async fn clients_that_leave_take_their_questions_out_of_the_queue_and_give_their_places_up() {
+    let digest = |number: usize| format!("sha256:{number:064x}");
+    let kinds: [(&str, bool, &dyn Fn(usize) -> String); 6] = [
+        ("tags", false, &|number| format!("/v2/leaver/app/manifests/{number}")),
+        ("heads of tags", true, &|number| format!("/v2/leaver/app/manifests/{number}")),
+        ("manifests", false, &|number| format!("/v2/leaver/app/manifests/{}", digest(number))),
+        ("heads of blobs", true, &|number| format!("/v2/leaver/app/blobs/{}", digest(number))),
+        ("lists", false, &|number| format!("/v2/leaver/app{number}/tags/list")),
+        ("referrers", false, &|number| format!("/v2/leaver/app/referrers/{}", digest(number))),
+    ];
+    for (kind, is_head, path) in kinds {
+        let scene = Hub::with_other();
+        let larder = scene.setup().start();
+        let latch = Latch::new();
+        scene.registry.when(any().of("leaver")).then(Fault::Hold(latch.clone()));
+        let mut leaving = JoinSet::new();
+        for number in 0..300 {
+            let (mut client, path) = (larder.client().await, path(number));
+            leaving.spawn(async move { if is_head { client.head(&path).send().await } else { client.get(&path).send().await }.status });
+        }
+        until("as many are asked as may be", || scene.registry.count(any().of("leaver")) >= 32).await;
+        leaving.shutdown().await;
+        let begun = Instant::now();
+        assert_eq!(larder.get(LATEST).await.status, 200, "{kind}");
+        assert!(begun.elapsed() <= Duration::from_secs(2), "{kind}: {:?}", begun.elapsed());
+        latch.open();
+        until("nothing is under way", || larder.metric("larder_requests_in_flight") == 0.0).await;
+        assert_eq!(scene.registry.count(any().of("leaver")), 32, "{kind}: nobody waits for the others");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_list_that_gets_no_turn_is_told_when_to_come_back_and_is_no_fault_of_upstream() {
+    let scene = Hub::with_other();
+    for number in 0..1000 {
+        scene.registry.push_image(&format!("library/list{number}"), "latest", &[10], number);
+    }
+    let larder = scene.setup().start();
+    scene.registry.when(any()).then(Fault::Delay(Duration::from_millis(900)));
+    let lists = (0..1000).map(|number| format!("/v2/library/list{number}/tags/list"));
+    let statuses = crowd(&larder, lists).await.join_all().await;
+    let count = |status: u16| statuses.iter().filter(|other| **other == status).count();
+    assert!(count(503) > 0 && count(200) + count(503) == 1000, "200: {}, 503: {}, 504: {}", count(200), count(503), count(504));
+    assert!(!larder.app.metrics.encode().contains(r#"larder_upstream_errors_total{upstream="docker.io""#), "it was not asked");
+}
+
+/// The registry answers everything but one repository.
+#[tokio::test(start_paused = true)]
+async fn one_repository_that_is_never_answered_takes_no_other_one_along() {
+    let scene = Hub::with_other();
+    for number in 0..80 {
+        scene.registry.push_image("library/good", &number.to_string(), &[10], 1000 + number);
+    }
+    scene.registry.when(any().of("hanging")).then(Fault::Hold(Latch::new()));
+    let larder = Arc::new(scene.setup().start());
+    let mut polling = JoinSet::new();
+    for poller in 0..6 {
+        let larder = Arc::clone(&larder);
+        polling.spawn(async move {
+            tokio::time::sleep(Duration::from_secs(4 * poller)).await;
+            loop {
+                assert_eq!(larder.get(&format!("/v2/hanging/app{poller}/manifests/latest")).await.status / 100, 5);
+            }
+        });
+    }
+    for number in 0..80 {
+        let reply = larder.get(&format!("/v2/library/good/manifests/{number}")).await;
+        assert_eq!(reply.status, 200, "pull {number}: {}", reply.text());
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
 }

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::{HOUR, Hub, LATEST, credential, line, retry_after};
 use crate::support::larder::Larder;
-use crate::support::registry::{Bearer, FakeRegistry, Fault, any, get, post};
+use crate::support::registry::{Bearer, FakeRegistry, Fault, Latch, any, get, post};
 
 const GOOD_A: &str = "/v2/good/a/manifests/latest";
 const GOOD_B: &str = "/v2/good/b/manifests/latest";
@@ -330,4 +330,49 @@ async fn who_cannot_wait_for_an_unproven_login_is_told_when_to_come_back() {
     let (first, second) = tokio::join!(larder.get(GOOD_A), larder.get(GOOD_B));
     let (served, waited) = if first.status == 200 { (first, second) } else { (second, first) };
     assert_eq!((line(&served).as_str(), line(&waited).as_str(), retry_after(&waited)), ("200 larder; fwd=uri-miss", "503 UNAVAILABLE", 5));
+}
+
+/// One scope hangs, and its question is the one that tries the login.
+#[tokio::test(start_paused = true)]
+async fn a_scope_that_is_never_answered_does_not_keep_a_login_from_being_accepted_for_the_others() {
+    let scene = scene();
+    scene.registry.require_bearer(Bearer::at(REALM).credentials("me", "right").credentials_required());
+    scene.registry.when(any().token().of("denied")).then(Fault::Hold(Latch::new()));
+    let larder = private(&scene, password());
+    let mut hanging = larder.client().await;
+    let hanging = tokio::spawn(async move { hanging.get(DENIED).send().await.status });
+    while scene.registry.token_requests() == 0 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let begun = Instant::now();
+    assert_eq!(larder.get(GOOD_A).await.status, 200);
+    assert!(begun.elapsed() <= Duration::from_secs(3), "{:?}", begun.elapsed());
+    assert_eq!(larder.get(GOOD_B).await.status, 200);
+    assert!(begun.elapsed() <= Duration::from_secs(3), "{:?}", begun.elapsed());
+    assert_eq!(hanging.await.expect("no panic"), 504);
+    let sign_ins = scene.registry.seen(get().token()).iter().filter(|seen| !seen.query.contains("scope=")).count();
+    assert_eq!(sign_ins, 1);
+}
+
+/// 503 with `Retry-After` for one scope, as 429.
+#[tokio::test(start_paused = true)]
+async fn a_token_server_that_is_busy_for_one_scope_holds_up_that_repository_alone() {
+    let scene = scene();
+    token(&scene.registry, Fault::status(503).header("retry-after", 20));
+    let larder = private(&scene, password());
+    assert_eq!(larder.get(GOOD_A).await.status, 200);
+    let busy = larder.get(DENIED).await;
+    assert_eq!((line(&busy).as_str(), retry_after(&busy)), ("503 UNAVAILABLE", 20));
+    assert_eq!(larder.get(GOOD_B).await.status, 200);
+    scene.registry.forget_requests();
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!(retry_after(&larder.get(DENIED).await), 10);
+    assert_eq!(scene.registry.count(any()), 0, "not asked before that");
+    scene.registry.when(any().token()).then(Fault::status(503).header("retry-after", 60));
+    scene.registry.push_image("good/c", "latest", &[100], 30);
+    assert_eq!(line(&larder.get("/v2/good/c/manifests/latest").await), "503 UNAVAILABLE", "of everybody");
+    scene.registry.forget_requests();
+    scene.registry.push_image("good/d", "latest", &[100], 31);
+    assert_eq!(line(&larder.get("/v2/good/d/manifests/latest").await), "503 UNAVAILABLE");
+    assert_eq!(scene.registry.count(any().token()), 0, "left alone");
 }

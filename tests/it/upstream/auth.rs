@@ -225,3 +225,19 @@ async fn registry_39_a_token_server_s_outage_is_no_refusal() {
     let error = upstream.get_manifest(&repository(), &tag(), &call()).await.expect_err("an error");
     assert_eq!((error.reason().as_str(), tokens(&net)), ("status", 3), "{error}");
 }
+
+/// What is asked for is the list of scopes that larder makes, not what a realm's own query would add to it.
+#[tokio::test(start_paused = true)]
+async fn a_realm_cannot_add_a_scope_of_its_own() {
+    let net = Peers::new(|seen| match (seen.target.starts_with("/token"), seen.header("authorization")) {
+        (true, _) => answer(200, &[], r#"{"token":"t"}"#),
+        (false, Some("Bearer t")) => answer(200, &[], "hello"),
+        _ => challenged(
+            r#"Bearer realm="http://r.example/token?account=x&scope=repository:victim:push,delete&%73cope=y&offline_token=true""#,
+        ),
+    });
+    let (upstream, _) = upstream(&signed_in(config()), &net);
+    upstream.get_manifest(&repository(), &tag(), &call()).await.expect("a manifest");
+    let token = "GET r.example/token?account=x&offline_token=true&scope=repository%3Alibrary%2Fa%3Apull";
+    assert!(net.log().contains(&token.to_owned()), "{:?}", net.log());
+}

@@ -1,6 +1,7 @@
 //! Whether a login may be shown for a repository, and what its refusal there means: this repository's answer, or everybody's.
 //! Steps of one [`Attempt`]; what is sent is the parent's business.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -13,10 +14,13 @@ use crate::upstream::auth::sign_in::{REMEMBERED, Scheme};
 use crate::upstream::http::url::Url;
 use crate::upstream::limits::too_many_requests::Limited;
 
+/// How long a question waits for the one that tries the login before the sign-in is asked: longer than a registry takes that is well, as
+/// each sign-in shows the login once more.
+const SIGN_IN_AFTER: Duration = Duration::from_secs(2);
 /// A token server that limits the rate now may have let larder sign in a minute ago.
 const LIMIT_REMEMBERED: Duration = Duration::from_secs(10);
 
-impl Attempt<'_> {
+impl<'a> Attempt<'a> {
     /// Makes sure that the login may be shown for this repository now. One that nobody has accepted yet is tried by one question
     /// at a time; one that was locked out is tried again by the sign-in.
     pub(super) async fn prove(&mut self, scheme: &Scheme) -> Result<(), UpstreamError> {
@@ -27,7 +31,7 @@ impl Attempt<'_> {
             if !self.is_scoped || auth.signer.is_accepted(&self.login) {
                 return Ok(());
             }
-            let turn = auth.signer.turn(self.deadline).await?;
+            let Some(turn) = self.turn_or_sign_in(scheme).await? else { continue };
             // Whoever had the turn before may have found out.
             auth.signer.check(&self.login, self.repository)?;
             if auth.signer.is_accepted(&self.login) {
@@ -43,6 +47,26 @@ impl Attempt<'_> {
                 }
                 Err(why) => self.replace(why).await?,
             }
+        }
+    }
+
+    /// The turn to try the login. Where whoever has it takes long, as one scope may be slow and others are not, the sign-in decides
+    /// meanwhile for all: `None`, when it has.
+    async fn turn_or_sign_in(&mut self, scheme: &Scheme) -> Result<Option<Turn<'a>>, UpstreamError> {
+        let auth = self.auth;
+        let mut turn = pin!(auth.signer.turn(self.deadline));
+        if let Ok(turn) = tokio::time::timeout(SIGN_IN_AFTER, &mut turn).await {
+            return turn.map(Some);
+        }
+        let said = tokio::select! {
+            biased;
+            turn = &mut turn => return turn.map(Some),
+            said = auth.sign_in.verdict(&self.login, scheme, REMEMBERED) => said,
+        };
+        match said {
+            Ok(SignedIn::Accepted) => Ok(None),
+            Err(why @ UpstreamError::CredentialRefused { .. }) => self.replace(why).await.map(|()| None),
+            Ok(SignedIn::Unknown) | Err(_) => turn.await.map(Some),
         }
     }
 
@@ -100,6 +124,20 @@ impl Attempt<'_> {
             Ok(SignedIn::Accepted) => here(self),
             Err(why @ (UpstreamError::RateLimited { .. } | UpstreamError::CredentialRefused { .. })) => why,
             Ok(SignedIn::Unknown) | Err(_) => auth.tokens.limit(limited, begun),
+        }
+    }
+
+    /// The token server asks to come back later: of these scopes, if it lets the login in without one.
+    pub(super) async fn busy(&mut self, why: UpstreamError, scheme: &Scheme) -> UpstreamError {
+        let auth = self.auth;
+        let accepted = auth.sign_in.verdict(&self.login, scheme, LIMIT_REMEMBERED).await;
+        match (accepted, &why) {
+            (Ok(SignedIn::Accepted), UpstreamError::Busy { retry_after, .. }) => {
+                auth.signer.busy(&self.login, self.repository, &why, *retry_after);
+                why
+            }
+            (Err(of_the_login), _) => of_the_login,
+            (Ok(_), _) => why,
         }
     }
 
