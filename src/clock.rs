@@ -5,14 +5,36 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
+use serde::de::{Deserialize, Deserializer, Error, Unexpected};
 
 /// Milliseconds since the Unix epoch.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 pub struct Timestamp(pub u64);
 
 impl Timestamp {
-    /// How long ago `earlier` was; `None` when it lies in the future, which is what a clock that was set back leaves behind.
+    /// The end of the year 9999: RFC 3339 has four digits for a year (section 5.6), and no clock will show more.
+    const LAST: Timestamp = Timestamp(253_402_300_799_999);
+
+    /// For people, as RFC 3339 in whole seconds. What lies beyond the year 9999 is written as its end, since a
+    /// `Display` that fails makes whoever writes the log panic.
+    #[expect(clippy::disallowed_methods, reason = "the one place: it never gets what it cannot write")]
+    pub fn rfc3339(self) -> humantime::Rfc3339Timestamp {
+        humantime::format_rfc3339_seconds(self.writable())
+    }
+
+    /// The same in milliseconds.
+    #[expect(clippy::disallowed_methods, reason = "the one place: it never gets what it cannot write")]
+    pub fn rfc3339_millis(self) -> humantime::Rfc3339Timestamp {
+        humantime::format_rfc3339_millis(self.writable())
+    }
+
+    fn writable(self) -> SystemTime {
+        UNIX_EPOCH + Duration::from_millis(self.min(Timestamp::LAST).0)
+    }
+
+    /// How long ago `earlier` was; `None` when it lies in the future, which is what a clock that was set back leaves
+    /// behind.
     pub fn since(self, earlier: Timestamp) -> Option<Duration> {
         self.0.checked_sub(earlier.0).map(Duration::from_millis)
     }
@@ -24,6 +46,16 @@ impl Timestamp {
 
     pub fn plus(self, duration: Duration) -> Timestamp {
         Timestamp(self.0.saturating_add(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)))
+    }
+}
+
+/// A number that no clock can have shown is refused where it is read: the file is damaged. Zero is a time: `larder
+/// import` writes it of what has none.
+impl<'de> Deserialize<'de> for Timestamp {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Timestamp, D::Error> {
+        let millis = u64::deserialize(deserializer)?;
+        let refused = || D::Error::invalid_value(Unexpected::Unsigned(millis), &"milliseconds since 1970, before the year 10000");
+        Some(Timestamp(millis)).filter(|at| *at <= Timestamp::LAST).ok_or_else(refused)
     }
 }
 
@@ -80,6 +112,36 @@ impl Clock {
     pub fn set(&self, now: Timestamp) {
         if let Clock::Manual { wall, .. } = self {
             wall.store(now.0, Ordering::SeqCst);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_no_clock_can_have_shown_is_refused_where_it_is_read() {
+        let read = |text: &str| serde_json::from_str::<Timestamp>(text).ok().map(|at| at.0);
+        for millis in [0, 1, 1_795_219_200_000, 253_402_300_799_999] {
+            assert_eq!(read(&millis.to_string()), Some(millis));
+        }
+        for text in ["-1", "253402300800000", "18446744073709551615", "1e300", "1.5", "null", "\"1795219200000\""] {
+            assert_eq!(read(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn every_moment_can_be_written() {
+        for (millis, text) in [
+            (0, "1970-01-01T00:00:00.000Z"),
+            (1_795_219_200_123, "2026-11-21T00:00:00.123Z"),
+            (253_402_300_799_999, "9999-12-31T23:59:59.999Z"),
+            (253_402_300_800_000, "9999-12-31T23:59:59.999Z"),
+            (u64::MAX, "9999-12-31T23:59:59.999Z"),
+        ] {
+            assert_eq!(Timestamp(millis).rfc3339_millis().to_string(), text);
+            assert_eq!(Timestamp(millis).rfc3339().to_string(), format!("{}Z", &text[..19]));
         }
     }
 }

@@ -76,8 +76,7 @@ impl Supervisor {
         self.panics.inc();
         let in_a_row = self.recent.lock().entry(name).or_default().add(Instant::now());
         let pause = PAUSE_MIN.saturating_mul(2_u32.saturating_pow(in_a_row - 1)).min(PAUSE_MAX);
-        let said = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-        let (panic, pause_seconds) = (said.unwrap_or("a panic without a message"), pause.as_secs());
+        let (panic, pause_seconds) = (message(panic), pause.as_secs());
         tracing::error!(task = name, panic, pause_seconds, "a background task panicked, which is a bug; it is started again");
         pause
     }
@@ -100,6 +99,25 @@ impl Recent {
         let are_close = last.saturating_duration_since(*first) <= FAILING_WINDOW;
         self.panics.len() == FAILING_PANICS && are_close && now.saturating_duration_since(*last) < FAILING_WINDOW
     }
+}
+
+/// Runs `work` to its end or its panic.
+///
+/// # Errors
+/// What the panic said. It is counted by whoever calls this, who knows whose work it was.
+pub async fn catch<T>(work: impl Future<Output = T>) -> Result<T, String> {
+    let mut work = std::pin::pin!(work);
+    let polled = poll_fn(|context| match catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(context))) {
+        Ok(polled) => polled.map(Ok),
+        Err(panic) => std::task::Poll::Ready(Err(message(&*panic).to_owned())),
+    });
+    polled.await
+}
+
+/// What a panic said.
+pub fn message(panic: &(dyn Any + Send)) -> &str {
+    let said = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    said.unwrap_or("a panic without a message")
 }
 
 type Caught = Result<(), Box<dyn Any + Send>>;

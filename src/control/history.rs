@@ -46,12 +46,13 @@ impl Tally {
         self.sent_bytes.saturating_sub(self.received_bytes)
     }
 
+    /// The file may say anything, so that sums may be too large.
     pub fn add(&mut self, other: &Tally) {
-        self.pulls += other.pulls;
-        self.counted_gets += other.counted_gets;
-        self.sent_bytes += other.sent_bytes;
-        self.received_bytes += other.received_bytes;
-        self.hidden_minutes += other.hidden_minutes;
+        self.pulls = self.pulls.saturating_add(other.pulls);
+        self.counted_gets = self.counted_gets.saturating_add(other.counted_gets);
+        self.sent_bytes = self.sent_bytes.saturating_add(other.sent_bytes);
+        self.received_bytes = self.received_bytes.saturating_add(other.received_bytes);
+        self.hidden_minutes = self.hidden_minutes.saturating_add(other.hidden_minutes);
     }
 }
 
@@ -137,6 +138,18 @@ mod tests {
         }
         assert_eq!(history.week(NOW).pulls, 2110);
         assert_eq!(history.week(at(9 * 24)).pulls, 0);
+    }
+
+    #[test]
+    fn a_file_with_absurd_numbers_makes_no_sum_overflow() {
+        let most = u64::MAX;
+        let text = format!(
+            r#"{{"hours":{{"{}":{{"pulls":{most},"counted_gets":{most},"sent_bytes":{most},"received_bytes":{most},"hidden_minutes":{most}}}}},"told":{most}}}"#,
+            hour(NOW)
+        );
+        let mut history: History = serde_json::from_str(&text).unwrap();
+        history.add(NOW, &Tally { pulls: 1, counted_gets: 1, sent_bytes: 1, received_bytes: 1, hidden_minutes: 1 });
+        assert_eq!((history.week(NOW).pulls, history.week(Timestamp(most)).pulls, history.is_due(NOW)), (most, 0, true));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use std::fmt::Write;
 use std::net::SocketAddr;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::Duration;
 
 use crate::clock::Timestamp;
 use crate::labels::Kind;
@@ -100,8 +100,7 @@ struct Line {
 impl Line {
     fn begin(json: bool, time: Timestamp, level: &str) -> Line {
         let mut line = String::with_capacity(768);
-        let time = UNIX_EPOCH.checked_add(Duration::from_millis(time.0)).unwrap_or(UNIX_EPOCH);
-        let time = humantime::format_rfc3339_millis(time);
+        let time = time.rfc3339_millis();
         let _ = if json {
             write!(line, r#"{{"time":"{time}","level":"{level}","target":"larder::access""#)
         } else {

@@ -49,6 +49,9 @@ pub enum Error {
     /// Too many downloads wait already, or too many different questions are under way.
     #[error("too many requests are waiting")]
     Overloaded,
+    /// A task that worked on it panicked: a bug of larder's.
+    #[error("larder failed: {detail}")]
+    Internal { detail: String },
 }
 
 impl Error {
@@ -71,6 +74,7 @@ impl Error {
             UpstreamError::Busy { retry_after, detail } => Error::Busy { upstream, retry_after, detail },
             UpstreamError::Overloaded { retry_after } => Error::TooManyQuestions { upstream, retry_after },
             UpstreamError::SchemaOne => Error::SchemaOne { upstream },
+            UpstreamError::Internal { detail } => Error::Internal { detail },
         }
     }
 }

@@ -10,7 +10,7 @@ pub use facts::{
 };
 
 use std::sync::Arc;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -290,13 +290,13 @@ impl Case<'_> {
             digest: record.descriptor.digest.to_string(),
             media_type: record.descriptor.media_type.to_string(),
             size: record.descriptor.size,
-            first_seen: written(record.first_seen),
-            checked_at: written(record.checked_at),
+            first_seen: record.first_seen.rfc3339().to_string(),
+            checked_at: record.checked_at.rfc3339().to_string(),
             checked_seconds_ago: age.as_secs(),
             is_immutable,
-            fresh_until: Some(written(record.checked_at.plus(ttl))).filter(|_| !is_immutable),
+            fresh_until: Some(record.checked_at.plus(ttl).rfc3339().to_string()).filter(|_| !is_immutable),
             fresh_left_seconds: left,
-            stands_in_until: written(record.checked_at.plus(rules.stale_if_error)),
+            stands_in_until: record.checked_at.plus(rules.stale_if_error).rfc3339().to_string(),
             may_stand_in: freshness::held(Some(record), self.now, rules.stale_if_error) == Held::Within,
         }
     }
@@ -344,11 +344,6 @@ fn rest(open: &Open) -> Rest {
     // Rounded up, so that whoever heeds it does not come early.
     let left_seconds = open.left.as_secs() + u64::from(open.left.subsec_nanos() > 0);
     Rest { why: open.why.to_string(), left_seconds, is_probed: open.is_probed }
-}
-
-fn written(at: Timestamp) -> String {
-    let time = UNIX_EPOCH.checked_add(Duration::from_millis(at.0)).unwrap_or(UNIX_EPOCH);
-    humantime::format_rfc3339_seconds(time).to_string()
 }
 
 fn seconds(duration: Duration) -> i64 {

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 pub use error::FillError;
 
 use super::downloads::Downloads;
-use super::transfer::{Intake, Transfer, broken};
+use super::transfer::{Intake, Transfer};
 use super::{Repository, Source};
 use crate::gate::Gate;
 use crate::labels::{BypassReason, FillResult};
@@ -117,7 +117,7 @@ impl Fill {
             state.opened.clone().map(Ok).or(failed.map(Err))
         };
         let found = state.wait_for(|state| answer(state).is_some()).await;
-        found.ok().and_then(|state| answer(&state)).unwrap_or_else(|| Err(FillError::Upstream(broken("the download's task ended"))))
+        found.ok().and_then(|state| answer(&state)).unwrap_or(Err(FillError::Ended))
     }
 
     /// Why the download failed, once it has.
@@ -169,7 +169,7 @@ impl Fill {
             if let Some(opened) = state.opened.as_ref().filter(|opened| opened.tail.progress().phase == Phase::Receiving) {
                 opened.tail.finish(Phase::Failed);
             }
-            state.failed.get_or_insert_with(|| FillError::Upstream(broken("the download's task ended")));
+            state.failed.get_or_insert(FillError::Ended);
             state.ended = true;
         });
     }
@@ -258,6 +258,9 @@ struct Begun {
 /// However the task ends, by panic too, nobody waits for what will never come.
 impl Drop for Task {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.source.metrics.filled(FillResult::Failed);
+        }
         self.entry.release();
         self.fill.abandon();
     }

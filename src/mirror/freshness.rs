@@ -179,7 +179,8 @@ impl From<&UpstreamError> for Said {
             UpstreamError::Unavailable { .. }
             | UpstreamError::TimedOut { .. }
             | UpstreamError::Busy { .. }
-            | UpstreamError::Overloaded { .. } => Said::Unavailable,
+            | UpstreamError::Overloaded { .. }
+            | UpstreamError::Internal { .. } => Said::Unavailable,
             UpstreamError::Corrupt { .. } | UpstreamError::SchemaOne => Said::Corrupt,
         }
     }

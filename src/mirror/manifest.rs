@@ -253,8 +253,8 @@ pub(super) fn heard(repository: &Repository, since: Since, error: Option<&Upstre
         Some(UpstreamError::TimedOut { .. } | UpstreamError::Unavailable { .. } | UpstreamError::Busy { .. }) => {
             repository.source.patience.disappointed(since);
         }
-        // It was not asked.
-        Some(UpstreamError::Overloaded { .. }) => {}
+        // It was not asked, or nobody knows what it said.
+        Some(UpstreamError::Overloaded { .. } | UpstreamError::Internal { .. }) => {}
         _ => repository.source.patience.answered(),
     }
 }

@@ -1,7 +1,7 @@
 //! GET and HEAD of a manifest by tag. Fresh: serve. Else one question to upstream for all who wait, and the table of `freshness`.
 
 use std::sync::Arc;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -331,14 +331,13 @@ impl Mirror {
 
     fn moved(&self, repository: &Repository, tag: &Tag, before: &TagRecord, to: &Digest) {
         repository.source.metrics.tag_moves.inc();
-        let first_seen = UNIX_EPOCH.checked_add(Duration::from_millis(before.first_seen.0)).unwrap_or(UNIX_EPOCH);
         tracing::info!(
             upstream = %repository.upstream_name(),
             repository = %repository.name(),
             %tag,
             from = %before.descriptor.digest,
             %to,
-            first_seen = %humantime::format_rfc3339_seconds(first_seen),
+            first_seen = %before.first_seen.rfc3339(),
             "a tag moved"
         );
     }

@@ -234,6 +234,6 @@ impl Transfer<'_> {
     }
 }
 
-pub(super) fn broken(detail: &str) -> UpstreamError {
+fn broken(detail: &str) -> UpstreamError {
     UpstreamError::Unavailable { reason: UnavailableReason::Broken, detail: detail.into() }
 }

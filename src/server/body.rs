@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::io;
 use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -14,6 +15,7 @@ use super::record::Record;
 use crate::labels::Outcome;
 use crate::mirror::{Refuge, Rest};
 use crate::store::{Blob, TailReader, Unreadable};
+use crate::task;
 
 /// How often a body may lose its file: a stored one, then that of the new download.
 const MOVES_MAX: u8 = 2;
@@ -191,7 +193,11 @@ impl http_body::Body for Body {
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
         let body = self.get_mut();
         let chunk = loop {
-            let chunk = ready!(body.poll_chunk(context));
+            let polled = catch_unwind(AssertUnwindSafe(|| body.poll_chunk(context)));
+            let chunk = ready!(polled.unwrap_or_else(|panic| {
+                body.content = Content::Bytes(Bytes::new());
+                Poll::Ready(Some(Err(body.record.panicked(task::message(&*panic)))))
+            }));
             match &chunk {
                 Some(Err(error)) if body.flee(error) => continue,
                 Some(Ok(bytes)) => body.record.sent(bytes.len() as u64),

@@ -32,6 +32,9 @@ pub enum Error {
     /// The time to headers is over.
     #[error("no answer within the deadline")]
     Deadline,
+    /// The request's own task panicked: a bug of larder's.
+    #[error("larder failed: {detail}")]
+    Internal { detail: String },
 }
 
 /// An error as a client gets it.
@@ -61,6 +64,7 @@ impl Error {
                     .with(ACCEPT_RANGES, "bytes")
             }
             Error::Deadline => answer(StatusCode::GATEWAY_TIMEOUT, ErrorCode::Unavailable, "no answer from upstream in time"),
+            Error::Internal { .. } => internal(),
         }
         .signed(request_id)
     }
@@ -121,10 +125,16 @@ fn mirror_answer(error: &mirror::Error, now: Timestamp) -> Answer {
             let text = format!("too many requests to {upstream} are waiting");
             answer(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable, text).retry_after(client_wait(Some(*retry_after)))
         }
+        mirror::Error::Internal { .. } => internal(),
         mirror::Error::Overloaded => {
             answer(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable, "too many requests are waiting").retry_after(OVERLOAD_WAIT)
         }
     }
+}
+
+/// A panic's words are for the log alone.
+fn internal() -> Answer {
+    answer(StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::Unknown, "an internal error, which the log names by this request's id")
 }
 
 /// What a client is told to wait, of what upstream or a queue asks for.
@@ -214,6 +224,7 @@ mod tests {
         check(mirror::Error::Corrupt { upstream: name(), detail: detail() }, 502, ErrorCode::Unavailable, None);
         check(mirror::Error::SchemaOne { upstream: name() }, 502, ErrorCode::Unavailable, None);
         check(mirror::Error::Overloaded, 503, ErrorCode::Unavailable, Some("5"));
+        check(mirror::Error::Internal { detail: detail() }, 500, ErrorCode::Unknown, None);
         let busy = mirror::Error::Busy { upstream: name(), retry_after: Duration::from_secs(30), detail: detail() };
         let answer = check(busy, 503, ErrorCode::Unavailable, Some("30"));
         assert_eq!(answer.message, "larder: docker.io is busy, retry after 14:04Z (request 01JABC)");
@@ -237,6 +248,7 @@ mod tests {
         check(RouteError::Digest(InvalidDigest), 400, ErrorCode::DigestInvalid, None);
         check(Error::Contradiction, 400, ErrorCode::NameInvalid, None);
         check(Error::Deadline, 504, ErrorCode::Unavailable, None);
+        check(Error::Internal { detail: SECRET.into() }, 500, ErrorCode::Unknown, None);
         let method = check(RouteError::MethodNotAllowed, 405, ErrorCode::Unsupported, None);
         assert_eq!(method.headers, [(ALLOW, HeaderValue::from_static("GET, HEAD"))]);
         let range = check(Error::RangeNotSatisfiable { size: 9 }, 416, ErrorCode::RangeInvalid, None);

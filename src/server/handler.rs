@@ -29,6 +29,7 @@ use crate::oci::{Digest, InvalidName, Reference};
 use crate::rng::Rng;
 use crate::shutdown::Readiness;
 use crate::store::{Phase, Tail};
+use crate::task;
 
 /// From a request to its headers, queues, tokens, redirects and retries included: containerd gives up after 30 s.
 const HEADERS_TIMEOUT: Duration = Duration::from_secs(25);
@@ -53,9 +54,13 @@ impl Handler {
         let (head, ()) = request.into_parts();
         let request_id = Ulid::from_parts(self.clock.now().0, self.rng.u128()).to_string();
         let mut record = Record::begin(request_id, head, peer, &self.metrics, self.log.clone(), &self.clock);
-        let answered = match self.answer(&mut record).await {
-            Ok(answered) => answered,
-            Err(error) => self.refuse(&mut record, &error),
+        let answered = match task::catch(self.answer(&mut record)).await {
+            Ok(Ok(answered)) => answered,
+            Ok(Err(error)) => self.refuse(&mut record, &error),
+            Err(detail) => {
+                self.metrics.task_panics.inc();
+                self.refuse(&mut record, &Error::Internal { detail })
+            }
         };
         let is_head = record.head().method == Method::HEAD;
         let body = if is_head { Some(0) } else { answered.length };
@@ -210,12 +215,15 @@ impl Handler {
             Error::Mirror(mirror::Error::Denied { .. }) => Outcome::Denied,
             _ => Outcome::Error,
         };
+        if let Error::Internal { .. } | Error::Mirror(mirror::Error::Internal { .. }) = error {
+            tracing::error!(request_id = record.request_id, %error, "a request was answered 500 after a panic, which is a bug");
+        }
         let answer = error.answer(&record.request_id, self.clock.now());
         record.error_code = Some(answer.code);
         let mut answered = Answered::plain(answer.into_response());
         // What larder refuses by itself went neither to the cache nor past it.
         match error {
-            Error::Mirror(_) | Error::Deadline => response::mark(&mut answered, record.outcome, None, record.ns.as_deref()),
+            Error::Mirror(_) | Error::Deadline | Error::Internal { .. } => response::mark(&mut answered, record.outcome, None, record.ns.as_deref()),
             Error::Route(_) | Error::Contradiction | Error::RangeNotSatisfiable { .. } => {
                 response::sign(&mut answered, record.ns.as_deref())
             }

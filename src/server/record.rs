@@ -118,6 +118,12 @@ impl Record {
         self.complete = true;
     }
 
+    /// What gave the body panicked, which is counted; the connection breaks with this error.
+    pub fn panicked(&self, message: &str) -> io::Error {
+        self.metrics.task_panics.inc();
+        io::Error::other(format!("a panic, which is a bug of larder's: {message}"))
+    }
+
     pub fn broke(&mut self, error: &io::Error) {
         self.outcome = Outcome::Error;
         tracing::warn!(request_id = self.request_id, %error, "an answer broke off");

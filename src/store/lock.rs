@@ -13,6 +13,8 @@ use serde::{Deserialize, Serialize};
 use super::layout::Layout;
 use crate::clock::Timestamp;
 
+/// No disk holds more (1 EiB): a file that says so is damaged, and sums with such numbers would overflow.
+const SIZE_MAX: u64 = 1 << 60;
 /// Changes with every boot of the machine, and with nothing else.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
@@ -50,6 +52,12 @@ pub(super) struct Sizes {
     pub(super) blobs: u64,
     /// Of records, directories, and what was put aside.
     pub(super) others: u64,
+}
+
+impl Sizes {
+    fn are_plausible(self) -> bool {
+        self.blobs <= SIZE_MAX && self.others <= SIZE_MAX
+    }
 }
 
 /// What the holder writes into the file, for people and for the next start.
@@ -121,7 +129,7 @@ impl DirectoryLock {
         let boot = std::fs::read_to_string(BOOT_ID).map(|id| id.trim().to_owned()).unwrap_or_default();
         let partials_are_durable = last.clean || (!boot.is_empty() && last.boot == boot);
         let marks = Marks { doubt: !new && (last.marks.doubt || !last.clean), ..last.marks };
-        let last_sizes = if new { Some(Sizes::default()) } else { last.sizes.filter(|_| last.clean) };
+        let last_sizes = if new { Some(Sizes::default()) } else { last.sizes.filter(|sizes| last.clean && sizes.are_plausible()) };
         let (file, marks) = (Mutex::new(file), Mutex::new(marks));
         let lock = DirectoryLock { directory, file, path: path.clone(), boot, partials_are_durable, last_sizes, marks };
         lock.write(None).map_err(failed)?;

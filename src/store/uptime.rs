@@ -12,6 +12,9 @@ use crate::clock::Clock;
 
 /// Most bytes of the file; a number has fewer.
 const FILE_BYTES_MAX: u64 = 64;
+/// A file that says more is damaged, and counts as lost: daemon time would stand at its end, and what is used last would be put in no
+/// order. A thousand years.
+const MILLIS_MAX: u64 = 1000 * 365 * 24 * 3_600_000;
 /// How often it is written down: so much is forgotten by a crash.
 const WRITE_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -52,7 +55,8 @@ impl Uptime {
     /// says what the file says.
     pub fn start(clock: Clock, disk: Arc<dyn Disk>, path: PathBuf, was_killed: bool) -> (Uptime, Option<DaemonTime>) {
         let read = disk::read_small(&*disk, &path, FILE_BYTES_MAX).ok().flatten();
-        let last: Option<u64> = read.and_then(|bytes| String::from_utf8(bytes).ok()?.trim().parse().ok());
+        let last: Option<u64> =
+            read.and_then(|bytes| String::from_utf8(bytes).ok()?.trim().parse().ok()).filter(|last| *last <= MILLIS_MAX);
         let started = clock.steady();
         let unwritten = if was_killed { WRITE_INTERVAL * 2 } else { Duration::ZERO };
         let before = DaemonTime(last.unwrap_or_default()).plus(unwritten).0;
@@ -120,5 +124,18 @@ mod tests {
         assert_eq!(second.now(), DaemonTime(20));
         let (third, _) = start(true);
         assert_eq!(third.now(), DaemonTime(7).plus(WRITE_INTERVAL * 2));
+    }
+
+    #[test]
+    fn a_file_with_more_than_a_thousand_years_counts_as_lost() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("uptime");
+        for (text, expected) in
+            [("31536000000000", Some(DaemonTime(MILLIS_MAX))), ("31536000000001", None), ("18446744073709551615", None), ("-1", None)]
+        {
+            std::fs::write(&path, text).expect("a file");
+            let (uptime, last) = Uptime::start(Clock::manual(Timestamp(1)), Arc::new(SystemDisk), path.clone(), false);
+            assert_eq!((last, uptime.now()), (expected, expected.unwrap_or_default()), "{text}");
+        }
     }
 }

@@ -42,6 +42,9 @@ pub enum UpstreamError {
     /// The image exists there in Docker's first format alone, which larder does not serve.
     #[error("upstream has it in the retired schema version 1 only")]
     SchemaOne,
+    /// The task that asked ended without an answer: it panicked, which is a bug of larder's and says nothing of upstream.
+    #[error("larder failed: {detail}")]
+    Internal { detail: String },
 }
 
 /// What of the way to upstream, or of upstream itself, failed.
@@ -64,8 +67,8 @@ impl UpstreamError {
             UpstreamError::Denied { .. } => ErrorReason::Denied,
             UpstreamError::CredentialRefused { .. } => ErrorReason::Credential,
             UpstreamError::RateLimited { .. } => ErrorReason::RateLimited,
-            // It was not asked within its deadline.
-            UpstreamError::TimedOut { .. } | UpstreamError::Overloaded { .. } => ErrorReason::Timeout,
+            // Of the last two: it was not asked within its deadline; no answer came of it.
+            UpstreamError::TimedOut { .. } | UpstreamError::Overloaded { .. } | UpstreamError::Internal { .. } => ErrorReason::Timeout,
             UpstreamError::Busy { .. } => ErrorReason::Status,
             UpstreamError::Corrupt { .. } | UpstreamError::SchemaOne => ErrorReason::Corrupt,
             UpstreamError::Unavailable { reason, .. } => match reason {
@@ -97,14 +100,26 @@ impl UpstreamError {
 
     /// Whether no credential would have helped.
     pub fn is_outage(&self) -> bool {
-        matches!(self, UpstreamError::Unavailable { .. } | UpstreamError::TimedOut { .. } | UpstreamError::Busy { .. })
+        match self {
+            UpstreamError::Unavailable { .. }
+            | UpstreamError::TimedOut { .. }
+            | UpstreamError::Busy { .. }
+            | UpstreamError::Internal { .. } => true,
+            UpstreamError::NotFound
+            | UpstreamError::Denied { .. }
+            | UpstreamError::CredentialRefused { .. }
+            | UpstreamError::RateLimited { .. }
+            | UpstreamError::Overloaded { .. }
+            | UpstreamError::Corrupt { .. }
+            | UpstreamError::SchemaOne => false,
+        }
     }
 
     /// Whether the same question, asked again soon, may well be answered.
     pub fn is_transient(&self) -> bool {
         match self {
             UpstreamError::Unavailable { reason, .. } => *reason != UnavailableReason::Blocked,
-            UpstreamError::TimedOut { .. } => true,
+            UpstreamError::TimedOut { .. } | UpstreamError::Internal { .. } => true,
             UpstreamError::NotFound
             | UpstreamError::Denied { .. }
             | UpstreamError::CredentialRefused { .. }
@@ -126,7 +141,7 @@ impl From<NoAnswer> for UpstreamError {
     fn from(error: NoAnswer) -> UpstreamError {
         match error {
             NoAnswer::Full => UpstreamError::Overloaded { retry_after: WHEN_FULL },
-            NoAnswer::Ended => UpstreamError::TimedOut { detail: error.to_string() },
+            NoAnswer::Ended => UpstreamError::Internal { detail: error.to_string() },
         }
     }
 }

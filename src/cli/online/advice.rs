@@ -81,6 +81,7 @@ impl Advice<'_> {
             (UpstreamError::Unavailable { reason: UnavailableReason::Blocked, .. }, _) => {
                 format!("add where it leads to {}", self.key("allow_private_addresses"))
             }
+            (UpstreamError::Internal { .. }, _) => "report it as a bug of larder's, with what it printed".into(),
             (
                 UpstreamError::Unavailable { .. }
                 | UpstreamError::TimedOut { .. }

@@ -77,6 +77,8 @@ impl HostBreaker {
             }
             // Somebody else's deadline, soon after the question was asked, says nothing.
             Err(UpstreamError::TimedOut { .. }) if now - begun < SILENCE_MIN => {}
+            // A bug of larder's is not the host's.
+            Err(UpstreamError::Internal { .. }) => {}
             Err(error) if error.is_transient() => self.failed(begun, now, error),
             Err(_) => {}
         }
