@@ -31,6 +31,9 @@ const TEND_INTERVAL: Duration = Duration::from_secs(5);
 
 /// How often it is tried to listen at `control.sock` where that could not be done.
 const LISTEN_INTERVAL: Duration = Duration::from_secs(60);
+/// How long the stop waits for work on the cache directory when clients have used up `server.drain_timeout`: an fsync of a large blob
+/// on a slow disk.
+const CLOSE_WAIT_MIN: Duration = Duration::from_secs(5);
 
 /// Background work, until it ends or panics.
 type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -135,17 +138,34 @@ impl App {
         let mut background = app.background(drained.clone());
         app.readiness.ready();
         let work = async {
-            let aborted = clients.await;
+            let stopping = async {
+                stop.cancelled().await;
+                Instant::now()
+            };
+            let (aborted, stopped) = tokio::join!(clients, stopping);
             if aborted > 0 {
                 tracing::warn!(aborted, "connections were broken off at the end of server.drain_timeout");
             }
             drained.cancel();
+            limits.drain_timeout.saturating_sub(stopped.elapsed()).max(CLOSE_WAIT_MIN)
         };
-        tokio::join!(work, operators);
+        let (left, _) = tokio::join!(work, operators);
         background.shutdown().await;
+        app.close(left).await;
+    }
+
+    /// Ends all work on the cache directory, and then writes the last words. What downloads have received is kept: they go on at the
+    /// next start.
+    pub async fn close(self: &Arc<App>, within: Duration) {
+        let downloads = self.metrics.fills_in_flight.get();
+        if downloads > 0 {
+            tracing::info!(downloads, "downloads that no client waits for are interrupted; they go on when they are asked for again");
+        }
+        let has_work_ended = self.store.end_work(within).await;
+        let app = Arc::clone(self);
         let close = move || {
             app.control.write_history();
-            app.store.close();
+            app.store.close(has_work_ended);
         };
         if let Err(error) = tokio::task::spawn_blocking(close).await {
             tracing::error!(%error, "the cache was not closed cleanly");

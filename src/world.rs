@@ -17,7 +17,7 @@ use crate::upstream::connect::{Connect, Network, TcpConnect};
 use crate::upstream::{Questions, SetupError, Upstream};
 
 /// Blocking disk work at a time; DNS needs some of tokio's blocking threads, too.
-const DISK_WORK_MAX: usize = 32;
+const DISK_WORK_MAX: u32 = 32;
 
 /// What larder touches of the world outside: the system's, or a simulation's.
 #[derive(Clone)]

@@ -26,6 +26,8 @@ const SILENCE_MAX: Duration = Duration::from_secs(60);
 /// How long a daemon that holds the directory may take to listen, and how often that is tried.
 const START_MAX: Duration = Duration::from_secs(5);
 const START_INTERVAL: Duration = Duration::from_millis(100);
+/// How long the end of a command waits for work on the directory, where there is no daemon: as a stop does at least.
+const END_TIMEOUT: Duration = Duration::from_secs(5);
 /// Of a line: a list of a thousand repositories is some 200 KiB.
 const LINE_BYTES_MAX: usize = 16 << 20;
 
@@ -132,7 +134,10 @@ async fn stopped(config: &Config, ask: Ask, form: Form) -> Result<Answer, ExitEr
         }
     }
     let _ = running.await;
-    gate.run(move || store.close()).await;
+    // What was interrupted must not write on behind the last sync.
+    let has_work_ended = store.end_work(END_TIMEOUT).await;
+    let closed = tokio::task::spawn_blocking(move || store.close(has_work_ended)).await;
+    closed.map_err(|error| ExitError::Failed(format!("the cache was not closed cleanly: {error}")))?;
     answer
 }
 

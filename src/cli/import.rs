@@ -69,7 +69,7 @@ pub fn registry2(config: &Config, request: &Request, clock: Clock, tell: &mut dy
     let mut taking = Taking::new(&tree, Arc::clone(&store), (&config.cache, upstream), clock, request.copy, tell);
     let taken = taking.run();
     let mut summary = taking.end();
-    store.close();
+    store.close(true);
     taken?;
     summary.ended_after(begin.elapsed());
     Ok(summary)

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use super::Store;
 use super::lock::Sizes;
@@ -21,8 +22,21 @@ impl Store {
         self.gate.run(work).await;
     }
 
-    /// The last words of a clean stop. Blocks.
-    pub fn close(&self) {
+    /// Waits, for `within` at most, until all work on the directory has ended, and lets none begin any more: no
+    /// download writes on, no record is written, no purge, verify or prefetch goes on behind the last sync. Returns
+    /// whether it has.
+    pub async fn end_work(&self, within: Duration) -> bool {
+        let has_ended = self.gate.close(within).await;
+        if !has_ended {
+            let seconds = within.as_secs();
+            tracing::warn!(seconds, "work on the cache directory did not end in time; the next start doubts what it finds");
+        }
+        has_ended
+    }
+
+    /// The last words of a stop. It is marked as clean if all work on the directory has ended: else something may be
+    /// written after the sync. Blocks.
+    pub fn close(&self, has_work_ended: bool) {
         if let Err(error) = self.stop_listening() {
             tracing::debug!(%error, "control.sock stays behind");
         }
@@ -31,6 +45,9 @@ impl Store {
             tracing::warn!(%error, "daemon time was not written down; the last minute of it is forgotten");
         }
         self.loading.give_up();
+        if !has_work_ended {
+            return;
+        }
         let sizes = {
             let ledger = self.ledger();
             Sizes { blobs: ledger.at_rest() - ledger.others().load(Ordering::Relaxed), others: ledger.others().load(Ordering::Relaxed) }

@@ -32,6 +32,7 @@ mod registries;
 mod selfcare;
 mod shield;
 mod statements;
+mod stop;
 mod store;
 mod strays;
 mod support;

@@ -212,7 +212,7 @@ impl Larder {
         let Larder { app, config, world, directory, .. } = self;
         let store = Arc::clone(&app.store);
         drop(app);
-        tokio::task::spawn_blocking(move || store.close()).await.expect("a clean end");
+        tokio::task::spawn_blocking(move || store.close(true)).await.expect("a clean end");
         let setup = Setup { config, world, directory };
         setup.released().await
     }
