@@ -2,10 +2,9 @@
 
 mod blob;
 mod complete;
-mod downloads;
 mod error;
 pub mod explain;
-mod fill;
+mod fetch;
 mod freshness;
 mod listing;
 mod manifest;
@@ -14,7 +13,6 @@ mod pinned;
 mod refuge;
 mod repository;
 mod tag;
-mod transfer;
 mod visibility;
 mod warm;
 
@@ -43,7 +41,7 @@ use crate::rng::Rng;
 use crate::single_flight::Questions;
 use crate::store::{RepositoryKey, Store, StoreError, TagRecord};
 use blob::Confirmation;
-use fill::Fills;
+use fetch::Fills;
 use listing::Listings;
 use manifest::{Fetched, Peeked};
 use tag::Checked;

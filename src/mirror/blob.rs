@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::fill::{Fill, Interest, Opened};
+use super::fetch::{Fill, FillError, Interest, Opened};
 use super::manifest::CHECK_TIMEOUT;
 use super::{Asked, Error, Mirror, Repository, What};
 use crate::labels::Outcome;
@@ -234,7 +234,7 @@ pub(super) fn listed_size(link: Link) -> Option<u64> {
 }
 
 /// Waits for a small blob to be verified whole.
-async fn settle(fill: &Fill, opened: &Opened) -> Result<(), super::fill::FillError> {
+async fn settle(fill: &Fill, opened: &Opened) -> Result<(), FillError> {
     if opened.tail.progress().size.is_none_or(|size| size > WHOLE_BYTES_MAX) {
         return Ok(());
     }
@@ -245,7 +245,7 @@ async fn settle(fill: &Fill, opened: &Opened) -> Result<(), super::fill::FillErr
         // Slow: the headers leave, and the end is held back as for a large blob.
         Err(_) => Ok(()),
         Ok(_) => {
-            Err(fill.failure().unwrap_or(super::fill::FillError::Upstream(UpstreamError::Corrupt { detail: "the download ended".into() })))
+            Err(fill.failure().unwrap_or(FillError::Upstream(UpstreamError::Corrupt { detail: "the download ended".into() })))
         }
     }
 }

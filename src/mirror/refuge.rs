@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::blob::{listed_size, within};
-use super::fill::{HEADERS_TIMEOUT, Interest};
+use super::fetch::{HEADERS_TIMEOUT, Interest};
 use super::{Error, Mirror, Repository};
 use crate::labels::Outcome;
 use crate::oci::Digest;

@@ -13,7 +13,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::fill::{Fill, FillError, Interest, Opened};
+use super::fetch::{Fill, FillError, Interest, Opened};
 use super::manifest::{ManifestAnswer, Want};
 use super::{Asked, Error, Mirror, Repository};
 use crate::labels::Outcome;

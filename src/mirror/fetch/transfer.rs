@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::fill::{FillError, Task};
+use super::error::FillError;
+use super::fill::Task;
 use crate::labels::FillResult;
 use crate::oci::{MIB, RepositoryName};
 use crate::store::{PartialBlob, Phase, StoreError, Tail, Verifier};

@@ -2,8 +2,6 @@
 //!
 //! A fill asks the repositories that want the blob, one after another, until one is given it; then `transfer` receives it.
 
-mod error;
-
 use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -13,14 +11,13 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-pub use error::FillError;
-
-use super::downloads::Downloads;
+use super::error::FillError;
+use super::queue::Downloads;
 use super::transfer::{Intake, Transfer};
-use super::{Repository, Source};
 use crate::gate::Gate;
 use crate::labels::{BypassReason, FillResult};
 use crate::metrics::Metrics;
+use crate::mirror::{Repository, Source};
 use crate::oci::{Digest, RepositoryName};
 use crate::queue::Overloaded;
 use crate::rng::Rng;
@@ -29,7 +26,7 @@ use crate::store::{FileReader, PartialBlob, Phase, Store, StoreError, Tail, Veri
 use crate::upstream::{BlobStream, Call, Exchange, UpstreamError};
 
 /// From a fill's begin, and from each resumption, to upstream's headers.
-pub(super) const HEADERS_TIMEOUT: Duration = Duration::from_secs(25);
+pub(in crate::mirror) const HEADERS_TIMEOUT: Duration = Duration::from_secs(25);
 /// Downloads under way or waiting for their turn. `Downloads` bounds them for each upstream; this bounds them for all.
 const DOWNLOADS_MAX: usize = 16_384;
 type Key = (Arc<str>, Digest);
@@ -37,7 +34,7 @@ type Key = (Arc<str>, Digest);
 /// The fills that are under way, and what they need.
 pub struct Fills {
     running: Group<Key, Fill>,
-    pub(super) downloads: Downloads,
+    pub(in crate::mirror) downloads: Downloads,
     pub(super) store: Arc<Store>,
     pub(super) gate: Gate,
     pub(super) rng: Arc<Rng>,
@@ -191,7 +188,7 @@ impl Fills {
     }
 
     /// From now on nobody joins the download that this tail follows; it goes on for those who have.
-    pub(super) fn leave(&self, repository: &Repository, digest: &Digest, tail: &Arc<Tail>) {
+    pub(in crate::mirror) fn leave(&self, repository: &Repository, digest: &Digest, tail: &Arc<Tail>) {
         let follows = |fill: &Fill| fill.state.borrow().opened.as_ref().is_some_and(|opened| Arc::ptr_eq(&opened.tail, tail));
         self.running.release_if(&(Arc::clone(repository.upstream_name()), *digest), follows);
     }
