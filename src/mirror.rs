@@ -2,6 +2,7 @@
 
 mod blob;
 mod complete;
+mod deadline;
 mod error;
 pub mod explain;
 mod fetch;
@@ -10,19 +11,18 @@ mod listing;
 mod manifest;
 mod patience;
 mod pinned;
-mod refuge;
 mod repository;
 mod tag;
 mod visibility;
 mod warm;
 
-pub use blob::{BlobAnswer, BlobBody};
+pub use blob::BlobAnswer;
 pub use error::{Error, What};
+pub use fetch::BlobReader;
 pub use freshness::TagRules;
 pub use listing::{Listing, ReferrersPage, TagPage, Tags};
 pub use manifest::{ManifestAnswer, Want};
 pub use pinned::{Pinned, PinnedImages};
-pub use refuge::{Refuge, Rest};
 pub use repository::{Repositories, Repository, Root, Rule, Source, Target, Unresolved};
 pub use warm::{Image, Missing, Platforms, WarmCount, WarmProgress, Warmed};
 
@@ -144,7 +144,7 @@ impl Mirror {
             confirmed: Cache::builder().max_capacity(REMEMBERED_MAX).time_to_live(CONFIRMED_TTL).build(),
             described: Cache::builder().max_capacity(REMEMBERED_MAX).time_to_live(CONFIRMED_TTL).build(),
             listings,
-            warming: warm::places(options.fills_max),
+            warming: repository::prefetch_places(options.fills_max),
         })
     }
 

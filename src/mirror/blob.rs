@@ -5,32 +5,37 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::fetch::{Fill, FillError, Interest, Opened};
-use super::manifest::CHECK_TIMEOUT;
+use super::deadline::{CHECK_TIMEOUT, within};
+use super::fetch::{BlobBody, BlobReader, Download, FillError, Interest, listed_size};
 use super::{Asked, Error, Mirror, Repository, What};
 use crate::labels::Outcome;
-use crate::oci::{Digest, MIB};
-use crate::store::{Blob, Link, Phase, Tail, Vouched};
-use crate::upstream::{Call, Exchange, UpstreamError};
-
-/// A blob of at most so many bytes is verified before its headers leave, so that a wrong one is an error and not a break.
-const WHOLE_BYTES_MAX: u64 = MIB;
-/// But no longer than this after upstream's headers.
-const WHOLE_TIMEOUT: Duration = Duration::from_secs(5);
+use crate::oci::Digest;
+use crate::store::{Link, Phase, Vouched};
+use crate::upstream::{Call, Exchange};
 
 /// A blob that may be served.
 pub struct BlobAnswer {
     /// Bytes; `None` while nobody has said.
     pub size: Option<u64>,
     /// `None` for HEAD where nothing is held.
-    pub body: Option<BlobBody>,
+    pub(super) body: Option<BlobBody>,
     pub outcome: Outcome,
     pub exchange: Option<Arc<Exchange>>,
 }
 
-pub enum BlobBody {
-    Stored(Arc<Blob>),
-    Arriving(Arc<Tail>),
+impl BlobAnswer {
+    /// The blob's size in bytes, once that is known: while nobody has said, it is when all of it has come. `None` when the download
+    /// fails.
+    pub async fn whole_size(&self) -> Option<u64> {
+        match &self.body {
+            Some(BlobBody::Arriving(tail)) if self.size.is_none() => {
+                let mut progress = tail.subscribe();
+                let end = progress.wait_for(|progress| progress.phase != Phase::Receiving).await.ok()?;
+                (end.phase == Phase::Verified).then_some(end.received)
+            }
+            _ => self.size,
+        }
+    }
 }
 
 /// What came of asking whether a repository has a blob: its size, where upstream said so.
@@ -66,36 +71,35 @@ impl Mirror {
         }
         let asked = Asked::Blob(*digest);
         self.remembered(repository, &asked)?;
-        let link = self.store.link(&repository.key, digest);
-        let (fill, joined) = match self.fills.join(repository, digest, listed_size(link), Interest::Bytes) {
-            Some(joined) => joined,
+        let refused = |error: FillError| self.told(repository, asked.clone(), error.into_error(repository.upstream_name()));
+        let download = match self.fills.open(repository, digest, Interest::Bytes).await.map_err(refused)? {
+            Some(download) => download,
             None => match self.stored(repository, digest).await? {
                 // Stored between the two looks, and hashed as it came.
                 Some(answer) => return Ok(answer),
                 // Held, but not to be had just now.
                 None => {
-                    let passing = self.fills.join(repository, digest, listed_size(link), Interest::Passing);
+                    let passing = self.fills.open(repository, digest, Interest::Passing).await.map_err(refused)?;
                     passing.ok_or_else(|| self.lost(repository))?
                 }
             },
         };
-        let opened = fill.opened(repository.name()).await;
-        let opened = opened.map_err(|error| self.told(repository, asked, error.into_error(repository.upstream_name())))?;
-        self.entitle(repository, digest, &opened).await?;
-        settle(&fill, &opened).await.map_err(|error| error.into_error(repository.upstream_name()))?;
-        let outcome = match opened.bypass {
-            Some(reason) => Outcome::Bypass(reason),
-            None if joined => Outcome::Collapsed,
-            None => Outcome::Miss,
-        };
-        let size = opened.tail.progress().size;
-        Ok(BlobAnswer { size, body: Some(BlobBody::Arriving(opened.tail)), outcome, exchange: Some(Arc::clone(fill.exchange())) })
+        self.entitle(repository, digest, &download).await?;
+        download.settle().await.map_err(|error| error.into_error(repository.upstream_name()))?;
+        let (size, outcome, exchange) = (download.size(), download.outcome(), Arc::clone(download.exchange()));
+        Ok(BlobAnswer { size, body: Some(BlobBody::Arriving(Arc::clone(download.tail()))), outcome, exchange: Some(exchange) })
+    }
+
+    /// A reader of a part of a blob, as [`Mirror::blob`] has answered: from `start` to `end`, or without one to the blob's end. `None`
+    /// when that has passed by, of what is not stored; asked once more, it gets a download of its own.
+    pub fn reader(&self, repository: &Repository, digest: &Digest, answer: &BlobAnswer, start: u64, end: Option<u64>) -> Option<BlobReader> {
+        self.fills.reader((repository, digest), answer.body.as_ref()?, (start, end), answer.outcome)
     }
 
     /// Whoever a fill was not asked for has a right of their own, or none.
-    pub(super) async fn entitle(self: &Arc<Mirror>, repository: &Repository, digest: &Digest, opened: &Opened) -> Result<(), Error> {
-        if opened.repository == *repository.name() {
-            self.confirmed.insert(self.right(repository, digest), opened.tail.progress().size);
+    pub(super) async fn entitle(self: &Arc<Mirror>, repository: &Repository, digest: &Digest, download: &Download) -> Result<(), Error> {
+        if download.given_to() == repository.name() {
+            self.confirmed.insert(self.right(repository, digest), download.size());
         } else if !self.may_have(repository, digest, self.store.link(&repository.key, digest)) {
             self.confirm(repository, digest).await?;
         }
@@ -119,11 +123,9 @@ impl Mirror {
             return Ok(answer);
         }
         let link = self.store.link(&repository.key, digest);
-        // A fill under way knows as much as upstream would say, for whoever may know.
-        let running = self.fills.running(repository, digest).filter(|_| self.may_have(repository, digest, link));
-        if let Some(fill) = running
-            && let Ok(opened) = fill.opened(repository.name()).await
-            && let Some(size) = opened.tail.progress().size
+        // A download under way knows as much as upstream would say, for whoever may know.
+        if self.may_have(repository, digest, link)
+            && let Some(size) = self.fills.size_under_way(repository, digest).await
         {
             return Ok(BlobAnswer { size: Some(size), body: None, outcome: Outcome::Collapsed, exchange: None });
         }
@@ -224,39 +226,4 @@ impl Mirror {
     fn lost(&self, repository: &Repository) -> Error {
         Error::Unavailable { upstream: Arc::clone(repository.upstream_name()), detail: "the blob was evicted while it was opened".into() }
     }
-}
-
-pub(super) fn listed_size(link: Link) -> Option<u64> {
-    match link {
-        Link::Listed { size } | Link::Doubtful { size } => Some(size),
-        Link::Unlisted => None,
-    }
-}
-
-/// Waits for a small blob to be verified whole.
-async fn settle(fill: &Fill, opened: &Opened) -> Result<(), FillError> {
-    if opened.tail.progress().size.is_none_or(|size| size > WHOLE_BYTES_MAX) {
-        return Ok(());
-    }
-    let mut progress = opened.tail.subscribe();
-    let settled = tokio::time::timeout(WHOLE_TIMEOUT, progress.wait_for(|progress| progress.phase != Phase::Receiving)).await;
-    match settled {
-        Ok(Ok(progress)) if progress.phase == Phase::Verified => Ok(()),
-        // Slow: the headers leave, and the end is held back as for a large blob.
-        Err(_) => Ok(()),
-        Ok(_) => {
-            Err(fill.failure().unwrap_or(FillError::Upstream(UpstreamError::Corrupt { detail: "the download ended".into() })))
-        }
-    }
-}
-
-/// No client waits longer for headers than its deadline.
-pub(super) async fn within<T>(
-    repository: &Repository,
-    deadline: Instant,
-    work: impl Future<Output = Result<T, Error>>,
-) -> Result<T, Error> {
-    let timed_out =
-        || Error::TimedOut { upstream: Arc::clone(repository.upstream_name()), detail: "no answer within the client's deadline".into() };
-    tokio::time::timeout_at(deadline, work).await.unwrap_or_else(|_| Err(timed_out()))
 }

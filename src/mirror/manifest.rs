@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::blob::within;
+use super::deadline::{CHECK_TIMEOUT, within};
 use super::patience::Since;
 use super::{Asked, Error, Mirror, Repository, What};
 use crate::labels::Outcome;
@@ -14,9 +14,6 @@ use crate::oci::{Descriptor, Digest, InvalidManifest, Manifest, MediaType, Refer
 use crate::single_flight::{NoAnswer, Pending};
 use crate::store::Link;
 use crate::upstream::{Call, Exchange, ManifestHead, UpstreamError};
-
-/// How long upstream has for one question about a tag.
-pub(super) const CHECK_TIMEOUT: Duration = Duration::from_secs(25);
 
 /// A manifest as it may be served.
 pub struct ManifestAnswer {

@@ -8,11 +8,18 @@ use tokio::sync::Semaphore;
 
 use super::freshness::TagRules;
 use super::patience::Patience;
-use super::warm;
 use crate::metrics::UpstreamMetrics;
 use crate::oci::{RepositoryName, registries};
 use crate::store::RepositoryKey;
 use crate::upstream::Upstream;
+
+/// Downloads that no client waits for, at a time: those of all who ask, and of an upstream's as many at most.
+const PREFETCHES_MAX: usize = 8;
+
+/// Places for downloads that no client waits for, where there are so many for all: clients' own come first.
+pub(super) fn prefetch_places(fills_max: usize) -> Semaphore {
+    Semaphore::new((fills_max / 2).clamp(1, PREFETCHES_MAX))
+}
 
 /// A repository as the client spelled it: well-formed, of an upstream that may not exist.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,7 +78,7 @@ pub struct Source {
 
 impl Source {
     pub fn new(upstream: Upstream, tags: TagRules, metrics: Arc<UpstreamMetrics>, fills_max: usize) -> Source {
-        Source { upstream, tags, metrics, fills_max, warming: warm::places(fills_max), patience: Patience::default() }
+        Source { upstream, tags, metrics, fills_max, warming: prefetch_places(fills_max), patience: Patience::default() }
     }
 
     pub fn name(&self) -> &Arc<str> {

@@ -6,7 +6,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::freshness::{self, Answer, Freshness, Held, Said};
-use super::manifest::{CHECK_TIMEOUT, ManifestAnswer, Want, in_time, plain};
+use super::deadline::CHECK_TIMEOUT;
+use super::manifest::{ManifestAnswer, Want, in_time, plain};
 use super::{Asked, Error, Mirror, Repository};
 use crate::labels::Outcome;
 use crate::oci::{Descriptor, Digest, Manifest, Reference, Tag};

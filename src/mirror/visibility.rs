@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::manifest::{CHECK_TIMEOUT, heard, in_time};
+use super::deadline::CHECK_TIMEOUT;
+use super::manifest::{heard, in_time};
 use super::{Asked, Error, Mirror, Repository};
 use crate::clock::Timestamp;
 use crate::store::RepositoryKey;

@@ -13,29 +13,23 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::fetch::{Fill, FillError, Interest, Opened};
+use super::deadline::within;
+use super::fetch::{FillError, Interest};
 use super::manifest::{ManifestAnswer, Want};
 use super::{Asked, Error, Mirror, Repository};
 use crate::labels::Outcome;
 use crate::oci::{Descriptor, Digest, Manifest, MediaType, Platform, Reference};
-use crate::store::{Link, Phase, Store};
+use crate::store::{Link, Store};
 use parts::Parts;
 
 /// Images at a time, of one who asks.
 const IMAGES_MAX: usize = 4;
-/// Downloads at a time, of all who ask.
-const BLOBS_MAX: usize = 8;
 /// For a manifest: upstream has 25 s for each of the questions about it, of which there are three at most.
 const MANIFEST_TIMEOUT: Duration = Duration::from_secs(80);
 /// For a blob's headers, the wait for its turn included.
 const HEADERS_TIMEOUT: Duration = Duration::from_secs(60);
 
 const UNSTORED: &str = "it could not be stored or kept: there is no room, or the disk fails, as the log says";
-
-/// Places for downloads that no client waits for, where there are so many for all: clients' own come first.
-pub(super) fn places(fills_max: usize) -> Semaphore {
-    Semaphore::new((fills_max / 2).clamp(1, BLOBS_MAX))
-}
 
 /// Which images of an index are wanted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -161,7 +155,7 @@ impl Mirror {
     async fn whole_manifest(self: &Arc<Mirror>, image: &Image) -> Result<(ManifestAnswer, Manifest), Error> {
         let Image { repository, reference } = image;
         let find =
-            || super::blob::within(repository, Instant::now() + MANIFEST_TIMEOUT, self.find_manifest(repository, reference, Want::Body));
+            || within(repository, Instant::now() + MANIFEST_TIMEOUT, self.find_manifest(repository, reference, Want::Body));
         let mut answer = find().await?;
         if let (Outcome::Stale(_), Reference::Tag(tag)) = (answer.outcome, reference)
             && let Some(pending) = self.checks.running(&(repository.key.clone(), tag.clone()))
@@ -206,11 +200,11 @@ impl Mirror {
         }
         while let Some(done) = tasks.join_next().await {
             match done {
-                Ok((blob, Ok(Download::Own(bytes)))) => {
+                Ok((blob, Ok(Came::Own(bytes)))) => {
                     warmed.fetched_bytes += bytes;
                     warmed.held_bytes += blob.size - bytes.min(blob.size);
                 }
-                Ok((blob, Ok(Download::Others))) => warmed.held_bytes += blob.size,
+                Ok((blob, Ok(Came::Otherwise))) => warmed.held_bytes += blob.size,
                 Ok((blob, Err(why))) => warmed.fail(Missing::of(blob.digest, blob.size, why)),
                 Err(error) => warmed.fail(Missing::because(format!("a download's task ended: {error}"))),
             }
@@ -229,33 +223,30 @@ impl Mirror {
     }
 
     /// Downloads a blob, or waits for the download that is under way. The error is in an operator's words.
-    async fn download(self: &Arc<Mirror>, repository: &Repository, blob: &Descriptor, count: &WarmCount) -> Result<Download, String> {
+    async fn download(self: &Arc<Mirror>, repository: &Repository, blob: &Descriptor, count: &WarmCount) -> Result<Came, String> {
         let told = |error: Error| words::error(&error, "blob");
         let _of_upstream = repository.source.warming.acquire().await;
         let _of_all = self.warming.acquire().await;
-        self.fills.downloads.calm().await;
+        self.fills.calm().await;
         let asked = Asked::Blob(blob.digest);
         self.remembered(repository, &asked).map_err(told)?;
-        let deadline = Instant::now() + HEADERS_TIMEOUT;
-        let Some((fill, joined)) = self.fills.join(repository, &blob.digest, Some(blob.size), Interest::Stored) else {
-            return Ok(Download::Others);
+        let opening = async { Ok(self.fills.open(repository, &blob.digest, Interest::Stored).await) };
+        let download = match within(repository, Instant::now() + HEADERS_TIMEOUT, opening).await.map_err(told)? {
+            Ok(Some(download)) => download,
+            Ok(None) => return Ok(Came::Otherwise),
+            Err(FillError::Unstored(reason)) => return Err(words::bypass(reason)),
+            Err(error) => return Err(told(self.told(repository, asked, error.into_error(repository.upstream_name())))),
         };
-        let opened =
-            match super::blob::within(repository, deadline, async { Ok(fill.opened(repository.name()).await) }).await.map_err(told)? {
-                Ok(opened) => opened,
-                Err(FillError::Unstored(reason)) => return Err(words::bypass(reason)),
-                Err(error) => return Err(told(self.told(repository, asked, error.into_error(repository.upstream_name())))),
-            };
-        let bytes = follow(&fill, &opened, if joined { None } else { Some(count) }).await?;
+        let is_own = !download.was_joined;
+        let counted = |bytes| if is_own { count.fetched(bytes) };
+        let bytes = download.stored(counted).await.map_err(words::bypass)?;
         if !self.store.contains(&blob.digest) {
-            return Err(match fill.failure() {
-                Some(failure) if opened.tail.progress().phase != Phase::Verified => told(failure.into_error(repository.upstream_name())),
-                _ => UNSTORED.into(),
-            });
+            let failed = |failure: FillError| told(failure.into_error(repository.upstream_name()));
+            return Err(download.failure().map_or_else(|| UNSTORED.into(), failed));
         }
         // It may have come long after its headers.
-        self.entitle(repository, &blob.digest, &opened).await.map_err(told)?;
-        Ok(if joined { Download::Others } else { Download::Own(bytes) })
+        self.entitle(repository, &blob.digest, &download).await.map_err(told)?;
+        Ok(if is_own { Came::Own(bytes) } else { Came::Otherwise })
     }
 
     /// Whether an image is here with all that these platforms take of it; nobody is asked.
@@ -294,37 +285,10 @@ impl Mirror {
     }
 }
 
-/// What became of a download.
-enum Download {
-    /// So many bytes came; the others were here, from a download that broke off.
+/// How a blob came that was not here.
+enum Came {
+    /// So many bytes were downloaded for this; the others were here, from a download that broke off.
     Own(u64),
-    /// Somebody else's.
-    Others,
-}
-
-/// Waits until a download has ended and what came is stored. Says how many bytes came, to `count` as they come.
-async fn follow(fill: &Fill, opened: &Opened, count: Option<&WarmCount>) -> Result<u64, String> {
-    let mut progress = opened.tail.subscribe();
-    let mut ended = std::pin::pin!(fill.ended());
-    let begin = opened.begin;
-    let mut counted = begin;
-    let bypass = loop {
-        let received = progress.borrow_and_update().received;
-        if let Some(count) = count {
-            count.fetched(received.saturating_sub(counted));
-        }
-        counted = received.max(counted);
-        tokio::select! {
-            bypass = &mut ended => break bypass,
-            changed = progress.changed() => if changed.is_err() { break ended.await },
-        }
-    };
-    let received = progress.borrow().received;
-    if let Some(count) = count {
-        count.fetched(received.saturating_sub(counted));
-    }
-    match bypass.or(opened.bypass) {
-        Some(reason) => Err(words::bypass(reason)),
-        None => Ok(received.saturating_sub(begin)),
-    }
+    /// By somebody else's download.
+    Otherwise,
 }

@@ -11,7 +11,7 @@ use http::{Method, Request, Response, Version};
 use tokio::time::Instant;
 use ulid::Ulid;
 
-use super::body::{Body, Content, Tailing};
+use super::body::{Body, Content};
 use super::connection::Peer;
 use super::listing::Query;
 use super::range::{ByteRange, Selection};
@@ -24,11 +24,10 @@ use crate::labels::Kind;
 use crate::labels::Outcome;
 use crate::log::AccessLog;
 use crate::metrics::Metrics;
-use crate::mirror::{self, BlobAnswer, BlobBody, Mirror, Repository, Tags, Target, Unresolved, Want};
+use crate::mirror::{self, BlobAnswer, Mirror, Repository, Tags, Target, Unresolved, Want};
 use crate::oci::{Digest, InvalidName, Reference};
 use crate::rng::Rng;
 use crate::shutdown::Readiness;
-use crate::store::{Phase, Tail};
 use crate::task;
 
 /// From a request to its headers, queues, tokens, redirects and retries included: containerd gives up after 30 s.
@@ -66,7 +65,7 @@ impl Handler {
         let body = if is_head { Some(0) } else { answered.length };
         record.responded(answered.head.status().as_u16(), body);
         let content = if is_head { Content::Bytes(bytes::Bytes::new()) } else { answered.content };
-        answered.head.map(|()| Body::new(content, record, answered.refuge))
+        answered.head.map(|()| Body::new(content, record))
     }
 
     async fn answer(&self, record: &mut Record) -> Result<Answered, Error> {
@@ -172,21 +171,15 @@ impl Handler {
             self.describe(record, &blob);
             let size = self.size(record, &blob).await?;
             let selection = size.map_or(Selection::Whole, |size| Selection::of(record.header(&RANGE), size));
-            let range = match (selection, size) {
-                (Selection::Unsatisfiable, size) => return Err(Error::RangeNotSatisfiable { size: size.unwrap_or_default() }),
-                (Selection::Part { start, end_inclusive }, _) => start..end_inclusive + 1,
-                (Selection::Whole, size) => 0..size.unwrap_or(u64::MAX),
+            let (start, end) = match selection {
+                Selection::Unsatisfiable => return Err(Error::RangeNotSatisfiable { size: size.unwrap_or_default() }),
+                Selection::Part { start, end_inclusive } => (start, Some(end_inclusive + 1)),
+                Selection::Whole => (0, size),
             };
-            let content = match blob.body {
-                Some(BlobBody::Stored(blob)) => Content::file(blob, range),
-                Some(BlobBody::Arriving(tail)) => match tail.reader(range.start, size.map(|_| range.end)) {
-                    Some(reader) => Content::Tail(Tailing::Idle(reader)),
-                    None => continue,
-                },
-                None => continue,
-            };
-            let answered = response::blob(digest, size, selection, blob.outcome, record.ns.as_deref(), Some(content));
-            return Ok(Answered { refuge: Some(self.mirror.refuge(repository, digest)), ..answered });
+            if let Some(reader) = self.mirror.reader(repository, digest, &blob, start, end) {
+                let content = Some(Content::Blob(reader));
+                return Ok(response::blob(digest, size, selection, blob.outcome, record.ns.as_deref(), content));
+            }
         }
         Err(Error::Mirror(mirror::Error::Overloaded))
     }
@@ -199,12 +192,11 @@ impl Handler {
     /// The blob's size. Who asks for a range of a blob whose size nobody said waits for it, and so does who could not tell
     /// a broken body from a short one (HTTP/1.0 has no chunks).
     async fn size(&self, record: &Record, blob: &BlobAnswer) -> Result<Option<u64>, Error> {
-        let Some(BlobBody::Arriving(tail)) = &blob.body else { return Ok(blob.size) };
         let ranged = record.header(&RANGE).and_then(ByteRange::parse).is_some();
         if blob.size.is_some() || !ranged && record.head().version >= Version::HTTP_11 {
             return Ok(blob.size);
         }
-        let known = tokio::time::timeout_at(deadline(record), whole_size(tail)).await;
+        let known = tokio::time::timeout_at(deadline(record), blob.whole_size()).await;
         known.map_err(|_| Error::Deadline)?.map(Some).ok_or(Error::Deadline)
     }
 
@@ -223,7 +215,9 @@ impl Handler {
         let mut answered = Answered::plain(answer.into_response());
         // What larder refuses by itself went neither to the cache nor past it.
         match error {
-            Error::Mirror(_) | Error::Deadline | Error::Internal { .. } => response::mark(&mut answered, record.outcome, None, record.ns.as_deref()),
+            Error::Mirror(_) | Error::Deadline | Error::Internal { .. } => {
+                response::mark(&mut answered, record.outcome, None, record.ns.as_deref())
+            }
             Error::Route(_) | Error::Contradiction | Error::RangeNotSatisfiable { .. } => {
                 response::sign(&mut answered, record.ns.as_deref())
             }
@@ -234,10 +228,4 @@ impl Handler {
 
 fn deadline(record: &Record) -> Instant {
     record.started() + HEADERS_TIMEOUT
-}
-
-async fn whole_size(tail: &Tail) -> Option<u64> {
-    let mut progress = tail.subscribe();
-    let end = progress.wait_for(|progress| progress.phase != Phase::Receiving).await.ok()?;
-    (end.phase == Phase::Verified).then_some(end.received)
 }

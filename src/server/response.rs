@@ -9,7 +9,7 @@ use http::{HeaderName, HeaderValue, Response, StatusCode};
 use super::body::Content;
 use super::range::Selection;
 use crate::labels::Outcome;
-use crate::mirror::{Listing, ManifestAnswer, ReferrersPage, Refuge};
+use crate::mirror::{Listing, ManifestAnswer, ReferrersPage};
 use crate::oci::{Digest, MediaType, Tag};
 
 const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
@@ -25,8 +25,6 @@ pub struct Answered {
     pub content: Content,
     /// Bytes of the body, when known.
     pub length: Option<u64>,
-    /// Where the body goes on if the disk fails.
-    pub refuge: Option<Refuge>,
 }
 
 impl Answered {
@@ -34,7 +32,7 @@ impl Answered {
     pub fn plain(response: Response<Bytes>) -> Answered {
         let (head, body) = response.into_parts();
         let length = Some(body.len() as u64);
-        Answered { head: Response::from_parts(head, ()), content: Content::Bytes(body), length, refuge: None }
+        Answered { head: Response::from_parts(head, ()), content: Content::Bytes(body), length }
     }
 
     fn set(&mut self, name: HeaderName, value: impl TryInto<HeaderValue>) {
@@ -91,7 +89,7 @@ pub fn blob(
     content: Option<Content>,
 ) -> Answered {
     let length = size.map(|size| selection.length(size));
-    let mut answered = Answered { head: Response::new(()), content: content.unwrap_or(Content::Bytes(Bytes::new())), length, refuge: None };
+    let mut answered = Answered { head: Response::new(()), content: content.unwrap_or(Content::Bytes(Bytes::new())), length };
     mark(&mut answered, outcome, None, ns);
     answered.set(CONTENT_TYPE, "application/octet-stream");
     answered.set(CONTENT_DIGEST, digest.to_string());

@@ -25,13 +25,7 @@ const LAYERS: [&[&str]; 11] = [
 ];
 
 /// Circles within a folder that are meant: the files, and why.
-const CIRCLES: [(&[&str], &str); 2] = [
-    (
-        &["mirror::blob", "mirror::fetch", "mirror::manifest", "mirror::repository", "mirror::warm"],
-        "one body's ways lie in all of them; the mirror's rooms (membership, decide, facts, fetch) are the next issue, Walls inside",
-    ),
-    (&["mirror::fetch::fill", "mirror::fetch::transfer"], "a transfer is the second half of a fill's task"),
-];
+const CIRCLES: [(&[&str], &str); 0] = [];
 
 /// A module's path, such as `upstream::auth::token`.
 type Module = String;

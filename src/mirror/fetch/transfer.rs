@@ -1,5 +1,5 @@
-//! The body of a fill: receive, hash, write, publish. A transfer that breaks is taken up where it stopped; one that cannot be
-//! stored passes through.
+//! The body of a fill: receive, hash, write, publish. A transfer that breaks is taken up where it stopped; one that
+//! cannot be stored passes through.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::error::FillError;
-use super::fill::Task;
+use super::job::Job;
 use crate::labels::FillResult;
 use crate::oci::{MIB, RepositoryName};
 use crate::store::{PartialBlob, Phase, StoreError, Tail, Verifier};
@@ -24,7 +24,7 @@ const BREAK_PAUSE: Duration = Duration::from_millis(100);
 
 /// A download whose headers have come, until its last byte.
 pub(super) struct Transfer<'a> {
-    pub(super) task: &'a Task,
+    pub(super) job: &'a Job,
     pub(super) name: RepositoryName,
     pub(super) tail: Arc<Tail>,
     pub(super) size: Option<u64>,
@@ -65,9 +65,10 @@ impl Transfer<'_> {
         }
     }
 
-    /// A new connection to go on with, also when the URL that upstream redirected to has expired: it is asked for a new one.
+    /// A new connection to go on with, also when the URL that upstream redirected to has expired: it is asked for a new
+    /// one.
     async fn resume(&mut self, mut error: UpstreamError) -> Result<BlobStream, UpstreamError> {
-        let task = self.task;
+        let job = self.job;
         loop {
             self.breaks += 1;
             let asked = if let UpstreamError::Busy { retry_after, .. } = error { retry_after } else { Duration::ZERO };
@@ -75,11 +76,11 @@ impl Transfer<'_> {
             if !may_go_on || self.breaks > BREAKS_MAX {
                 return Err(error);
             }
-            task.source.metrics.retried(error.reason());
+            job.source.metrics.retried(error.reason());
             let received = self.tail.progress().received;
-            tracing::info!(upstream = %task.source.name(), digest = %task.fill.digest, received, %error, "a download broke; it goes on");
-            tokio::time::sleep(task.fills.rng.jitter(BREAK_PAUSE * 2_u32.pow(self.breaks)).max(asked)).await;
-            match task.get(&self.name, received).await {
+            tracing::info!(upstream = %job.source.name(), digest = %job.fill.digest, received, %error, "a download broke; it goes on");
+            tokio::time::sleep(job.means.rng.jitter(BREAK_PAUSE * 2_u32.pow(self.breaks)).max(asked)).await;
+            match job.get(&self.name, received).await {
                 Ok(stream) if stream.size.is_some() && self.size.is_some() && stream.size != self.size => {
                     return Err(UpstreamError::Corrupt { detail: "the blob's size changed while it was downloaded".into() });
                 }
@@ -100,7 +101,7 @@ impl Transfer<'_> {
         let mut ended: Option<Result<(), UpstreamError>> = None;
         loop {
             if absorbing.is_none() && !batch.is_empty() {
-                if self.tail.is_diverted() && !(self.task.fill.has_readers() && self.tail.room().await) {
+                if self.tail.is_diverted() && !(self.job.fill.has_readers() && self.tail.room().await) {
                     return Err(UpstreamError::Corrupt { detail: "nobody reads this blob, and it cannot be stored".into() });
                 }
                 absorbing = self.absorb(std::mem::take(&mut batch));
@@ -139,7 +140,7 @@ impl Transfer<'_> {
     /// Hashes a batch, each chunk while it is hot in cache, then writes it; both off the async workers.
     fn absorb(&mut self, batch: Vec<Bytes>) -> Option<Absorbing> {
         let mut intake = self.intake.take()?;
-        let gate = self.task.fills.gate.clone();
+        let gate = self.job.means.gate.clone();
         let work = move || {
             let mut unstored = Vec::new();
             let mut error = None;
@@ -171,25 +172,25 @@ impl Transfer<'_> {
             self.tail.advance(stored);
         }
         if let Some(error) = error {
-            let reason = self.task.bypass(&error);
+            let reason = self.job.bypass(&error);
             self.tail.divert();
             // Who comes now would find the beginning gone.
-            self.task.entry.release();
-            self.task.fill.passes_by(reason);
+            self.job.entry.release();
+            self.job.fill.passes_by(reason);
         }
         self.tail.pass(unstored);
     }
 
     /// Verifies and commits, or lets everybody's connection break.
     pub(super) async fn conclude(&mut self, received: Result<(), UpstreamError>) {
-        let task = self.task;
+        let job = self.job;
         let Some(intake) = self.intake.take() else {
             return self.fail(broken("a batch was lost"));
         };
         let verified = match received {
-            Ok(()) => intake.verifier.finish(&task.fill.digest).map_err(|mismatch| {
-                task.source.metrics.mismatched("blob");
-                tracing::error!(upstream = %task.source.name(), digest = %task.fill.digest, %mismatch, "upstream sent wrong bytes");
+            Ok(()) => intake.verifier.finish(&job.fill.digest).map_err(|mismatch| {
+                job.source.metrics.mismatched("blob");
+                tracing::error!(upstream = %job.source.name(), digest = %job.fill.digest, %mismatch, "upstream sent wrong bytes");
                 UpstreamError::Corrupt { detail: mismatch.to_string() }
             }),
             Err(error) => Err(error),
@@ -197,32 +198,32 @@ impl Transfer<'_> {
         match (verified, intake.partial) {
             (Ok(_), Some(partial)) if self.tail.is_unreadable() => {
                 self.tail.finish(Phase::Verified);
-                task.fills.gate.run(move || partial.discard()).await;
-                task.source.metrics.filled(FillResult::Bypassed);
+                job.means.gate.run(move || partial.discard()).await;
+                job.source.metrics.filled(FillResult::Bypassed);
             }
             (Ok(verified), Some(partial)) => {
                 self.tail.finish(Phase::Verified);
-                let (store, upstream, digest) = (Arc::clone(&task.fills.store), Arc::clone(task.source.name()), task.fill.digest);
+                let (store, upstream, digest) = (Arc::clone(&job.means.store), Arc::clone(job.source.name()), job.fill.digest);
                 let commit = move || {
                     store.confirm(&upstream, &digest);
                     partial.commit(verified)
                 };
-                let stored = task.fills.gate.run(commit).await;
+                let stored = job.means.gate.run(commit).await;
                 if let Err(error) = &stored {
-                    tracing::error!(digest = %task.fill.digest, %error, "a verified blob could not be stored");
+                    tracing::error!(digest = %job.fill.digest, %error, "a verified blob could not be stored");
                 }
-                task.source.metrics.filled(if stored.is_ok() { FillResult::Stored } else { FillResult::Bypassed });
+                job.source.metrics.filled(if stored.is_ok() { FillResult::Stored } else { FillResult::Bypassed });
             }
             (Ok(_), None) => {
                 self.tail.finish(Phase::Verified);
-                task.source.metrics.filled(FillResult::Bypassed);
+                job.source.metrics.filled(FillResult::Bypassed);
             }
             (Err(error), partial) => {
                 // What broke may go on later; what is wrong must not.
                 if let Some(partial) = partial
                     && matches!(error, UpstreamError::Corrupt { .. })
                 {
-                    task.fills.gate.run(move || partial.discard()).await;
+                    job.means.gate.run(move || partial.discard()).await;
                 }
                 self.fail(error);
             }
@@ -230,7 +231,7 @@ impl Transfer<'_> {
     }
 
     fn fail(&self, error: UpstreamError) {
-        self.task.end(FillError::Upstream(error));
+        self.job.end(FillError::Upstream(error));
         self.tail.finish(Phase::Failed);
     }
 }

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use tokio::time::Instant;
 
-use super::super::blob::within;
+use super::super::deadline::within;
 use super::{Listing, Weighed, check_cursor};
 use crate::mirror::{Error, Mirror, Repository, What};
 use crate::oci::{Digest, MediaType};

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use tokio::time::Instant;
 
-use super::super::blob::within;
+use super::super::deadline::within;
 use super::{Heard, Listing, PAGE_TIMEOUT, Weighed, check_cursor};
 use crate::mirror::{Error, Mirror, Repository, What};
 use crate::oci::Tag;
