@@ -3,17 +3,19 @@
 mod blob;
 mod complete;
 mod deadline;
+mod decide;
 mod error;
 pub mod explain;
+mod facts;
 mod fetch;
 mod freshness;
 mod listing;
 mod manifest;
+mod membership;
 mod patience;
 mod pinned;
 mod repository;
 mod tag;
-mod visibility;
 mod warm;
 
 pub use blob::BlobAnswer;
@@ -40,12 +42,11 @@ use crate::oci::{Descriptor, Digest, Reference, Tag};
 use crate::rng::Rng;
 use crate::single_flight::Questions;
 use crate::store::{RepositoryKey, Store, StoreError, TagRecord};
-use blob::Confirmation;
 use fetch::Fills;
 use listing::Listings;
 use manifest::{Fetched, Peeked};
+use membership::{Confirmation, Verdict};
 use tag::Checked;
-use visibility::Verdict;
 
 /// Answers that are remembered for moments, each kind.
 const REMEMBERED_MAX: u64 = 50_000;
@@ -154,12 +155,12 @@ impl Mirror {
 
     /// "Not found", if upstream said so within `negative_ttl`.
     fn remembered(&self, repository: &Repository, asked: &Asked) -> Result<(), Error> {
-        let until = self.negative.get(&(repository.key.clone(), asked.clone()));
-        if until.is_some_and(|until| until > Instant::now()) {
-            let upstream = Arc::clone(repository.upstream_name());
-            return Err(Error::NotFound { upstream, what: asked.what(), remembered: true });
-        }
-        Ok(())
+        self.absent_for(repository, asked).map_or(Ok(()), |_| Err(self.absent(repository, asked)))
+    }
+
+    /// "Not found", as upstream has said it a moment ago.
+    fn absent(&self, repository: &Repository, asked: &Asked) -> Error {
+        Error::NotFound { upstream: Arc::clone(repository.upstream_name()), what: asked.what(), remembered: true }
     }
 
     /// Passes an error on; "not found", and nothing else, is remembered. What upstream said before of the same, by a HEAD, is

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::freshness::Content;
+use super::membership::Membership;
 use super::{Mirror, Repository};
 use crate::oci::{Descriptor, Digest, Manifest};
-use crate::store::Link;
 
 impl Mirror {
     /// An image is whole with all its blobs, an index with one whole image: which platforms are wanted here, only what was
@@ -33,17 +33,15 @@ impl Mirror {
 
     /// Whether a manifest by digest would be served without a question to upstream.
     pub(super) fn may_serve_manifest(&self, repository: &Repository, digest: &Digest) -> bool {
-        let is_ours = || self.store.media_type(&repository.key, digest).is_some();
-        let is_listed =
-            || self.store.any_media_type(digest).is_some() && matches!(self.store.link(&repository.key, digest), Link::Listed { .. });
-        self.store.contains(digest) && (is_ours() || is_listed())
+        let (membership, held) = self.manifest_membership(repository, digest);
+        membership.is_member() && held.is_some() && self.store.contains(digest)
     }
 
     /// Whether all that a manifest lists would be served without a question to upstream.
     pub(super) async fn is_whole(&self, repository: &Repository, manifest: &Digest) -> bool {
         let Some(children) = self.store.children(manifest) else { return false };
         // What is not linked yet will be when the manifest is pulled.
-        let is_doubtful = |digest: &Digest| matches!(self.store.link(&repository.key, digest), Link::Doubtful { .. });
+        let is_doubtful = |digest: &Digest| matches!(self.membership(repository, digest), Membership::Doubtful { .. });
         let missing: Vec<Digest> =
             children.iter().map(|(child, _)| *child).filter(|child| !self.store.contains(child) || is_doubtful(child)).collect();
         missing.is_empty() || self.are_foreign(manifest, &missing).await

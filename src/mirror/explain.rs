@@ -2,27 +2,26 @@
 //! and without a trace.
 
 mod content;
-mod facts;
+mod explanation;
 
-pub use facts::{
-    Blobs, Content, Credential, Eviction, Explanation, Host, Image, Kind, Next, Pin, Pulls, Question, Readers, Rest, Served, Source, Tag,
-    Why,
+pub use super::decide::{Question, Why};
+pub use explanation::{
+    Blobs, Content, Credential, Eviction, Explanation, Host, Image, Kind, Next, Pin, Pulls, Readers, Rest, Served, Source, Tag,
 };
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::Instant;
-
-use super::freshness::{self, Answer, Freshness, Held, Said};
-use super::visibility::Shown;
+use super::decide::Decision;
+use super::freshness::{self, Answer, Freshness, Held};
+use super::membership::{Mode, Shown, StoredManifest};
 use super::{Asked, Error, Mirror, Repository, What};
 use crate::clock::Timestamp;
 use crate::config::Visibility;
 use crate::labels::Outcome;
 use crate::labels::UpstreamKind;
 use crate::oci::{self, Descriptor, Digest, Reference};
-use crate::store::{Link, TagRecord};
+use crate::store::TagRecord;
 use crate::upstream::{AccountOutlook, HostOutlook, Open, Outlook, UnavailableReason, UpstreamError};
 
 /// The status and code of an error, which are the server's to say.
@@ -52,7 +51,7 @@ impl Mirror {
     /// What would become of a question.
     pub async fn explain(&self, repository: &Repository, asked: &Asked, statuses: Statuses<'_>) -> Explanation {
         let outlook = repository.source.upstream.outlook(repository.name(), false);
-        let shown = self.peek_shown(&repository.key).await;
+        let shown = self.shown(&repository.key, Mode::Peek).await;
         let case = Case { repository, asked, now: self.clock.now(), outlook, shown, statuses };
         let (kind, finding) = match asked {
             Asked::Manifest(Reference::Tag(tag)) => (Kind::Tag, self.explain_tag(&case, tag).await),
@@ -87,45 +86,23 @@ impl Mirror {
         }
     }
 
-    /// As `by_tag` answers.
     async fn explain_tag(&self, case: &Case<'_>, tag: &oci::Tag) -> Finding {
         let (repository, rules) = (case.repository, &case.repository.source.tags);
-        let key = (repository.key.clone(), tag.clone());
-        let store = Arc::clone(&self.store);
-        let record = self.gate.run(move || store.peek_tag(&key)).await.ok().flatten();
-        let record = record.filter(|record| self.store.contains(&record.descriptor.digest));
+        let record = self.record(repository, tag, Mode::Peek).await;
         let held = freshness::held(record.as_deref(), case.now, rules.stale_if_error);
         let content = match &record {
             Some(record) => self.content(repository, &record.descriptor).await,
             None => freshness::Content::ManifestsMissing,
         };
-        let answer = |held, said| freshness::answer(held, said, rules.keep_deleted);
-        let failed = |error: &UpstreamError| match answer(freshness::stands_in(held, error.into(), content), error.into()) {
+        let failed = |error: &UpstreamError| match freshness::answer(
+            freshness::stands_in(held, error.into(), content),
+            error.into(),
+            rules.keep_deleted,
+        ) {
             Answer::Serve(outcome) if case.stands() => served(outcome),
             _ => case.refused(What::Manifest, error),
         };
-        let named = self.remembered_head(repository, tag);
-        let next = match (rules.judge(tag, record.as_deref(), case.now), self.absence(case)) {
-            (Freshness::Fresh { ttl }, _) => {
-                let why = if ttl.is_some() { Why::Fresh } else { Why::Immutable };
-                Next { for_seconds: ttl.map(|ttl| ttl.as_secs()), ..settled(why, served(Outcome::Hit)) }
-            }
-            (_, Some(left)) if answer(held, Said::NotFound) != Answer::Forget => {
-                let is = match answer(held, Said::NotFound) {
-                    Answer::Serve(outcome) => served(outcome),
-                    _ => case.negative(What::Manifest),
-                };
-                Next { for_seconds: Some(left.as_secs()), ..settled(Why::AbsenceRemembered, is) }
-            }
-            _ => match (&record, &named) {
-                (Some(_), _) => case.ask(UpstreamKind::Manifest, Question::HeadThenGetIfMoved, Why::Expired, &failed),
-                (None, Some((_, left))) => {
-                    let next = case.ask(UpstreamKind::Manifest, Question::Get, Why::Named, &failed);
-                    Next { for_seconds: next.for_seconds.or(Some(left.as_secs())), ..next }
-                }
-                (None, None) => case.ask(UpstreamKind::Manifest, Question::HeadThenGet, Why::Absent, &failed),
-            },
-        };
+        let next = case.next(self.tag_decision(repository, tag, record.as_deref()), UpstreamKind::Manifest, &failed);
         let is_asked = next.question != Question::None;
         let waits = Some(self.revalidate_wait).filter(|_| is_asked && held == Held::Within && content == freshness::Content::Whole);
         let wait = waits.map(|wait| if repository.source.patience.is_lost() { Duration::ZERO } else { wait });
@@ -134,75 +111,39 @@ impl Mirror {
         let trouble =
             |error: &UpstreamError| if next.why == Why::Immutable && case.stands() { served(Outcome::Hit) } else { failed(error) };
         let (unavailable, limited) = (trouble(&unreachable()), trouble(&UpstreamError::RateLimited { retry_after: None }));
-        Finding {
-            next,
-            descriptor: record.as_ref().map(|record| record.descriptor.clone()),
-            tag: record,
-            unavailable,
-            limited: Some(limited),
-        }
+        let descriptor = record.as_ref().map(|record| record.descriptor.clone());
+        Finding { next, descriptor, tag: record, unavailable, limited: Some(limited) }
     }
 
-    /// As `by_digest` answers.
     fn explain_digest(&self, case: &Case<'_>, digest: &Digest) -> Finding {
-        let refused = |error: &UpstreamError| case.refused(What::Manifest, error);
-        let is_held = self.store.contains(digest);
-        let descriptor = self.known_type(case.repository, digest).filter(|_| is_held).map(|media_type| {
+        let (decision, held) = self.manifest_decision(case.repository, digest);
+        let descriptor = held.filter(|_| self.store.contains(digest)).map(|held| {
+            let (StoredManifest::Own(media_type) | StoredManifest::Others(media_type)) = held;
             let size = self.store.holding(case.repository.upstream_name(), digest).allocated;
             Descriptor { media_type, digest: *digest, size }
         });
-        let may_serve = self.may_serve_manifest(case.repository, digest);
-        let next = match (may_serve, self.absence(case)) {
-            (true, _) => settled(Why::Held, served(Outcome::Hit)),
-            (_, Some(left)) => Next { for_seconds: Some(left.as_secs()), ..settled(Why::AbsenceRemembered, case.negative(What::Manifest)) },
-            _ if descriptor.is_some() => {
-                let is_listed = matches!(self.store.link(&case.repository.key, digest), Link::Doubtful { .. });
-                case.ask(UpstreamKind::Manifest, Question::Head, if is_listed { Why::Doubtful } else { Why::Unlisted }, &refused)
-            }
-            _ => case.ask(UpstreamKind::Manifest, Question::Get, Why::Absent, &refused),
-        };
-        let failed = |error: &UpstreamError| if may_serve && case.stands() { served(Outcome::Hit) } else { refused(error) };
+        let (next, failed) = case.by_digest(decision, UpstreamKind::Manifest);
         let (unavailable, limited) = (failed(&unreachable()), failed(&UpstreamError::RateLimited { retry_after: None }));
         Finding { next, tag: None, descriptor, unavailable, limited: Some(limited) }
     }
 
-    /// As `find_blob` answers.
     fn explain_layer(&self, case: &Case<'_>, digest: &Digest) -> Finding {
-        let refused = |error: &UpstreamError| case.refused(What::Blob, error);
-        let link = self.store.link(&case.repository.key, digest);
-        let (is_held, may_have) = (self.store.contains(digest), self.may_have(case.repository, digest, link));
-        let is_arriving = self.fills.running(case.repository, digest).is_some() && may_have;
-        let next = match (is_held, may_have, self.absence(case)) {
-            (true, true, _) => settled(Why::Held, served(Outcome::Hit)),
-            (_, _, Some(left)) => Next { for_seconds: Some(left.as_secs()), ..settled(Why::AbsenceRemembered, case.negative(What::Blob)) },
-            (false, ..) if is_arriving => settled(Why::Arriving, served(Outcome::Collapsed)),
-            (true, false, _) => {
-                let why = if link == Link::Unlisted { Why::Unlisted } else { Why::Doubtful };
-                case.ask(UpstreamKind::Blob, Question::Head, why, &refused)
-            }
-            _ => case.ask(UpstreamKind::Blob, Question::Get, Why::Absent, &refused),
-        };
-        let unavailable = if is_held && may_have && case.stands() { served(Outcome::Hit) } else { refused(&unreachable()) };
-        Finding { next, tag: None, descriptor: None, unavailable, limited: None }
+        let (decision, _) = self.blob_decision(case.repository, digest);
+        let (next, failed) = case.by_digest(decision, UpstreamKind::Blob);
+        Finding { unavailable: failed(&unreachable()), next, tag: None, descriptor: None, limited: None }
     }
 
-    /// For how long it is remembered that upstream has no such thing.
-    fn absence(&self, case: &Case<'_>) -> Option<Duration> {
-        let until = self.negative.get(&(case.repository.key.clone(), case.asked.clone()))?;
-        Some(until.saturating_duration_since(Instant::now())).filter(|left| !left.is_zero())
-    }
-
-    /// As `admit` lets in.
+    /// What public access makes of it, as [`Mirror::admit`] does.
     fn admitted(&self, case: &Case<'_>, next: Next) -> Next {
         if !case.repository.source.upstream.shows_public_only() || case.shown.is_good(case.now) {
             return next;
         }
-        let (kind, what) = match case.asked {
-            Asked::Manifest(_) => (UpstreamKind::Manifest, What::Manifest),
-            Asked::Blob(_) => (UpstreamKind::Blob, What::Blob),
+        let kind = match case.asked {
+            Asked::Manifest(_) => UpstreamKind::Manifest,
+            Asked::Blob(_) => UpstreamKind::Blob,
         };
-        if let Some(left) = self.absence(case) {
-            return Next { for_seconds: Some(left.as_secs()), ..settled(Why::AbsenceRemembered, case.negative(what)) };
+        if let Some(left) = self.absent_for(case.repository, case.asked) {
+            return case.absent(left);
         }
         let as_nobody = case.repository.source.upstream.outlook(case.repository.name(), true);
         match as_nobody.asked(kind) {
@@ -210,13 +151,38 @@ impl Mirror {
             Err(error) if error.says_nothing() && case.stands() => next,
             Err(error) => {
                 let left = as_nobody.open_for(kind).map(|left| left.as_secs());
-                Next { for_seconds: left, ..settled(Why::NotShown, case.refused(what, &error)) }
+                Next { for_seconds: left, ..settled(Why::NotShown, case.refused(case.asked.what(), &error)) }
             }
         }
     }
 }
 
 impl Case<'_> {
+    /// A decision as it is printed.
+    fn next(&self, decision: Decision, kind: UpstreamKind, failed: &dyn Fn(&UpstreamError) -> Served) -> Next {
+        let seconds = |left: Option<Duration>| left.map(|left| left.as_secs());
+        match decision {
+            Decision::Serve { why, outcome, left } => Next { for_seconds: seconds(left), ..settled(why, served(outcome)) },
+            Decision::Refuse { left } => self.absent(left),
+            Decision::Ask { question, why, left } => {
+                let next = self.ask(kind, question, why, failed);
+                Next { for_seconds: next.for_seconds.or(seconds(left)), ..next }
+            }
+        }
+    }
+
+    /// The same of what cannot change, and what is served if upstream fails: what is cached, or the failure.
+    fn by_digest(&self, decision: Decision, kind: UpstreamKind) -> (Next, impl Fn(&UpstreamError) -> Served) {
+        let is_served = matches!(decision, Decision::Serve { why: Why::Held, .. }) && self.stands();
+        let refused = |error: &UpstreamError| self.refused(self.asked.what(), error);
+        let failed = move |error: &UpstreamError| if is_served { served(Outcome::Hit) } else { refused(error) };
+        (self.next(decision, kind, &failed), failed)
+    }
+
+    fn absent(&self, left: Duration) -> Next {
+        Next { for_seconds: Some(left.as_secs()), ..settled(Why::AbsenceRemembered, self.negative(self.asked.what())) }
+    }
+
     /// The question, if there is anybody to put it to; else what is told without one.
     fn ask(&self, kind: UpstreamKind, question: Question, why: Why, failed: &dyn Fn(&UpstreamError) -> Served) -> Next {
         match self.outlook.asked(kind) {

@@ -6,13 +6,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::deadline::{CHECK_TIMEOUT, within};
-use super::patience::Since;
+use super::deadline::{CHECK_TIMEOUT, report_answer, within};
+use super::decide::Decision;
+use super::membership::StoredManifest;
 use super::{Asked, Error, Mirror, Repository, What};
 use crate::labels::Outcome;
 use crate::oci::{Descriptor, Digest, InvalidManifest, Manifest, MediaType, Reference};
-use crate::single_flight::{NoAnswer, Pending};
-use crate::store::Link;
 use crate::upstream::{Call, Exchange, ManifestHead, UpstreamError};
 
 /// A manifest as it may be served.
@@ -55,7 +54,7 @@ impl Mirror {
     ) -> Result<ManifestAnswer, Error> {
         let answer = within(repository, deadline, self.find_manifest(repository, reference, want)).await?;
         // An index is pulled, not each of its images beside.
-        let is_part = matches!(reference, Reference::Digest(digest) if self.store.link(&repository.key, digest) != Link::Unlisted);
+        let is_part = matches!(reference, Reference::Digest(digest) if self.is_listed(repository, digest));
         if want == Want::Body && !is_part {
             repository.source.metrics.pulled();
         }
@@ -71,9 +70,7 @@ impl Mirror {
     ) -> Result<ManifestAnswer, Error> {
         let digest = if let Reference::Digest(digest) = reference { Some(digest) } else { None };
         self.store.look(&repository.key, digest).await;
-        if repository.source.upstream.shows_public_only() {
-            self.admit(repository, &Asked::Manifest(reference.clone())).await?;
-        }
+        self.admit(repository, || Asked::Manifest(reference.clone())).await?;
         match reference {
             Reference::Digest(digest) => self.by_digest(repository, digest, want).await,
             Reference::Tag(tag) => self.by_tag(repository, tag, want).await,
@@ -81,31 +78,35 @@ impl Mirror {
     }
 
     async fn by_digest(self: &Arc<Mirror>, repository: &Repository, digest: &Digest, want: Want) -> Result<ManifestAnswer, Error> {
-        if let Some(media_type) = self.store.media_type(&repository.key, digest)
-            && let Some(answer) = self.held_manifest(digest, media_type, Outcome::Hit).await
-        {
-            return Ok(answer);
-        }
-        let held_elsewhere = self.store.any_media_type(digest);
-        if let (Some(media_type), Link::Listed { .. }) = (&held_elsewhere, self.store.link(&repository.key, digest))
-            && let Some(answer) = self.adopt(repository, digest, media_type).await
-        {
-            return Ok(answer);
-        }
         let asked = Asked::Manifest(Reference::Digest(*digest));
-        self.remembered(repository, &asked)?;
+        let (decision, held) = self.manifest_decision(repository, digest);
+        match (decision, &held) {
+            (Decision::Serve { .. }, Some(StoredManifest::Own(media_type))) => {
+                if let Some(answer) = self.held_manifest(digest, media_type.clone(), Outcome::Hit).await {
+                    return Ok(answer);
+                }
+            }
+            (Decision::Serve { .. }, Some(StoredManifest::Others(media_type))) => {
+                if let Some(answer) = self.adopt(repository, digest, media_type).await {
+                    return Ok(answer);
+                }
+            }
+            (Decision::Refuse { .. }, _) => return Err(self.absent(repository, &asked)),
+            (Decision::Serve { .. } | Decision::Ask { .. }, _) => {}
+        }
+        let is_others = matches!(held, Some(StoredManifest::Others(_)));
         if want == Want::Head
             && let Some(descriptor) = self.described.get(&(repository.key.clone(), *digest))
         {
             return Ok(plain(descriptor, None, Outcome::Hit));
         }
-        if want == Want::Head || held_elsewhere.is_some() {
+        if want == Want::Head || is_others {
             let head = self.peek(repository, &Reference::Digest(*digest)).await;
             let (descriptor, exchange) = head.map_err(|error| self.failed(repository, asked, &error))?;
             if let Some(descriptor) = descriptor.filter(|descriptor| descriptor.digest == *digest) {
-                let adopted = match held_elsewhere {
-                    Some(_) => self.adopt(repository, digest, &descriptor.media_type).await,
-                    None => None,
+                let adopted = match is_others {
+                    true => self.adopt(repository, digest, &descriptor.media_type).await,
+                    false => None,
                 };
                 if adopted.is_some() || want == Want::Head {
                     let answer = adopted.unwrap_or_else(|| plain(descriptor, None, Outcome::Miss));
@@ -159,7 +160,7 @@ impl Mirror {
         let head = repository.source.upstream.head_manifest(repository.name(), reference, call).await;
         // One that tells nothing may be a registry without HEAD, or one that is down: the GET will tell.
         if head.as_ref().ok() != Some(&ManifestHead::default()) {
-            heard(repository, since, head.as_ref().err());
+            report_answer(repository, since, head.as_ref().err());
         }
         match head {
             Ok(head) => Ok(Some(head)),
@@ -172,7 +173,7 @@ impl Mirror {
         let since = repository.source.patience.begin();
         repository.source.metrics.counted_get();
         let fetched = repository.source.upstream.get_manifest(repository.name(), reference, call).await;
-        heard(repository, since, fetched.as_ref().err());
+        report_answer(repository, since, fetched.as_ref().err());
         let fetched = fetched?;
         let expected = match reference {
             Reference::Digest(digest) => Some(*digest),
@@ -243,24 +244,4 @@ fn described(head: &ManifestHead) -> Option<Descriptor> {
     let media_type: MediaType = head.content_type.as_deref()?.parse().ok()?;
     let told = !media_type.says_nothing() && !media_type.is_schema_one();
     told.then_some(Descriptor { media_type, digest: head.digest?, size: head.size? })
-}
-
-pub(super) fn heard(repository: &Repository, since: Since, error: Option<&UpstreamError>) {
-    match error {
-        Some(UpstreamError::TimedOut { .. } | UpstreamError::Unavailable { .. } | UpstreamError::Busy { .. }) => {
-            repository.source.patience.disappointed(since);
-        }
-        // It was not asked, or nobody knows what it said.
-        Some(UpstreamError::Overloaded { .. } | UpstreamError::Internal { .. }) => {}
-        _ => repository.source.patience.answered(),
-    }
-}
-
-/// For who has something to serve: the answer, if it comes while its upstream is worth waiting for. The question goes on.
-pub(super) async fn in_time<V: Clone>(repository: &Repository, pending: &Pending<V>, at_most: Duration) -> Option<Result<V, NoAnswer>> {
-    let patience = &repository.source.patience;
-    let since = patience.begin();
-    let wait = if patience.is_lost() { Duration::ZERO } else { at_most };
-    let answer = tokio::time::timeout(wait, pending.answer()).await;
-    answer.inspect_err(|_| patience.disappointed(since)).ok()
 }

@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::freshness::{self, Answer, Freshness, Held, Said};
-use super::deadline::CHECK_TIMEOUT;
-use super::manifest::{ManifestAnswer, Want, in_time, plain};
+use super::deadline::{CHECK_TIMEOUT, in_time};
+use super::decide::{Decision, Why};
+use super::freshness::{self, Answer, Held, Said};
+use super::manifest::{ManifestAnswer, Want, plain};
+use super::membership::Mode;
 use super::{Asked, Error, Mirror, Repository};
 use crate::labels::Outcome;
 use crate::oci::{Descriptor, Digest, Manifest, Reference, Tag};
@@ -54,27 +56,21 @@ enum Found {
 
 impl Mirror {
     pub(super) async fn by_tag(self: &Arc<Mirror>, repository: &Repository, tag: &Tag, want: Want) -> Result<ManifestAnswer, Error> {
-        let key = (repository.key.clone(), tag.clone());
-        let record = match self.store.tag(&key).await {
-            // A record whose manifest was evicted is none.
-            Ok(record) => record.filter(|record| self.store.contains(&record.descriptor.digest)),
-            Err(error) => {
-                tracing::error!(%tag, %error, "a tag's record could not be read");
-                None
+        let record = self.record(repository, tag, Mode::Use).await;
+        match (self.tag_decision(repository, tag, record.as_deref()), record) {
+            (Decision::Serve { why: Why::AbsenceRemembered, outcome, .. }, record) => {
+                self.serve_record(repository, tag, record, outcome).await
             }
-        };
-        let now = self.clock.now();
-        match (repository.source.tags.judge(tag, record.as_deref(), now), record) {
-            (Freshness::Fresh { ttl }, Some(record)) => {
+            (Decision::Serve { left, .. }, Some(record)) => {
                 let descriptor = &record.descriptor;
                 if let Some(answer) = self.held_manifest(&descriptor.digest, descriptor.media_type.clone(), Outcome::Hit).await {
-                    return Ok(ManifestAnswer { ttl: ttl.map(seconds), ..answer });
+                    return Ok(ManifestAnswer { ttl: left.map(seconds), ..answer });
                 }
                 self.revalidated(repository, tag, None).await
             }
-            (_, Some(record)) => self.revalidated(repository, tag, Some(record)).await,
+            (Decision::Refuse { .. }, _) => Err(self.absent(repository, &Asked::Manifest(Reference::Tag(tag.clone())))),
             (_, None) if want == Want::Head => self.head_unheld(repository, tag).await,
-            (_, None) => self.revalidated(repository, tag, None).await,
+            (_, record) => self.revalidated(repository, tag, record).await,
         }
     }
 
@@ -88,14 +84,6 @@ impl Mirror {
         let asked = Asked::Manifest(Reference::Tag(tag.clone()));
         let rules = &repository.source.tags;
         let held = freshness::held(record.as_deref(), self.clock.now(), rules.stale_if_error);
-        if let Err(error) = self.remembered(repository, &asked) {
-            match freshness::answer(held, Said::NotFound, rules.keep_deleted) {
-                Answer::Serve(outcome) => return self.serve_record(repository, tag, record, outcome).await,
-                // Not held, so it is still true; a record that came since then is younger than that word.
-                Answer::Refuse => return Err(error),
-                Answer::Forget => {}
-            }
-        }
         let key = (repository.key.clone(), tag.clone());
         let pending = self.checks.ask(key, || Arc::clone(self).check(repository.clone(), tag.clone(), record.clone()));
         // A cached tag is confirmed also for whoever asks next.
@@ -179,7 +167,6 @@ impl Mirror {
         if let Some((head, ttl)) = self.remembered_head(repository, tag) {
             return Ok(ManifestAnswer { ttl: Some(seconds(ttl)), ..plain(head.descriptor.clone(), None, Outcome::Hit) });
         }
-        self.remembered(repository, &Asked::Manifest(reference.clone()))?;
         let (descriptor, exchange) =
             self.peek(repository, &reference).await.map_err(|error| self.failed(repository, Asked::Manifest(reference.clone()), &error))?;
         match descriptor {
@@ -204,7 +191,7 @@ impl Mirror {
     async fn named(&self, repository: &Repository, tag: &Tag, head: TagRecord) {
         let digest = head.descriptor.digest;
         self.heads.insert((repository.key.clone(), tag.clone()), Arc::new(head.clone()));
-        if self.store.media_type(&repository.key, &digest).is_some() && self.store.contains(&digest) {
+        if self.is_own_manifest(repository, &digest) {
             return self.note(self.write_record(repository, tag, head).await);
         }
         let key = (repository.key.clone(), digest);

@@ -16,10 +16,11 @@ use tokio::time::Instant;
 use super::deadline::within;
 use super::fetch::{FillError, Interest};
 use super::manifest::{ManifestAnswer, Want};
+use super::membership::Membership;
 use super::{Asked, Error, Mirror, Repository};
 use crate::labels::Outcome;
 use crate::oci::{Descriptor, Digest, Manifest, MediaType, Platform, Reference};
-use crate::store::{Link, Store};
+use crate::store::Store;
 use parts::Parts;
 
 /// Images at a time, of one who asks.
@@ -138,7 +139,7 @@ impl Mirror {
         if let Outcome::Stale(reason) = answer.outcome {
             warmed.note = Some(words::stale(reason, image.repository.upstream_name()));
         }
-        if !self.is_ours(&image.repository, &digest) {
+        if !self.is_own_manifest(&image.repository, &digest) {
             warmed.needs_bytes = Store::cost(size) + Store::record_cost();
             return warmed.failed(Missing::of(digest, size, UNSTORED));
         }
@@ -154,8 +155,7 @@ impl Mirror {
     /// The manifest of an image, on upstream's word as far as that is to be had: nobody waits here who had better be served.
     async fn whole_manifest(self: &Arc<Mirror>, image: &Image) -> Result<(ManifestAnswer, Manifest), Error> {
         let Image { repository, reference } = image;
-        let find =
-            || within(repository, Instant::now() + MANIFEST_TIMEOUT, self.find_manifest(repository, reference, Want::Body));
+        let find = || within(repository, Instant::now() + MANIFEST_TIMEOUT, self.find_manifest(repository, reference, Want::Body));
         let mut answer = find().await?;
         if let (Outcome::Stale(_), Reference::Tag(tag)) = (answer.outcome, reference)
             && let Some(pending) = self.checks.running(&(repository.key.clone(), tag.clone()))
@@ -216,7 +216,7 @@ impl Mirror {
         if !self.store.contains(digest) {
             return Ok(false);
         }
-        if !self.may_have(repository, digest, self.store.link(&repository.key, digest)) {
+        if !self.membership(repository, digest).is_member() {
             self.confirm(repository, digest).await?;
         }
         Ok(true)
@@ -238,7 +238,11 @@ impl Mirror {
             Err(error) => return Err(told(self.told(repository, asked, error.into_error(repository.upstream_name())))),
         };
         let is_own = !download.was_joined;
-        let counted = |bytes| if is_own { count.fetched(bytes) };
+        let counted = |bytes| {
+            if is_own {
+                count.fetched(bytes)
+            }
+        };
         let bytes = download.stored(counted).await.map_err(words::bypass)?;
         if !self.store.contains(&blob.digest) {
             let failed = |failure: FillError| told(failure.into_error(repository.upstream_name()));
@@ -253,12 +257,8 @@ impl Mirror {
     pub(super) async fn is_complete(self: &Arc<Mirror>, image: &Image, platforms: &Platforms) -> bool {
         let Some(manifest) = self.held(image).await else { return false };
         let Parts { blobs, missing, .. } = self.parts(&image.repository, manifest, platforms, parts::Way::Look).await;
-        missing.is_empty()
-            && blobs.iter().all(|blob| self.store.contains(&blob.digest) && !self.is_doubtful(&image.repository, &blob.digest))
-    }
-
-    fn is_doubtful(&self, repository: &Repository, digest: &Digest) -> bool {
-        matches!(self.store.link(&repository.key, digest), Link::Doubtful { .. }) && !self.may_have(repository, digest, Link::Unlisted)
+        let is_doubtful = |digest: &Digest| matches!(self.membership(&image.repository, digest), Membership::Doubtful { .. });
+        missing.is_empty() && blobs.iter().all(|blob| self.store.contains(&blob.digest) && !is_doubtful(&blob.digest))
     }
 
     /// The manifest that is here for an image.
@@ -278,10 +278,6 @@ impl Mirror {
         let media_type: MediaType = self.store.media_type(&repository.key, digest).filter(|_| self.store.contains(digest))?;
         let bytes = self.store.manifest(digest).await.ok()??;
         Manifest::verified(bytes, Some(media_type.as_str()), digest).ok()
-    }
-
-    fn is_ours(&self, repository: &Repository, digest: &Digest) -> bool {
-        self.store.contains(digest) && self.store.media_type(&repository.key, digest).is_some()
     }
 }
 

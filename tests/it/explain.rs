@@ -1,5 +1,7 @@
 //! `explain`: what would happen and why, by the rules that let it happen, and without a trace.
 
+mod agreement;
+
 use std::time::Duration;
 
 use larder::cli::{self, Form};

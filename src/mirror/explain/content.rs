@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use super::facts::{Blobs, Content, Eviction, Image, Pin};
+use super::explanation::{Blobs, Content, Eviction, Image, Pin};
+use crate::mirror::membership::Membership;
 use crate::mirror::{Mirror, Repository, freshness};
-use crate::oci::{Descriptor, Digest, Manifest, MediaType};
-use crate::store::Link;
+use crate::oci::{Descriptor, Digest, Manifest};
 
 /// Of an index, what tells its images apart.
 #[derive(Default, Deserialize)]
@@ -107,7 +107,7 @@ impl Mirror {
             blobs.bytes += size;
             if is_held {
                 blobs.allocated += holding.allocated;
-                image.doubtful += u64::from(matches!(self.store.link(&repository.key, &child), Link::Doubtful { .. }));
+                image.doubtful += u64::from(matches!(self.membership(repository, &child), Membership::Doubtful { .. }));
             } else {
                 image.partial_bytes += holding.partial;
                 image.arriving += u64::from(self.fills.running(repository, &child).is_some());
@@ -154,10 +154,5 @@ impl Mirror {
         all.sort_unstable();
         all.dedup();
         all
-    }
-
-    /// The media type of a manifest that is here, for this repository or another.
-    pub(super) fn known_type(&self, repository: &Repository, digest: &Digest) -> Option<MediaType> {
-        self.store.media_type(&repository.key, digest).or_else(|| self.store.any_media_type(digest))
     }
 }

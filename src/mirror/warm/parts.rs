@@ -90,7 +90,7 @@ impl Mirror {
         }
         let image = Image { repository: repository.clone(), reference: Reference::Digest(child.digest) };
         let (_, manifest) = self.whole_manifest(&image).await.map_err(|error: Error| words::error(&error, "manifest"))?;
-        if !self.is_ours(repository, &child.digest) {
+        if !self.is_own_manifest(repository, &child.digest) {
             return Err(UNSTORED.into());
         }
         Ok(manifest)

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::mirror::decide::{Question, Why};
 use crate::store::Place;
 
 /// What larder makes of one reference, now.
@@ -140,45 +141,6 @@ pub struct Next {
     pub served: Option<Served>,
     /// Who has something to serve waits so long for the answer, and is then served that.
     pub waits_milliseconds: Option<u64>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Question {
-    None,
-    Head,
-    /// GET by the digest that HEAD names, unless its bytes are here.
-    HeadThenGet,
-    HeadThenGetIfMoved,
-    Get,
-}
-
-/// Why that is the next question.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Why {
-    Fresh,
-    /// `immutable_tags`
-    Immutable,
-    /// By digest: it cannot change.
-    Held,
-    /// A download of it is under way.
-    Arriving,
-    Expired,
-    /// Nothing is held.
-    Absent,
-    /// A HEAD of a moment ago has said what the tag names.
-    Named,
-    /// It is here, but nothing says that this repository has it.
-    Unlisted,
-    /// One of the repository's manifests lists it, and a private upstream has it.
-    Doubtful,
-    /// Upstream has said a moment ago that there is none.
-    AbsenceRemembered,
-    /// All that could be asked rests.
-    Rests,
-    /// Upstream has not shown the repository to anybody, and cannot be asked.
-    NotShown,
 }
 
 /// An answer.

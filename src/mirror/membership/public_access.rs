@@ -1,15 +1,15 @@
-//! Who may read what larder's own credential can read. Where a credential only raises the limit (`visibility: public`), a
-//! client may read a repository if upstream shows it to anybody, which an anonymous HEAD tells.
+//! Who may read what larder's own credential can read. Where a credential only raises the limit (`visibility: public`),
+//! a client may read a repository if upstream shows it to anybody, which an anonymous HEAD tells.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::deadline::CHECK_TIMEOUT;
-use super::manifest::{heard, in_time};
-use super::{Asked, Error, Mirror, Repository};
 use crate::clock::Timestamp;
+use crate::mirror::deadline::{CHECK_TIMEOUT, in_time, report_answer};
+use crate::mirror::membership::Mode;
+use crate::mirror::{Asked, Error, Mirror, Repository};
 use crate::store::RepositoryKey;
 use crate::upstream::{Call, UpstreamError};
 
@@ -21,37 +21,46 @@ const NEVER: Timestamp = Timestamp(0);
 
 /// When upstream last showed a repository to anybody, if it did.
 #[derive(Clone, Copy)]
-pub(super) struct Shown(Option<Timestamp>);
+pub(in crate::mirror) struct Shown(Option<Timestamp>);
 
 impl Shown {
     /// Nobody needs to be asked.
-    pub(super) fn is_good(self, now: Timestamp) -> bool {
+    pub(in crate::mirror) fn is_good(self, now: Timestamp) -> bool {
         self.is_within(SHOWN_FOR, now)
     }
 
-    pub(super) fn is_within(self, bound: Duration, now: Timestamp) -> bool {
-        self.0.is_some_and(|shown| now.distance(shown) < bound)
+    pub(in crate::mirror) fn is_within(self, bound: Duration, now: Timestamp) -> bool {
+        self.0.is_some_and(|shown| shown != NEVER && now.distance(shown) < bound)
     }
 
-    /// How long ago that was, and for how long more it is good; `None` where upstream has not said so, or has said otherwise since.
-    pub(super) fn age(self, now: Timestamp) -> Option<(Duration, Duration)> {
+    /// Whether it did, and has not said otherwise since.
+    fn was_ever(self) -> bool {
+        self.0.is_some_and(|shown| shown != NEVER)
+    }
+
+    /// How long ago that was, and for how long more it is good; `None` where upstream has not said so, or has said
+    /// otherwise since.
+    pub(in crate::mirror) fn age(self, now: Timestamp) -> Option<(Duration, Duration)> {
         let age = now.distance(self.0.filter(|shown| *shown != NEVER)?);
         Some((age, SHOWN_FOR.saturating_sub(age)))
     }
 }
 
 /// What upstream says to nobody in particular.
-pub(super) type Verdict = Result<(), UpstreamError>;
+pub(in crate::mirror) type Verdict = Result<(), UpstreamError>;
 
 impl Mirror {
-    /// Lets the clients of a repository in whose upstream shows public ones only, or says why not: what upstream says to
-    /// anybody, it says to them.
-    pub(super) async fn admit(self: &Arc<Mirror>, repository: &Repository, asked: &Asked) -> Result<(), Error> {
-        let shown = Shown(self.shown_at(&repository.key).await);
-        let now = self.clock.now();
+    /// Lets the clients of a repository in whose upstream shows public ones only, or says why not: what upstream says
+    /// to anybody, it says to them.
+    pub(in crate::mirror) async fn admit(self: &Arc<Mirror>, repository: &Repository, asked: impl FnOnce() -> Asked) -> Result<(), Error> {
+        if !repository.source.upstream.shows_public_only() {
+            return Ok(());
+        }
+        let (shown, now) = (self.shown(&repository.key, Mode::Use).await, self.clock.now());
         if shown.is_good(now) {
             return Ok(());
         }
+        let asked = &asked();
         self.remembered(repository, asked)?;
         let key = (repository.key.clone(), asked.clone());
         let pending = self.verdicts.ask(key, || Arc::clone(self).ask_as_nobody(repository.clone(), asked.clone()));
@@ -77,11 +86,11 @@ impl Mirror {
     async fn ask_as_nobody(self: Arc<Mirror>, repository: Repository, asked: Asked) -> Verdict {
         let since = repository.source.patience.begin();
         let verdict = self.seen_by_anybody(&repository, &asked).await;
-        heard(&repository, since, verdict.as_ref().err());
+        report_answer(&repository, since, verdict.as_ref().err());
         match &verdict {
             Ok(()) => self.set_shown(&repository, self.clock.now()).await,
             // What upstream said before is no longer its last word.
-            Err(UpstreamError::Denied { .. }) if self.shown_at(&repository.key).await.is_some_and(|shown| shown != NEVER) => {
+            Err(UpstreamError::Denied { .. }) if self.shown(&repository.key, Mode::Use).await.was_ever() => {
                 self.set_shown(&repository, NEVER).await;
             }
             Err(_) => {}
@@ -112,21 +121,15 @@ impl Mirror {
         self.note(self.store.set_shown(&repository.key, at).await);
     }
 
-    /// The last word on a repository, as `admit` would find it, for who only wants to know.
-    pub(super) async fn peek_shown(&self, key: &RepositoryKey) -> Shown {
-        Shown(match self.shown.get(key) {
-            Some(shown) => Some(shown),
-            None => self.store.shown(key).await,
-        })
-    }
-
-    /// When upstream last showed the repository to anybody.
-    async fn shown_at(&self, key: &RepositoryKey) -> Option<Timestamp> {
+    /// The last word on a repository.
+    pub(in crate::mirror) async fn shown(&self, key: &RepositoryKey, mode: Mode) -> Shown {
         if let Some(shown) = self.shown.get(key) {
-            return Some(shown);
+            return Shown(Some(shown));
         }
-        let shown = self.store.shown(key).await?;
-        self.shown.insert(key.clone(), shown);
-        Some(shown)
+        let shown = self.store.shown(key).await;
+        if let (Some(shown), Mode::Use) = (shown, mode) {
+            self.shown.insert(key.clone(), shown);
+        }
+        Shown(shown)
     }
 }
