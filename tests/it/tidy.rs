@@ -175,6 +175,24 @@ fn credential_30_no_second_tls_library_is_in_the_tree() {
     assert!(ci.contains("cargo deny --offline check --hide-inclusion-graph bans"));
 }
 
+/// Who reads a page for the first time reads no more than this of it.
+const ARCHITECTURE_WORDS_MAX: usize = 2_500;
+const QUESTIONS: usize = 25;
+
+#[test]
+fn architecture_is_short_and_answers_its_questions_with_files_that_exist() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = std::fs::read_to_string(root.join("ARCHITECTURE.md")).unwrap();
+    let words = page.split_whitespace().count();
+    assert!(words <= ARCHITECTURE_WORDS_MAX, "{words} words");
+    let table = page.split("## Where to look").nth(1).unwrap().split("\n## ").next().unwrap();
+    let rows: Vec<_> = table.lines().filter(|line| line.starts_with("| ") && line.contains('`')).collect();
+    assert_eq!(rows.len(), QUESTIONS);
+    for file in rows.iter().flat_map(|row| row.split('`').skip(1).step_by(2)) {
+        assert!(root.join(file).is_file(), "ARCHITECTURE.md names {file}, which does not exist");
+    }
+}
+
 #[test]
 fn every_test_that_architecture_names_exists() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));

@@ -407,7 +407,7 @@ async fn d5_a_larder_whose_directory_was_moved_leaves_what_stands_in_its_place_a
     let before = (second.socket_id(), std::fs::read(&lock).unwrap());
     moved.app.store.tend().await;
     assert!(moved.app.store.listen().is_err());
-    moved.app.store.close();
+    moved.app.store.close(true);
     assert_eq!((second.socket_id(), std::fs::read(&lock).unwrap()), before);
     assert!(socket.exists());
 }

@@ -63,6 +63,8 @@ impl HostBreaker {
             Ok((status @ (StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT), headers)) => {
                 let detail = format!("{} answered {}", self.origin, status.as_u16());
                 match busy_wait(status, headers, Clock::System.now()) {
+                    // Of some scopes, perhaps; the token server has a breaker of its own.
+                    Some(_) if kind == UpstreamKind::Token => {}
                     Some(retry_after) => self.busy(begun, now, retry_after, detail),
                     None => self.failed(begun, now, &UpstreamError::Unavailable { reason: UnavailableReason::Broken, detail }),
                 }
