@@ -8,11 +8,13 @@ use super::example::bounds;
 use super::key::{Key, Keys, Kind, Shape, join};
 
 /// `1024`, `500MB`, `64 MiB`.
-const SIZE: &str = "^[0-9]+ *([kKmMgGtT][iI]?)?[bB]?$";
+const SIZE: &str = "^[0-9]+ *(([kKmMgGtT][iI]?)?[bB])?$";
 const PERCENTAGE: &str = "^([1-9][0-9]?|100) *%$";
-/// `30s`, `1h 30m`, `0`.
-const DURATION: &str = "^(0|([0-9]+ *[a-zA-Zµ]+ *)+)$";
-const ADDRESS: &str = "^([0-9.]+|\\[[0-9a-fA-F:.%]+\\]):[0-9]+$";
+/// `30s`, `1h 30m`, `1.5s`, `0`: the units that [`crate::units::parse_duration`] knows.
+const DURATION: &str = "^(0|( *[0-9]+(\\.[0-9]+)? *(nanos|nsec|ns|usec|us|µs|millis|msec|ms|seconds?|secs?|s|minutes?|mins?|m|\
+    hours?|hrs?|h|days?|d|weeks?|wks?|w|months?|M|years?|yrs?|y) *)+)$";
+const ADDRESS: &str = "^([0-9.]+|\\[[0-9a-fA-F:.%]+\\]):\
+    ([0-9]{1,4}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])$";
 
 /// The schema of a `larder.yaml`.
 pub fn schema() -> Value {

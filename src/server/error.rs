@@ -9,7 +9,7 @@ use http::{HeaderName, HeaderValue, Response, StatusCode};
 use super::route::RouteError;
 use crate::clock::Timestamp;
 use crate::mirror::{self, What};
-use crate::oci::{ErrorCode, error_body};
+use crate::oci::{ErrorCode, InvalidName, error_body};
 
 /// When upstream limits us without saying until when.
 const RATE_LIMIT_WAIT: Duration = Duration::from_secs(60);
@@ -77,6 +77,8 @@ fn route_answer(error: RouteError) -> Answer {
         RouteError::MethodNotAllowed => answer(StatusCode::METHOD_NOT_ALLOWED, ErrorCode::Unsupported, text).with(ALLOW, "GET, HEAD"),
         RouteError::Page | RouteError::Query => answer(StatusCode::BAD_REQUEST, ErrorCode::Unsupported, text),
         RouteError::Digest(_) => answer(StatusCode::BAD_REQUEST, ErrorCode::DigestInvalid, text),
+        // There is none of such a name anywhere, which need not be asked.
+        RouteError::Name(InvalidName::Tag) => answer(StatusCode::NOT_FOUND, ErrorCode::ManifestUnknown, text),
         RouteError::Name(_) | RouteError::Path | RouteError::Namespace => answer(StatusCode::BAD_REQUEST, ErrorCode::NameInvalid, text),
     }
 }
@@ -187,7 +189,7 @@ impl Answer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::oci::{InvalidDigest, InvalidName};
+    use crate::oci::InvalidDigest;
 
     const SECRET: &str = "https://10.0.0.7/blob?X-Amz-Signature=abc";
     /// 14:03:20 UTC.
@@ -244,7 +246,8 @@ mod tests {
         check(RouteError::Query, 400, ErrorCode::Unsupported, None);
         check(RouteError::Path, 400, ErrorCode::NameInvalid, None);
         check(RouteError::Namespace, 400, ErrorCode::NameInvalid, None);
-        check(RouteError::Name(InvalidName::Tag), 400, ErrorCode::NameInvalid, None);
+        check(RouteError::Name(InvalidName::Tag), 404, ErrorCode::ManifestUnknown, None);
+        check(RouteError::Name(InvalidName::Repository), 400, ErrorCode::NameInvalid, None);
         check(RouteError::Digest(InvalidDigest), 400, ErrorCode::DigestInvalid, None);
         check(Error::Contradiction, 400, ErrorCode::NameInvalid, None);
         check(Error::Deadline, 504, ErrorCode::Unavailable, None);

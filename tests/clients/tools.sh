@@ -1,13 +1,14 @@
-# Clients that Debian does not have, built from the Go module proxy once and kept: crane, regctl, oras, cosign; and olareg,
-# a small registry that has the referrers API, which Debian's docker-registry has not.
+# Clients that Debian does not have, built from the Go module proxy once and kept: crane, regctl, oras, cosign; olareg, a
+# small registry that has the referrers API, which Debian's docker-registry has not; and the OCI's conformance suite.
 # shellcheck shell=bash
 
-# Name, module, version, and the package in it. The checksum database vouches for what a version is.
+# Name, module, version, and the package in it, if it is not the module's own. The checksum database vouches for what a version is.
 TOOLS=(
   "crane github.com/google/go-containerregistry v0.22.1 cmd/crane"
   "regctl github.com/regclient/regclient v0.11.7 cmd/regctl"
   "oras oras.land/oras v1.3.1 cmd/oras"
   "olareg github.com/olareg/olareg v0.2.2 cmd/olareg"
+  "conformance github.com/opencontainers/distribution-spec/conformance v0.0.0-20260831232431-97274622c111"
   "cosign github.com/sigstore/cosign/v2 v2.6.5 cmd/cosign"
 )
 # New enough for all of them.
@@ -47,7 +48,7 @@ build_tools() {
     mkdir -p "$work/$name" "$kept/$name-$version" || return
     # A module of our own that needs that one version: `go install` would first ask for the list of all of them.
     printf 'module larder/clients\n\ngo 1.25.0\n\nrequire %s %s\n' "$module" "$version" >"$work/$name/go.mod"
-    (cd "$work/$name" && nice -n 10 "$go" build -ldflags '-s -w' -o "$work/$name/$name" "$module/$package") >"$work/$name.log" 2>&1 || {
+    (cd "$work/$name" && nice -n 10 "$go" build -ldflags '-s -w' -o "$work/$name/$name" "$module${package:+/$package}") >"$work/$name.log" 2>&1 || {
       tail -n 20 "$work/$name.log" >&2
       echo "cannot build $name; Go's module proxy is needed" >&2
       return 1

@@ -77,6 +77,22 @@ async fn clients_19_a_malformed_digest_is_400_digest_invalid() {
     assert!(scene.net.dialled().is_empty());
 }
 
+/// As every registry answers, and the released conformance suites expect: no registry has a tag of such a name.
+#[tokio::test]
+async fn e9_a_malformed_tag_is_404_and_asks_nobody() {
+    let scene = Scene::for_clients();
+    for tag in [".INVALID_MANIFEST_NAME", "-a", &"a".repeat(129), "a+b", "latest@", ""] {
+        let path = format!("/v2/library/app/manifests/{tag}");
+        let reply = scene.larder.get(&path).await;
+        assert_eq!((reply.status, reply.error_code().as_deref()), (404, Some("MANIFEST_UNKNOWN")), "{path}");
+        assert!(reply.text().contains("invalid tag"), "{}", reply.text());
+        assert_eq!(scene.larder.head(&path).await.status, 404, "{path}");
+    }
+    let bad_name = scene.larder.get("/v2/library/APP/manifests/.x").await;
+    assert_eq!((bad_name.status, bad_name.error_code().as_deref()), (400, Some("NAME_INVALID")));
+    assert!(scene.net.dialled().is_empty());
+}
+
 #[tokio::test(start_paused = true)]
 async fn clients_28_ranges_and_plain_gets_of_one_cold_blob_cost_one_download_and_get_their_bytes_as_they_come() {
     let (net, registry) = hub();

@@ -86,6 +86,15 @@ fn the_schema_takes_what_larder_takes() {
     for text in texts {
         assert!(file_fits(text), "{text}");
     }
+    let units = ["1ns", "1us", "1ms", "1s", "2secs", "1min", "3mins", "1hr", "2hrs", "1day", "2days", "1week", "2wks", "1month", "1year"];
+    for text in units.into_iter().chain(["1.5s", "1h 30m", "1h30m", "7d", "0"]) {
+        let text = format!("cache: {{stale_if_error: {text}}}");
+        assert!(load(&text, &[]).is_ok() && file_fits(&text), "{text}");
+    }
+    for text in ["10GiB", "10 gib", "500mb", "64 MB", "1073741824", "1073741824b"] {
+        let text = format!("cache: {{max_size: {text}}}");
+        assert!(load(&text, &[]).is_ok() && file_fits(&text), "{text}");
+    }
     for (text, variables) in [("", &[][..]), (EXAMPLE, &[("HTTPS_PROXY", "http://u:p@p.corp:1")])] {
         let printed = load(text, variables).unwrap().0.to_yaml().unwrap();
         assert!(file_fits(&printed), "{printed}");
@@ -97,6 +106,12 @@ fn the_schema_refuses_what_larder_refuses() {
     for text in [
         "cache: {max_sise: 1GiB}",
         "cache: {max_size: 10 gigs}",
+        "cache: {max_size: 20G}",
+        "cache: {max_size: 200Gi}",
+        "cache: {max_size: 1.5GiB}",
+        "cache: {tag_ttl: 20GiB}",
+        "cache: {tag_ttl: 5 m x}",
+        "server: {listen: \"127.0.0.1:99999\"}",
         "cache: {max_blob_size: 101%}",
         "cache: {tag_ttl: 30}",
         "cache: {path: relative}",
