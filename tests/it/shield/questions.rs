@@ -132,7 +132,8 @@ async fn who_left_is_forgotten() {
 #[tokio::test(start_paused = true)]
 async fn clients_that_leave_take_their_questions_out_of_the_queue_and_give_their_places_up() {
     let digest = |number: usize| format!("sha256:{number:064x}");
-    let kinds: [(&str, bool, &dyn Fn(usize) -> String); 6] = [
+    type PathOf<'a> = &'a dyn Fn(usize) -> String;
+    let kinds: [(&str, bool, PathOf); 6] = [
         ("tags", false, &|number| format!("/v2/leaver/app/manifests/{number}")),
         ("heads of tags", true, &|number| format!("/v2/leaver/app/manifests/{number}")),
         ("manifests", false, &|number| format!("/v2/leaver/app/manifests/{}", digest(number))),
